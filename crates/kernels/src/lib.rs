@@ -1,1 +1,40 @@
-//! placeholder
+//! Arithmetic on slices for decoder-only language models.
+//!
+//! Weights come in as borrowed bytes ([`Matrix`]), activations as `&[f32]`, and results go into slices
+//! that the caller owns. The kernels never allocate in a call, never do I/O and return no `Result`:
+//! shapes that do not agree are the caller's bug and panic.
+//!
+//! # The numeric contract
+//!
+//! Weights stored as f32, bf16 or f16 are widened exactly; activations are f32. Every sum over an axis of
+//! length `n` has one order that depends on `n` alone: lane `l` of 16 adds the elements `l, l + 16, l + 32, …`
+//! in increasing order by fused multiply-add, a short tail counts as zeros, and the 16 lanes are added in
+//! the tree `l + (l+8)`, `l + (l+4)`, `l + (l+2)`, `l + (l+1)`. Attention sums over keys in blocks aligned to
+//! position 0 (see [`attention()`]). Elementary functions are this crate's own polynomials.
+//!
+//! So a result does not depend on how many rows are computed together, on the tile, on the number of
+//! threads, on the instruction set, or on the format in which the same values are stored.
+
+#![allow(clippy::needless_range_loop, reason = "a tile's loops read best with its indices")]
+
+mod attention;
+mod elementwise;
+mod exec;
+mod linear;
+mod math;
+mod matrix;
+mod norm;
+mod pool;
+mod rope;
+mod simd;
+mod tile;
+
+pub use attention::{Attention, KV_BLOCK, KvBlock, KvSource, SPAN_ROWS, Span, attention};
+pub use elementwise::{Activation, add_assign, gate};
+pub use exec::Exec;
+pub use linear::{Columns, Linear, linear, widen};
+pub use matrix::{Format, Matrix};
+pub use norm::{rms_norm, rms_norm_in_place};
+pub use pool::Pool;
+pub use rope::rotate_half;
+pub use simd::Isa;

@@ -1,0 +1,480 @@
+//! Softmax attention over a blocked cache of keys and values.
+//!
+//! The keys of a sequence lie in blocks of [`KV_BLOCK`] positions, aligned to position 0. For each query,
+//! each block with a visible key gives a partial result: the largest score `m`, the sum `l` of `e^(s − m)`
+//! over 16 lanes by position, and `o = Σ e^(s − m) · v` in order of position. Partial results are merged
+//! in order of the blocks. What a query sees depends on its own position and the window alone, so
+//! neither chunking, nor padding, nor the rows beside it, nor the thread changes a bit.
+
+use crate::exec::{Exec, SCRATCH, SharedMut};
+use crate::math;
+use crate::matrix::F32;
+use crate::simd::{LANES, Op, Simd};
+use crate::tile;
+
+/// Positions in a block of the cache, and in a partial softmax.
+pub const KV_BLOCK: usize = 128;
+
+/// Query rows in a [`Span`], at most: one item of parallel work for each key-value head.
+pub const SPAN_ROWS: usize = 16;
+
+/// Queries that go over a block together.
+const QUERIES: usize = 48;
+
+/// Keys and values of [`KV_BLOCK`] consecutive positions of one sequence in one layer.
+///
+/// Both are `[n_kv_heads, KV_BLOCK, padded head_dim]`, the padding zero, so that no kernel meets a short tail.
+#[derive(Clone, Debug)]
+pub struct KvBlock {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+impl KvBlock {
+    /// An empty block.
+    #[must_use]
+    pub fn new(n_kv_heads: usize, head_dim: usize) -> KvBlock {
+        let len = n_kv_heads * KV_BLOCK * padded(head_dim);
+        KvBlock { keys: vec![0.0; len], values: vec![0.0; len] }
+    }
+
+    /// Bytes of memory that one block takes.
+    #[must_use]
+    pub fn memory(n_kv_heads: usize, head_dim: usize) -> u64 {
+        (2 * n_kv_heads * KV_BLOCK * padded(head_dim) * size_of::<f32>()) as u64
+    }
+
+    /// Writes the key and value rows `[n_kv_heads, head_dim]` of the position `slot` of this block.
+    ///
+    /// # Panics
+    /// When `slot >= KV_BLOCK` or the rows are not of this block's shape.
+    pub fn write(&mut self, slot: usize, head_dim: usize, key: &[f32], value: &[f32]) {
+        assert!(slot < KV_BLOCK, "slot {slot} of a block");
+        assert_eq!(key.len(), value.len(), "a key and a value of one shape");
+        let stride = padded(head_dim);
+        assert_eq!(key.len() / head_dim * KV_BLOCK * stride, self.keys.len(), "rows of the block's shape");
+        let rows = key.chunks_exact(head_dim).zip(value.chunks_exact(head_dim));
+        for (head, (key, value)) in rows.enumerate() {
+            let at = (head * KV_BLOCK + slot) * stride;
+            self.keys[at..at + head_dim].copy_from_slice(key);
+            self.values[at..at + head_dim].copy_from_slice(value);
+        }
+    }
+}
+
+fn padded(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(LANES)
+}
+
+/// Where the blocks of a sequence are.
+pub trait KvSource: Sync {
+    /// The blocks of sequence `seq` in order of position; at least those that its rows can see.
+    fn blocks(&self, seq: usize) -> &[KvBlock];
+}
+
+/// Rows `row .. row + len` of a batch, which are the positions `pos .. pos + len` of sequence `seq`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Span {
+    /// First row of the batch.
+    pub row: usize,
+    /// Number of rows, 1 to [`SPAN_ROWS`].
+    pub len: usize,
+    /// Index of the sequence.
+    pub seq: usize,
+    /// Position of the first row.
+    pub pos: usize,
+}
+
+/// The shape of an attention layer.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Attention {
+    /// Query heads; head `h` reads key-value head `h / (n_heads / n_kv_heads)`.
+    pub n_heads: usize,
+    /// Key-value heads; divides `n_heads`.
+    pub n_kv_heads: usize,
+    /// Elements of a query, key and value.
+    pub head_dim: usize,
+    /// Factor of the scores, usually `1/√head_dim`.
+    pub scale: f32,
+    /// A key at `j` is visible from `i` when `i - j < window`, `j <= i`.
+    pub window: Option<usize>,
+}
+
+/// Attention of `q: [n, n_heads, head_dim]` into `out` of the same shape. The keys and values of the rows
+/// themselves are already in the cache.
+///
+/// # Panics
+/// When shapes do not agree or a block that a row sees is missing.
+pub fn attention(exec: &Exec, shape: &Attention, q: &[f32], spans: &[Span], kv: &dyn KvSource, out: &mut [f32]) {
+    let width = shape.n_heads * shape.head_dim;
+    assert_eq!(q.len(), out.len(), "queries and output of one shape");
+    assert!(shape.n_kv_heads > 0 && shape.n_heads.is_multiple_of(shape.n_kv_heads), "whole groups of heads");
+    assert!(shape.window != Some(0), "a window that shows at least the row itself");
+    for span in spans {
+        assert!((1..=SPAN_ROWS).contains(&span.len) && (span.row + span.len) * width <= q.len(), "{span:?}");
+    }
+    let out = SharedMut::new(out);
+    let isa = exec.isa();
+    exec.run_with_scratch(spans.len() * shape.n_kv_heads, &|item, scratch| {
+        let span = spans[item / shape.n_kv_heads];
+        let kv_head = item % shape.n_kv_heads;
+        let blocks = kv.blocks(span.seq);
+        isa.run(Item { shape, span, kv_head, q, blocks, out: &out, scratch });
+    });
+}
+
+/// One span against one key-value head.
+struct Item<'a> {
+    shape: &'a Attention,
+    span: Span,
+    kv_head: usize,
+    q: &'a [f32],
+    blocks: &'a [KvBlock],
+    out: &'a SharedMut<'a>,
+    scratch: &'a mut [f32],
+}
+
+/// The queries that go over the blocks together, and their running results.
+struct Chunk<'a> {
+    /// Query vectors `[n, stride]`, zero-padded.
+    q: &'a mut [f32],
+    /// Scores, then weights, `[n, KV_BLOCK]`.
+    scores: &'a mut [f32],
+    /// The block's `Σ weight · value`, `[n, stride]`.
+    part: &'a mut [f32],
+    /// The same merged over blocks, `[n, stride]`.
+    total: &'a mut [f32],
+    /// First and last visible position of each query, its running maximum and sum.
+    state: [Query; QUERIES],
+    n: usize,
+    stride: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Query {
+    first: usize,
+    last: usize,
+    max: f32,
+    sum: f32,
+}
+
+impl Op for Item<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Item { shape, span, kv_head, q, blocks, out, scratch } = self;
+        let d = shape.head_dim;
+        let group = shape.n_heads / shape.n_kv_heads;
+        let stride = padded(d);
+        let at_once = QUERIES.min(SCRATCH / (3 * stride + KV_BLOCK));
+        assert!(at_once > 0, "head_dim {d} is beyond this kernel");
+        let all = span.len * group;
+        let mut done = 0;
+        while done < all {
+            let n = at_once.min(all - done);
+            let (q_part, rest) = scratch.split_at_mut(n * stride);
+            let (scores, rest) = rest.split_at_mut(n * KV_BLOCK);
+            let (part, rest) = rest.split_at_mut(n * stride);
+            let total = &mut rest[..n * stride];
+            let nothing = Query { first: 0, last: 0, max: f32::NEG_INFINITY, sum: 0.0 };
+            let mut chunk = Chunk { q: q_part, scores, part, total, state: [nothing; QUERIES], n, stride };
+            // Element of `q` and `out` at which a query's head begins.
+            let offset = |i: usize| {
+                let (row, head) = ((done + i) / group, (done + i) % group);
+                ((span.row + row) * shape.n_heads + kv_head * group + head) * d
+            };
+            for i in 0..n {
+                let to = &mut chunk.q[i * stride..(i + 1) * stride];
+                to[..d].copy_from_slice(&q[offset(i)..][..d]);
+                to[d..].fill(0.0);
+                let last = span.pos + (done + i) / group;
+                chunk.state[i].last = last;
+                chunk.state[i].first = shape.window.map_or(0, |w| (last + 1).saturating_sub(w));
+            }
+            chunk.over_blocks(s, blocks, kv_head, shape.scale);
+            for i in 0..n {
+                // SAFETY: each (row, head) belongs to one item, and to one query of it.
+                let to = unsafe { out.slice(offset(i)..offset(i) + d) };
+                divide(s, &chunk.total[i * stride..], chunk.state[i].sum, to);
+            }
+            done += n;
+        }
+    }
+}
+
+#[inline(always)]
+fn divide<S: Simd>(s: S, from: &[f32], by: f32, to: &mut [f32]) {
+    let by = s.splat(by);
+    assert!(from.len() >= padded(to.len()));
+    for k in (0..to.len()).step_by(LANES) {
+        let n = (to.len() - k).min(LANES);
+        // SAFETY: `from` is padded to whole vectors, and `to` holds `k + n` elements.
+        unsafe { s.store_first(to.as_mut_ptr().add(k), s.div(s.load(from.as_ptr().add(k)), by), n) };
+    }
+}
+
+impl Chunk<'_> {
+    #[inline(always)]
+    fn over_blocks<S: Simd>(&mut self, s: S, blocks: &[KvBlock], kv_head: usize, scale: f32) {
+        // Positions grow with the index, so the first query sees furthest back and the last furthest on.
+        let first_block = self.state[0].first / KV_BLOCK;
+        let last_block = self.state[self.n - 1].last / KV_BLOCK;
+        for b in first_block..=last_block {
+            let start = b * KV_BLOCK;
+            let head = kv_head * KV_BLOCK * self.stride..(kv_head + 1) * KV_BLOCK * self.stride;
+            let keys = &blocks[b].keys[head.clone()];
+            let values = &blocks[b].values[head];
+            let union =
+                self.state[0].first.max(start) - start..(self.state[self.n - 1].last + 1).min(start + KV_BLOCK) - start;
+            self.score(s, keys, union);
+            // What of this block each query sees, relative to its start; possibly nothing.
+            let mut seen = [(0usize, 0usize); QUERIES];
+            for i in 0..self.n {
+                let Query { first, last, .. } = self.state[i];
+                let lo = first.max(start) - start;
+                let hi = (last + 1).clamp(start, start + KV_BLOCK) - start;
+                seen[i] = if lo < hi { (lo, hi) } else { (0, 0) };
+            }
+            let mut stats = [(0.0f32, 0.0f32); QUERIES];
+            for i in 0..self.n {
+                if seen[i].0 < seen[i].1 {
+                    let row = &mut self.scores[i * KV_BLOCK..(i + 1) * KV_BLOCK];
+                    row[..seen[i].0].fill(f32::NEG_INFINITY);
+                    row[seen[i].1..].fill(f32::NEG_INFINITY);
+                    stats[i] = softmax_block(s, row, scale);
+                }
+            }
+            self.part.fill(0.0);
+            let mut i = 0;
+            while i < self.n {
+                let left = self.n - i;
+                i += if S::WIDE_TILE {
+                    match left {
+                        1 => self.weigh::<S, 1>(s, i, values, &seen),
+                        2 | 3 => self.weigh::<S, 2>(s, i, values, &seen),
+                        4 | 5 => self.weigh::<S, 4>(s, i, values, &seen),
+                        _ => self.weigh::<S, 6>(s, i, values, &seen),
+                    }
+                } else {
+                    match left {
+                        1 => self.weigh::<S, 1>(s, i, values, &seen),
+                        _ => self.weigh::<S, 2>(s, i, values, &seen),
+                    }
+                };
+            }
+            for i in 0..self.n {
+                if seen[i].0 < seen[i].1 {
+                    self.merge(s, i, stats[i]);
+                }
+            }
+        }
+    }
+
+    /// Dot products of every query with the keys of `range`; the rest of `scores` is left as it was.
+    #[inline(always)]
+    fn score<S: Simd>(&mut self, s: S, keys: &[f32], range: std::ops::Range<usize>) {
+        let mut i = 0;
+        while i < self.n {
+            let left = self.n - i;
+            i += if S::WIDE_TILE {
+                match left {
+                    1 => self.score_rows::<S, 1, 8>(s, i, keys, range.clone()),
+                    2 => self.score_rows::<S, 2, 4>(s, i, keys, range.clone()),
+                    3 => self.score_rows::<S, 3, 4>(s, i, keys, range.clone()),
+                    4 | 5 => self.score_rows::<S, 4, 4>(s, i, keys, range.clone()),
+                    _ => self.score_rows::<S, 6, 4>(s, i, keys, range.clone()),
+                }
+            } else {
+                match left {
+                    1 => self.score_rows::<S, 1, 4>(s, i, keys, range.clone()),
+                    2 => self.score_rows::<S, 2, 2>(s, i, keys, range.clone()),
+                    _ => self.score_rows::<S, 3, 2>(s, i, keys, range.clone()),
+                }
+            };
+        }
+    }
+
+    #[inline(always)]
+    fn score_rows<S: Simd, const R: usize, const C: usize>(
+        &mut self,
+        s: S,
+        i: usize,
+        keys: &[f32],
+        range: std::ops::Range<usize>,
+    ) -> usize {
+        let mut j = range.start;
+        while j + C <= range.end {
+            self.score_tile::<S, R, C>(s, i, keys, j);
+            j += C;
+        }
+        while j < range.end {
+            self.score_tile::<S, R, 1>(s, i, keys, j);
+            j += 1;
+        }
+        R
+    }
+
+    #[inline(always)]
+    fn score_tile<S: Simd, const R: usize, const C: usize>(&mut self, s: S, i: usize, keys: &[f32], j: usize) {
+        let stride = self.stride;
+        let q = &self.q[i * stride..(i + R) * stride];
+        let k = &keys[j * stride..(j + C) * stride];
+        let mut acc = [[s.zero(); C]; R];
+        // SAFETY: the slices above hold `R` and `C` rows of `stride` elements.
+        unsafe {
+            tile::accumulate::<S, F32, R, C>(s, q.as_ptr(), stride, k.as_ptr().cast(), stride * 4, stride, &mut acc);
+        }
+        let scores = &mut self.scores[i * KV_BLOCK..(i + R) * KV_BLOCK];
+        tile::finish(s, &acc, |r, c, sum| scores[r * KV_BLOCK + j + c] = sum);
+    }
+
+    /// `part += weights · values` for `R` queries from `i` on, each over what it sees, in order. Returns `R`.
+    #[inline(always)]
+    fn weigh<S: Simd, const R: usize>(
+        &mut self,
+        s: S,
+        i: usize,
+        values: &[f32],
+        seen: &[(usize, usize); QUERIES],
+    ) -> usize {
+        let seen = &seen[i..i + R];
+        let lo = seen.iter().map(|r| r.0).max().unwrap_or(0);
+        let hi = seen.iter().map(|r| r.1).min().unwrap_or(0);
+        if lo < hi {
+            // Before and after what all see in common, one query at a time.
+            for (r, own) in seen.iter().enumerate() {
+                self.weigh_range::<S, 1>(s, i + r, values, own.0, lo);
+            }
+            self.weigh_range::<S, R>(s, i, values, lo, hi);
+            for (r, own) in seen.iter().enumerate() {
+                self.weigh_range::<S, 1>(s, i + r, values, hi, own.1);
+            }
+        } else {
+            for (r, own) in seen.iter().enumerate() {
+                self.weigh_range::<S, 1>(s, i + r, values, own.0, own.1);
+            }
+        }
+        R
+    }
+
+    #[inline(always)]
+    fn weigh_range<S: Simd, const R: usize>(&mut self, s: S, i: usize, values: &[f32], lo: usize, hi: usize) {
+        if lo >= hi {
+            return;
+        }
+        let mut k = 0;
+        while k + 4 * LANES <= self.stride {
+            self.weigh_columns::<S, R, 4>(s, i, values, lo, hi, k);
+            k += 4 * LANES;
+        }
+        while k < self.stride {
+            self.weigh_columns::<S, R, 1>(s, i, values, lo, hi, k);
+            k += LANES;
+        }
+    }
+
+    /// `D` vectors of the value dimension from element `k` on.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "the coordinates of a tile")]
+    fn weigh_columns<S: Simd, const R: usize, const D: usize>(
+        &mut self,
+        s: S,
+        i: usize,
+        values: &[f32],
+        lo: usize,
+        hi: usize,
+        k: usize,
+    ) {
+        let stride = self.stride;
+        assert!(k + D * LANES <= stride && hi * stride <= values.len() && hi <= KV_BLOCK);
+        let weights = &self.scores[i * KV_BLOCK..(i + R) * KV_BLOCK];
+        let part = &mut self.part[i * stride..(i + R) * stride];
+        // SAFETY: by the checks and slices above, every access lies within `values` and `part`.
+        unsafe {
+            let mut acc = [[s.zero(); D]; R];
+            for r in 0..R {
+                for c in 0..D {
+                    acc[r][c] = s.load(part.as_ptr().add(r * stride + k + c * LANES));
+                }
+            }
+            for j in lo..hi {
+                let row = values.as_ptr().add(j * stride + k);
+                let mut v = [s.zero(); D];
+                for c in 0..D {
+                    v[c] = s.load(row.add(c * LANES));
+                }
+                for r in 0..R {
+                    let w = s.splat(*weights.get_unchecked(r * KV_BLOCK + j));
+                    for c in 0..D {
+                        acc[r][c] = s.fma(w, v[c], acc[r][c]);
+                    }
+                }
+            }
+            for r in 0..R {
+                for c in 0..D {
+                    s.store(part.as_mut_ptr().add(r * stride + k + c * LANES), acc[r][c]);
+                }
+            }
+        }
+    }
+
+    /// Merges the block's partial result of query `i` into its running one.
+    #[inline(always)]
+    fn merge<S: Simd>(&mut self, s: S, i: usize, (max, sum): (f32, f32)) {
+        let range = i * self.stride..(i + 1) * self.stride;
+        let total = &mut self.total[range.clone()];
+        let part = &self.part[range];
+        let state = &mut self.state[i];
+        if state.max == f32::NEG_INFINITY {
+            total.copy_from_slice(part);
+            (state.max, state.sum) = (max, sum);
+            return;
+        }
+        let new_max = if max > state.max { max } else { state.max };
+        let old = scalar_exp(s, state.max - new_max);
+        let new = scalar_exp(s, max - new_max);
+        state.max = new_max;
+        state.sum = (sum * new) + (state.sum * old);
+        let (old, new) = (s.splat(old), s.splat(new));
+        for k in (0..total.len()).step_by(LANES) {
+            // SAFETY: `total` and `part` hold `stride` elements, a multiple of 16.
+            unsafe {
+                let scaled = s.mul(s.load(total.as_ptr().add(k)), old);
+                let merged = s.fma(s.load(part.as_ptr().add(k)), new, scaled);
+                s.store(total.as_mut_ptr().add(k), merged);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn scalar_exp<S: Simd>(s: S, x: f32) -> f32 {
+    s.max_lane(math::exp(s, s.splat(x)))
+}
+
+/// Turns a block's raw dot products into `e^(score − max)`; returns `(max, Σ)`.
+#[inline(always)]
+fn softmax_block<S: Simd>(s: S, row: &mut [f32], scale: f32) -> (f32, f32) {
+    assert_eq!(row.len(), KV_BLOCK);
+    let p = row.as_mut_ptr();
+    // SAFETY: `row` holds KV_BLOCK elements, a multiple of 16.
+    unsafe {
+        let scale = s.splat(scale);
+        let mut max = s.splat(f32::NEG_INFINITY);
+        for k in (0..KV_BLOCK).step_by(LANES) {
+            let v = s.mul(s.load(p.add(k)), scale);
+            s.store(p.add(k), v);
+            max = s.max(max, v);
+        }
+        let max = s.max_lane(max);
+        let top = s.splat(max);
+        let mut sum = s.zero();
+        for k in (0..KV_BLOCK).step_by(LANES) {
+            let e = math::exp(s, s.sub(s.load(p.add(k)), top));
+            s.store(p.add(k), e);
+            sum = s.add(sum, e);
+        }
+        (max, s.sum(sum))
+    }
+}

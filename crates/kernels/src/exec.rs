@@ -1,0 +1,107 @@
+//! What a kernel runs on: an instruction set, a crew of threads, and a scratch buffer for each of them.
+
+use std::marker::PhantomData;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use crate::pool::Pool;
+use crate::simd::{Isa, LANES};
+
+/// f32 elements in each thread's scratch buffer: 1 MiB, half of a usual L2 cache.
+pub(crate) const SCRATCH: usize = 1 << 18;
+
+/// The execution context that every kernel takes. Made once; shared by all calls.
+pub struct Exec {
+    isa: Isa,
+    pool: Pool,
+    scratch: Vec<Mutex<Scratch>>,
+}
+
+/// One cache line, so that a buffer of them is aligned to 64 bytes.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[expect(dead_code, reason = "read as part of a slice of f32")] [f32; LANES]);
+
+/// A thread's scratch buffer: [`SCRATCH`] f32, aligned to a cache line.
+struct Scratch(Vec<Line>);
+
+impl Scratch {
+    fn as_mut_slice(&mut self) -> &mut [f32] {
+        let len = self.0.len() * LANES;
+        // SAFETY: `Line` is 16 f32 without padding: its size equals its alignment.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
+    }
+}
+
+impl Exec {
+    /// An execution context with `threads` threads, the calling one among them.
+    ///
+    /// # Errors
+    /// When the system refuses to start a thread.
+    pub fn new(isa: Isa, threads: NonZeroUsize) -> std::io::Result<Exec> {
+        let scratch =
+            (0..threads.get()).map(|_| Mutex::new(Scratch(vec![Line([0.0; LANES]); SCRATCH / LANES]))).collect();
+        Ok(Exec { isa, pool: Pool::new(threads)?, scratch })
+    }
+
+    /// The instruction set in use.
+    #[must_use]
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Threads that share the work, the caller among them.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Bytes of memory that a context of `threads` threads takes.
+    #[must_use]
+    pub fn memory(threads: NonZeroUsize) -> u64 {
+        (threads.get() * SCRATCH * size_of::<f32>()) as u64
+    }
+
+    /// The crew.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Runs `task(item, scratch)` for every item, each with the scratch buffer of the thread that runs it.
+    pub(crate) fn run_with_scratch(&self, items: usize, task: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+        self.pool.run(items, &|item, worker| {
+            // Never contended: a worker runs one item at a time.
+            let mut scratch = self.scratch[worker].lock().unwrap_or_else(PoisonError::into_inner);
+            task(item, scratch.as_mut_slice());
+        });
+    }
+}
+
+/// A mutable slice whose disjoint parts the threads of one job write.
+pub(crate) struct SharedMut<'a> {
+    start: *mut f32,
+    len: usize,
+    slice: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: an exclusive borrow of f32, handed out in parts that `slice`'s callers keep disjoint.
+unsafe impl Sync for SharedMut<'_> {}
+
+impl<'a> SharedMut<'a> {
+    pub(crate) fn new(slice: &'a mut [f32]) -> SharedMut<'a> {
+        SharedMut { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
+    }
+
+    /// The elements of `range`.
+    ///
+    /// # Safety
+    /// No other part that overlaps `range` is in use.
+    #[allow(clippy::mut_from_ref, reason = "disjointness is the caller's promise")]
+    pub(crate) unsafe fn slice(&self, range: Range<usize>) -> &mut [f32] {
+        assert!(range.start <= range.end && range.end <= self.len, "a part of the slice");
+        // SAFETY: within the borrowed slice, by the check above; exclusive, by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+}

@@ -1,0 +1,93 @@
+//! Normalisation of rows.
+
+use crate::exec::{Exec, SharedMut};
+use crate::matrix::F32;
+use crate::simd::{LANES, Op, Simd};
+use crate::tile;
+
+/// Elements that one item of a parallel job takes.
+const ITEM: usize = 1 << 14;
+
+/// RMS normalisation of every row of `x: [n, width]`, `width = weight.len()`:
+/// `out = (x · 1/√(mean(x²) + eps)) · weight`, the order of transformers' `LlamaRMSNorm.forward`.
+///
+/// # Panics
+/// When the lengths do not agree.
+pub fn rms_norm(exec: &Exec, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    assert_eq!(x.len(), out.len(), "input and output of one shape");
+    norm(exec, Source::Other(x), weight, eps, out, weight.len());
+}
+
+/// As [`rms_norm`], in place, on the `width = weight.len()` elements at `h * width` of each row of `stride`
+/// elements, for every `h < stride / width`: the per-head norm of queries and keys.
+///
+/// # Panics
+/// When the lengths do not agree.
+pub fn rms_norm_in_place(exec: &Exec, x: &mut [f32], weight: &[f32], eps: f32) {
+    norm(exec, Source::InPlace, weight, eps, x, weight.len());
+}
+
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    InPlace,
+    Other(&'a [f32]),
+}
+
+fn norm(exec: &Exec, x: Source<'_>, weight: &[f32], eps: f32, out: &mut [f32], width: usize) {
+    assert!(width > 0 && out.len().is_multiple_of(width), "rows of {width} elements");
+    let rows = out.len() / width;
+    let step = (ITEM / width).max(1);
+    let out = SharedMut::new(out);
+    let isa = exec.isa();
+    exec.pool().run(rows.div_ceil(step), &|item, _| {
+        for r in item * step..((item + 1) * step).min(rows) {
+            let range = r * width..(r + 1) * width;
+            // SAFETY: the items' rows do not overlap.
+            let out = unsafe { out.slice(range.clone()) };
+            let x = match x {
+                Source::InPlace => None,
+                Source::Other(x) => Some(&x[range]),
+            };
+            isa.run(RmsRow { x, weight, eps, out });
+        }
+    });
+}
+
+struct RmsRow<'a> {
+    /// `None`: what `out` holds.
+    x: Option<&'a [f32]>,
+    weight: &'a [f32],
+    eps: f32,
+    out: &'a mut [f32],
+}
+
+impl Op for RmsRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let n = self.out.len();
+        let out = self.out.as_mut_ptr();
+        let x = self.x.map_or(out.cast_const(), <[f32]>::as_ptr);
+        assert!(self.weight.len() == n && self.x.is_none_or(|x| x.len() == n));
+        // SAFETY: `x`, `weight` and `out` hold `n` elements; each is read before it is overwritten.
+        unsafe {
+            let mut acc = [[s.zero(); 1]; 1];
+            tile::accumulate::<S, F32, 1, 1>(s, x, n, x.cast(), n * 4, n, &mut acc);
+            let mean = s.sum(acc[0][0]) / n as f32;
+            let scale = s.splat(1.0 / (mean + self.eps).sqrt());
+            let whole = n - n % LANES;
+            let weight = self.weight.as_ptr();
+            for k in (0..whole).step_by(LANES) {
+                let y = s.mul(s.mul(s.load(x.add(k)), scale), s.load(weight.add(k)));
+                s.store(out.add(k), y);
+            }
+            let rest = n - whole;
+            if rest > 0 {
+                let v = s.load_first(x.add(whole), rest);
+                let y = s.mul(s.mul(v, scale), s.load_first(weight.add(whole), rest));
+                s.store_first(out.add(whole), y, rest);
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The sixteen lanes in two ymm registers: lanes 0 to 7 and lanes 8 to 15.
+
+use std::arch::x86_64::*;
+
+use super::{Op, Simd};
+
+/// Proof that the CPU has AVX2, FMA and F16C. Made only by [`run`].
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(());
+
+/// Runs `op` compiled for AVX2.
+///
+/// # Safety
+/// The CPU has AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn run<O: Op>(op: O) -> O::Output {
+    op.run(Avx2(()))
+}
+
+type Pair = (__m256, __m256);
+
+// SAFETY (of every block below): a value of `Avx2` exists only inside `run`, whose caller proved the
+// features; loads and stores pass on the caller's promise about the pointer.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one argument, stated above, covers them all")]
+impl Simd for Avx2 {
+    type V = Pair;
+    const WIDE_TILE: bool = false;
+
+    #[inline(always)]
+    fn zero(self) -> Pair {
+        unsafe { (_mm256_setzero_ps(), _mm256_setzero_ps()) }
+    }
+    #[inline(always)]
+    fn splat(self, x: f32) -> Pair {
+        unsafe { (_mm256_set1_ps(x), _mm256_set1_ps(x)) }
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> Pair {
+        unsafe { (_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u8) -> Pair {
+        unsafe {
+            let lo = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+            let hi = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(16).cast()));
+            (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(lo)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(hi)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u8) -> Pair {
+        unsafe { (_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(16).cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: Pair) {
+        unsafe {
+            _mm256_storeu_ps(p, v.0);
+            _mm256_storeu_ps(p.add(8), v.1);
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: Pair, b: Pair) -> Pair {
+        unsafe { (_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn sub(self, a: Pair, b: Pair) -> Pair {
+        unsafe { (_mm256_sub_ps(a.0, b.0), _mm256_sub_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn mul(self, a: Pair, b: Pair) -> Pair {
+        unsafe { (_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn div(self, a: Pair, b: Pair) -> Pair {
+        unsafe { (_mm256_div_ps(a.0, b.0), _mm256_div_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn fma(self, a: Pair, b: Pair, c: Pair) -> Pair {
+        unsafe { (_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)) }
+    }
+    #[inline(always)]
+    fn max(self, a: Pair, b: Pair) -> Pair {
+        unsafe { (_mm256_max_ps(a.0, b.0), _mm256_max_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn select_lt(self, a: Pair, b: Pair, yes: Pair, no: Pair) -> Pair {
+        unsafe {
+            (
+                _mm256_blendv_ps(no.0, yes.0, _mm256_cmp_ps::<_CMP_LT_OQ>(a.0, b.0)),
+                _mm256_blendv_ps(no.1, yes.1, _mm256_cmp_ps::<_CMP_LT_OQ>(a.1, b.1)),
+            )
+        }
+    }
+    #[inline(always)]
+    fn add_exponent(self, v: Pair, n: Pair) -> Pair {
+        unsafe { (add_exponent(v.0, n.0), add_exponent(v.1, n.1)) }
+    }
+    #[inline(always)]
+    fn sum(self, v: Pair) -> f32 {
+        unsafe {
+            let v = _mm256_add_ps(v.0, v.1);
+            let v = fold128(v);
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+        }
+    }
+    #[inline(always)]
+    fn max_lane(self, v: Pair) -> f32 {
+        unsafe {
+            let v = _mm256_max_ps(v.0, v.1);
+            let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
+        }
+    }
+    #[inline(always)]
+    fn sum4(self, v: [Pair; 4]) -> [f32; 4] {
+        let [a, b, c, d] = v;
+        unsafe {
+            sum4_folded([
+                _mm256_add_ps(a.0, a.1),
+                _mm256_add_ps(b.0, b.1),
+                _mm256_add_ps(c.0, c.1),
+                _mm256_add_ps(d.0, d.1),
+            ])
+        }
+    }
+}
+
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn add_exponent(v: __m256, n: __m256) -> __m256 {
+    // SAFETY: the caller vouches for AVX2.
+    unsafe {
+        let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(n));
+        _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), n))
+    }
+}
+
+/// The rest of the tree, from `l + (l + 4)` on, for four vectors at once.
+///
+/// # Safety
+/// The CPU has AVX.
+#[inline(always)]
+pub(super) unsafe fn sum4_folded(v: [__m256; 4]) -> [f32; 4] {
+    // SAFETY: the caller vouches for AVX; the store goes to a local array of its size.
+    unsafe {
+        let (a, b, c, d) = (fold128(v[0]), fold128(v[1]), fold128(v[2]), fold128(v[3]));
+        // [a0+a2, a1+a3, b0+b2, b1+b3] and the same of c and d.
+        let ab = _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
+        let cd = _mm_add_ps(_mm_movelh_ps(c, d), _mm_movehl_ps(d, c));
+        let even = _mm_shuffle_ps::<0b10_00_10_00>(ab, cd);
+        let odd = _mm_shuffle_ps::<0b11_01_11_01>(ab, cd);
+        let mut out = [0.0; 4];
+        _mm_storeu_ps(out.as_mut_ptr(), _mm_add_ps(even, odd));
+        out
+    }
+}
+
+/// Lanes `l + (l + 4)`.
+///
+/// # Safety
+/// The CPU has AVX.
+#[inline(always)]
+unsafe fn fold128(v: __m256) -> __m128 {
+    // SAFETY: the caller vouches for AVX.
+    unsafe { _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v)) }
+}

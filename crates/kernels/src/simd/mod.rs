@@ -1,0 +1,189 @@
+//! Sixteen lanes of f32, on every instruction set the crate knows.
+//!
+//! An algorithm is written once, as an [`Op`] generic over [`Simd`], and runs on the instruction set
+//! that an [`Isa`] names. Each implementation of [`Simd`] performs the *same IEEE operations in the same
+//! order*, so all of them give the same bits; only the number of registers that hold the sixteen lanes
+//! differs (one zmm, two ymm, or an array).
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+use portable::Portable;
+
+/// Number of f32 lanes in a [`Simd::V`]; the lane count of the numeric contract.
+pub(crate) const LANES: usize = 16;
+
+/// An instruction set that this CPU has.
+///
+/// A value of this type is proof: there is no way to make one for instructions the CPU lacks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Isa(Kind);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Isa {
+    /// The widest instruction set of this CPU.
+    #[must_use]
+    pub fn detect() -> Isa {
+        *Isa::available().last().unwrap_or(&Isa(Kind::Portable))
+    }
+
+    /// Every instruction set that this CPU can run, the portable one first, the widest last.
+    #[must_use]
+    pub fn available() -> Vec<Isa> {
+        let mut all = vec![Isa(Kind::Portable)];
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 =
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+            if avx2 {
+                all.push(Isa(Kind::Avx2));
+            }
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl");
+            if avx2 && avx512 {
+                all.push(Isa(Kind::Avx512));
+            }
+        }
+        all
+    }
+
+    /// The name by which [`Isa::by_name`] finds this instruction set.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Kind::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => "avx512",
+        }
+    }
+
+    /// The instruction set called `name`, if this CPU has it.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Isa> {
+        Isa::available().into_iter().find(|isa| isa.name() == name)
+    }
+
+    /// Runs `op` with this instruction set.
+    pub(crate) fn run<O: Op>(self, op: O) -> O::Output {
+        match self.0 {
+            Kind::Portable => op.run(Portable),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an `Isa` of this kind exists only where `available` found its features.
+            Kind::Avx2 => unsafe { avx2::run(op) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an `Isa` of this kind exists only where `available` found its features.
+            Kind::Avx512 => unsafe { avx512::run(op) },
+        }
+    }
+}
+
+/// An algorithm over any [`Simd`]. Implementations mark `run` `#[inline(always)]`, so that it is
+/// compiled with the instruction set of the shell that calls it.
+pub(crate) trait Op {
+    type Output;
+    fn run<S: Simd>(self, s: S) -> Self::Output;
+}
+
+/// The operations on sixteen f32 lanes. Values of implementing types are proofs that the CPU has the
+/// instructions. Every method is `#[inline(always)]` in every implementation.
+pub(crate) trait Simd: Copy {
+    /// Sixteen lanes of f32.
+    type V: Copy;
+
+    /// Rows and columns of the register tile that this instruction set has registers for.
+    const WIDE_TILE: bool;
+
+    fn zero(self) -> Self::V;
+    fn splat(self, x: f32) -> Self::V;
+
+    /// Reads 16 f32.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 64 bytes; it need not be aligned.
+    unsafe fn load(self, p: *const f32) -> Self::V;
+
+    /// Reads 16 bf16 and widens them exactly.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 32 bytes; it need not be aligned.
+    unsafe fn load_bf16(self, p: *const u8) -> Self::V;
+
+    /// Reads 16 f16 and widens them exactly.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 32 bytes; it need not be aligned.
+    unsafe fn load_f16(self, p: *const u8) -> Self::V;
+
+    /// Writes 16 f32.
+    ///
+    /// # Safety
+    /// `p` is valid for writing 64 bytes; it need not be aligned.
+    unsafe fn store(self, p: *mut f32, v: Self::V);
+
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Lane-wise `if a > b { a } else { b }`.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Lane-wise `if a < b { yes } else { no }`.
+    fn select_lt(self, a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
+    /// Adds the low bits of `n` (an integer in the mantissa of a float near 1.5 · 2^23) to the exponent of `v`.
+    fn add_exponent(self, v: Self::V, n: Self::V) -> Self::V;
+
+    /// The sum of the lanes in the contract's tree: `l + (l+8)`, then `l + (l+4)`, `l + (l+2)`, `l + (l+1)`.
+    fn sum(self, v: Self::V) -> f32;
+    /// The largest lane.
+    fn max_lane(self, v: Self::V) -> f32;
+
+    /// [`Simd::sum`] of four vectors, with the same tree.
+    #[inline(always)]
+    fn sum4(self, v: [Self::V; 4]) -> [f32; 4] {
+        [self.sum(v[0]), self.sum(v[1]), self.sum(v[2]), self.sum(v[3])]
+    }
+
+    /// Reads the first `n` of 16 f32; the other lanes are zero.
+    ///
+    /// # Safety
+    /// `n <= 16` and `p` is valid for reading `n` f32; it need not be aligned.
+    #[inline(always)]
+    unsafe fn load_first(self, p: *const f32, n: usize) -> Self::V {
+        let mut lanes = [0.0f32; LANES];
+        // SAFETY: the caller vouches for `n` elements at `p`, and `n` fits the array.
+        unsafe {
+            std::ptr::copy_nonoverlapping(p.cast::<u8>(), lanes.as_mut_ptr().cast(), n * size_of::<f32>());
+            self.load(lanes.as_ptr())
+        }
+    }
+
+    /// Writes the first `n` lanes.
+    ///
+    /// # Safety
+    /// `n <= 16` and `p` is valid for writing `n` f32.
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut f32, v: Self::V, n: usize) {
+        let mut lanes = [0.0f32; LANES];
+        // SAFETY: the array holds 16 lanes, and the caller vouches for `n` elements at `p`.
+        unsafe {
+            self.store(lanes.as_mut_ptr(), v);
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n);
+        }
+    }
+}
