@@ -73,7 +73,7 @@ pub(crate) fn finish<S: Simd, const R: usize, const C: usize>(
     mut put: impl FnMut(usize, usize, f32),
 ) {
     for r in 0..R {
-        if C % 4 == 0 {
+        if C.is_multiple_of(4) {
             for c in (0..C).step_by(4) {
                 let sums = s.sum4([acc[r][c], acc[r][c + 1], acc[r][c + 2], acc[r][c + 3]]);
                 for (i, sum) in sums.into_iter().enumerate() {

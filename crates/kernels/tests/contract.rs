@@ -1,6 +1,8 @@
 //! The numeric contract: every kernel, on every instruction set, with any number of threads and rows,
 //! gives the bits of the naive twin below.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop")]
+
 use std::num::NonZeroUsize;
 
 use half::{bf16, f16};

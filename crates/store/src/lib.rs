@@ -1,1 +1,21 @@
-//! placeholder
+//! Bytes on disk → slices in memory, for checkpoints larger than memory.
+//!
+//! [`Checkpoint`] reads headers only and says where each tensor lies; [`Plan`] decides which weights stay in
+//! memory under a budget; [`Weights`] reads them, once or in every sweep, ahead of the one who computes.
+//! Nothing here knows what the tensors mean.
+
+mod arena;
+mod checkpoint;
+mod dtype;
+mod error;
+pub mod memory;
+mod plan;
+mod source;
+mod stream;
+
+pub use checkpoint::{Checkpoint, SafetensorsFile, TensorInfo};
+pub use dtype::Dtype;
+pub use error::{StoreError, StoreErrorKind};
+pub use plan::{Phase, Place, Plan, Tile, TooSmall, Use};
+pub use source::Source;
+pub use stream::{Head, TileBytes, Weights};

@@ -1,0 +1,224 @@
+//! The residency plan: which weights stay in memory and which are read anew in every sweep.
+//!
+//! A matrix is cut into *tiles* of whole rows. What fits the budget is pinned; the rest streams through a ring.
+//! Since a sweep visits every tile once, in one order, each pinned byte saves the same reading, and it
+//! matters only where pinned tiles lie: they are spread evenly over the sweep, so that the disk is never
+//! idle while a long run of pinned tiles is computed with. (An LRU would keep nothing that a cyclic sweep needs.)
+
+use crate::checkpoint::{Checkpoint, TensorInfo};
+
+/// Bytes of a tile, about: large enough for the disk's full speed, small enough for a small ring.
+const TILE: u64 = 4 << 20;
+/// The smallest tile that a small budget leads to, unless a single row is larger.
+const SMALL_TILE: u64 = 128 << 10;
+/// The largest ring: more would not make the disk faster.
+const RING: u64 = 64 << 20;
+/// Bytes to which a pinned run of tiles and a ring slot are aligned.
+const ALIGN: u64 = 64;
+
+/// When in a sweep a matrix is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// In every sweep.
+    Body,
+    /// At the end, and only in sweeps that ask for it.
+    Head,
+}
+
+/// A matrix that sweeps use, in order of use.
+#[derive(Clone, Debug)]
+pub struct Use {
+    /// The tensor, `[rows, …]`.
+    pub tensor: TensorInfo,
+    /// When it is used. Every [`Phase::Head`] comes after every [`Phase::Body`].
+    pub phase: Phase,
+}
+
+/// Where a tile's bytes are when they are needed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// In the program's own image: nothing to read.
+    Static,
+    /// At this offset of the pinned region, from the first sweep on.
+    Pinned(usize),
+    /// In the ring, once in every sweep that uses it.
+    Streamed,
+}
+
+/// Consecutive rows of one matrix that are read, kept and computed with together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tile {
+    /// First row.
+    pub first_row: usize,
+    /// Rows.
+    pub rows: usize,
+    /// Index of the file in the checkpoint.
+    pub(crate) shard: usize,
+    /// First byte in the file.
+    pub(crate) offset: u64,
+    /// Bytes.
+    pub(crate) len: usize,
+    /// Where they will be.
+    pub place: Place,
+    pub(crate) phase: Phase,
+}
+
+/// The plan for one checkpoint under one budget.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    tiles: Vec<Tile>,
+    /// For each use, its range of `tiles`.
+    ranges: Vec<std::ops::Range<usize>>,
+    pinned: u64,
+    streamed: u64,
+    statics: u64,
+    ring: u64,
+}
+
+/// A budget with no room for the smallest ring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TooSmall {
+    /// Bytes that the weights need at the least.
+    pub needed: u64,
+}
+
+impl Plan {
+    /// Plans `uses` within `budget` bytes for pinned weights and ring together.
+    ///
+    /// # Errors
+    /// When not even the smallest ring fits.
+    pub fn new(checkpoint: &Checkpoint, uses: &[Use], budget: u64) -> Result<Plan, TooSmall> {
+        Plan::with_tiles(checkpoint, uses, budget, None)
+    }
+
+    /// As [`Plan::new`], with tiles of about `tile` bytes.
+    ///
+    /// # Errors
+    /// When not even the smallest ring fits.
+    pub fn with_tiles(checkpoint: &Checkpoint, uses: &[Use], budget: u64, tile: Option<u64>) -> Result<Plan, TooSmall> {
+        let is_static = |u: &Use| checkpoint.sources()[u.tensor.shard()].as_static().is_some();
+        let on_disk = || uses.iter().filter(|u| !is_static(u));
+        let total: u64 = on_disk().map(|u| u.tensor.byte_len() + ALIGN).sum();
+        let mut plan = Plan { tiles: Vec::new(), ranges: Vec::new(), pinned: 0, streamed: 0, statics: 0, ring: 0 };
+        if total <= budget {
+            // One tile a matrix.
+            for u in uses {
+                let place = if is_static(u) { Place::Static } else { Place::Pinned(0) };
+                plan.push(u, usize::MAX, |_| place);
+            }
+            return Ok(plan);
+        }
+        let tile = tile.unwrap_or_else(|| (budget / 16).clamp(SMALL_TILE, TILE));
+        let largest_row = |u: &Use| row_bytes(&u.tensor);
+        let largest = on_disk().map(largest_row).max().unwrap_or(0).max(tile).next_multiple_of(ALIGN);
+        let least_row = on_disk().map(largest_row).max().unwrap_or(0).max(SMALL_TILE.min(tile));
+        let needed = 2 * least_row.next_multiple_of(ALIGN);
+        if budget < needed {
+            return Err(TooSmall { needed });
+        }
+        plan.ring = (budget / 4).clamp(2 * largest, RING.max(2 * largest)).min(budget);
+        let share = (budget - plan.ring) as f64 / total as f64;
+        let (mut seen, mut pinned) = (0.0, 0u64);
+        for u in uses {
+            let rows = (tile / row_bytes(&u.tensor)).max(1) as usize;
+            let fixed = is_static(u);
+            plan.push(u, rows, |len| {
+                if fixed {
+                    return Place::Static;
+                }
+                seen += len as f64;
+                if (pinned + len + ALIGN) as f64 <= seen * share {
+                    pinned += len + ALIGN;
+                    Place::Pinned(0)
+                } else {
+                    Place::Streamed
+                }
+            });
+        }
+        Ok(plan)
+    }
+
+    /// Cuts a matrix into tiles of `rows` rows, each at the place that `place` gives for its length.
+    /// Pinned neighbours become one tile.
+    fn push(&mut self, u: &Use, rows: usize, mut place: impl FnMut(u64) -> Place) {
+        let row = row_bytes(&u.tensor);
+        let all = u.tensor.shape().first().copied().unwrap_or(0);
+        let begin = self.tiles.len();
+        let mut first_row = 0;
+        while first_row < all {
+            let rows = rows.min(all - first_row);
+            let len = row * rows as u64;
+            let mut place = place(len);
+            match &mut place {
+                Place::Static => self.statics += len,
+                Place::Streamed => self.streamed += len,
+                Place::Pinned(at) => {
+                    if let Some(last) = self.tiles[begin..].last_mut()
+                        && matches!(last.place, Place::Pinned(_))
+                    {
+                        last.rows += rows;
+                        last.len += len as usize;
+                        self.pinned += len;
+                        first_row += rows;
+                        continue;
+                    }
+                    self.pinned = self.pinned.next_multiple_of(ALIGN);
+                    *at = self.pinned as usize;
+                    self.pinned += len;
+                }
+            }
+            self.tiles.push(Tile {
+                first_row,
+                rows,
+                shard: u.tensor.shard(),
+                offset: u.tensor.offset() + first_row as u64 * row,
+                len: len as usize,
+                place,
+                phase: u.phase,
+            });
+            first_row += rows;
+        }
+        self.ranges.push(begin..self.tiles.len());
+    }
+
+    /// The tiles of the `index`-th use, in order of rows.
+    #[must_use]
+    pub fn tiles_of(&self, index: usize) -> std::ops::Range<usize> {
+        self.ranges[index].clone()
+    }
+
+    /// All tiles, in order of use.
+    #[must_use]
+    pub fn tiles(&self) -> &[Tile] {
+        &self.tiles
+    }
+
+    /// Bytes that stay in memory.
+    #[must_use]
+    pub fn pinned_bytes(&self) -> u64 {
+        self.pinned
+    }
+
+    /// Bytes that every full sweep reads.
+    #[must_use]
+    pub fn streamed_bytes(&self) -> u64 {
+        self.streamed
+    }
+
+    /// Bytes that are part of the program's image.
+    #[must_use]
+    pub fn static_bytes(&self) -> u64 {
+        self.statics
+    }
+
+    /// Bytes of the ring that streamed tiles pass through.
+    #[must_use]
+    pub fn ring_bytes(&self) -> u64 {
+        self.ring
+    }
+}
+
+/// Bytes of one row of a `[rows, …]` tensor.
+fn row_bytes(tensor: &TensorInfo) -> u64 {
+    tensor.byte_len() / tensor.shape().first().map_or(1, |rows| (*rows as u64).max(1))
+}

@@ -1,0 +1,460 @@
+//! Weights in use: pinned tiles that stay, and a ring that the others pass through.
+//!
+//! Reader threads work through the tiles in the order in which sweeps use them, as far ahead as the ring has
+//! room, across the end of a sweep into the next. The one who computes [acquires](Weights::acquire) tile after
+//! tile in that order and gives each back by dropping it. In the first sweep pinned tiles arrive like the
+//! others, so that work begins before everything is read.
+
+use std::collections::VecDeque;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crate::arena::Arena;
+use crate::checkpoint::Checkpoint;
+use crate::error::{StoreError, StoreErrorKind};
+use crate::plan::{Phase, Place, Plan};
+use crate::source::Source;
+
+/// Reads under way at once.
+const READERS: usize = 4;
+
+/// The weights of a checkpoint, as planned.
+pub struct Weights {
+    shared: Arc<Shared>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    plan: Plan,
+    sources: Vec<Source>,
+    pinned: Arena,
+    ring: Arena,
+    /// Whether each tile that is pinned is there for good.
+    here: Vec<AtomicBool>,
+    state: Mutex<State>,
+    /// Rung when a tile has arrived or failed.
+    arrived: Condvar,
+    /// Rung when there may be something to read.
+    work: Condvar,
+    bytes_read: AtomicU64,
+    waited_ns: AtomicU64,
+}
+
+struct State {
+    /// The next tile that readers look at, and the sweep for which they do. At most one sweep ahead.
+    cursor: Cursor,
+    /// The sweep that is being computed; 0 before the first.
+    sweep: u64,
+    /// Whether that sweep uses the head.
+    head: Head,
+    /// Streamed tiles that this sweep has still to acquire.
+    remaining: usize,
+    /// A tile of this sweep failed to arrive.
+    failed: bool,
+    /// Streamed tiles in the ring or on their way, in order of use.
+    slots: VecDeque<Slot>,
+    /// How many of `slots`, from the front, were acquired.
+    acquired: usize,
+    /// Sequence number of the front slot.
+    front: u64,
+    /// Where the next slot begins, and bytes taken in all.
+    ring_at: usize,
+    ring_used: usize,
+    /// What became of each tile that is pinned.
+    pinned: Vec<Arrival>,
+    stop: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Cursor {
+    sweep: u64,
+    tile: usize,
+}
+
+/// Whether a sweep goes on to the head.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Head {
+    /// It ends after the body.
+    Skip,
+    /// It uses the head.
+    Use,
+}
+
+enum Arrival {
+    Asked,
+    Reading,
+    Here,
+    Failed(Option<StoreError>),
+}
+
+struct Slot {
+    tile: usize,
+    /// Offset in the ring.
+    at: usize,
+    /// Bytes it takes there, the gap before it included.
+    span: usize,
+    arrival: Arrival,
+    released: bool,
+}
+
+/// A read to be done, and where its bytes go.
+struct Job {
+    tile: usize,
+    to: *mut u8,
+    /// Of the slot; `None` for a pinned tile.
+    slot: Option<u64>,
+}
+
+impl Weights {
+    /// Takes the memory that `plan` asks for and starts to read.
+    ///
+    /// # Errors
+    /// When the system has no such memory or starts no thread.
+    pub fn new(checkpoint: &Checkpoint, plan: Plan) -> Result<Weights, StoreError> {
+        let arena = |bytes: u64| {
+            Arena::new(bytes as usize).map_err(|e| {
+                let what = format!("{bytes} bytes of memory for weights cannot be had");
+                StoreError::new(StoreErrorKind::OutOfMemory, what).at(checkpoint.path()).caused_by(e)
+            })
+        };
+        let state = State {
+            cursor: Cursor { sweep: 1, tile: 0 },
+            sweep: 0,
+            head: Head::Skip,
+            remaining: 0,
+            failed: false,
+            slots: VecDeque::new(),
+            acquired: 0,
+            front: 0,
+            ring_at: 0,
+            ring_used: 0,
+            pinned: plan.tiles().iter().map(|_| Arrival::Asked).collect(),
+            stop: false,
+        };
+        let shared = Arc::new(Shared {
+            pinned: arena(plan.pinned_bytes())?,
+            ring: arena(plan.ring_bytes())?,
+            here: plan.tiles().iter().map(|_| AtomicBool::new(false)).collect(),
+            sources: checkpoint.sources().to_vec(),
+            state: Mutex::new(state),
+            arrived: Condvar::new(),
+            work: Condvar::new(),
+            bytes_read: AtomicU64::new(0),
+            waited_ns: AtomicU64::new(0),
+            plan,
+        });
+        let mut weights = Weights { shared, readers: Vec::new() };
+        if weights.plan().pinned_bytes() + weights.plan().streamed_bytes() > 0 {
+            for i in 0..READERS {
+                let shared = Arc::clone(&weights.shared);
+                let reader = std::thread::Builder::new()
+                    .name(format!("rheostat-read-{i}"))
+                    .stack_size(256 << 10)
+                    .spawn(move || shared.read())
+                    .map_err(|e| {
+                        StoreError::new(StoreErrorKind::OutOfMemory, "a reader thread cannot be started")
+                            .at(checkpoint.path())
+                            .caused_by(e)
+                    })?;
+                weights.readers.push(reader);
+            }
+        }
+        Ok(weights)
+    }
+
+    /// The plan that is followed.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.shared.plan
+    }
+
+    /// Bytes read from disk so far.
+    #[must_use]
+    pub fn bytes_read(&self) -> u64 {
+        self.shared.bytes_read.load(Ordering::Relaxed)
+    }
+
+    /// Seconds that [`Weights::acquire`] has waited for the disk so far.
+    #[must_use]
+    pub fn waited(&self) -> f64 {
+        self.shared.waited_ns.load(Ordering::Relaxed) as f64 * 1e-9
+    }
+
+    /// Begins a sweep. One that was broken off is forgotten, with what was read ahead for it.
+    ///
+    /// # Panics
+    /// When a tile is still held.
+    pub fn begin_sweep(&self, head: Head) {
+        let shared = &*self.shared;
+        let mut state = shared.lock();
+        let next = state.sweep + 1;
+        if state.remaining > 0 || state.failed {
+            while state.slots.iter().any(|slot| matches!(slot.arrival, Arrival::Reading)) {
+                state = shared.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            assert!(state.slots.iter().take(state.acquired).all(|s| s.released), "a tile is held across sweeps");
+            state.front += state.slots.len() as u64;
+            state.slots.clear();
+            (state.acquired, state.ring_at, state.ring_used) = (0, 0, 0);
+            // What failed is tried again.
+            for arrival in state.pinned.iter_mut().filter(|a| matches!(a, Arrival::Failed(_))) {
+                *arrival = Arrival::Asked;
+            }
+            state.cursor = Cursor { sweep: next, tile: 0 };
+        } else if state.cursor.sweep < next {
+            state.cursor = Cursor { sweep: next, tile: 0 };
+        }
+        state.sweep = next;
+        state.head = head;
+        state.failed = false;
+        let used = |phase| phase == Phase::Body || head == Head::Use;
+        let streamed = shared.plan.tiles().iter().filter(|t| t.place == Place::Streamed && used(t.phase));
+        state.remaining = streamed.count();
+        shared.work.notify_all();
+    }
+
+    /// The bytes of a tile, by its index in [`Plan::tiles`]: waits until they have arrived.
+    ///
+    /// Streamed tiles are acquired in order, every one that the sweep uses, each given back before the next:
+    /// the ring may have no room for both.
+    ///
+    /// # Errors
+    /// When the tile could not be read. The sweep is then broken off.
+    ///
+    /// # Panics
+    /// When a streamed tile is acquired out of turn, or while another is held.
+    pub fn acquire(&self, tile: usize) -> Result<TileBytes<'_>, StoreError> {
+        let shared = &*self.shared;
+        let info = &shared.plan.tiles()[tile];
+        match info.place {
+            Place::Static => {
+                let start = info.offset as usize;
+                let all = shared.sources[info.shard].as_static().expect("a static place has a static source");
+                Ok(TileBytes { bytes: &all[start..start + info.len], slot: None })
+            }
+            Place::Pinned(at) => {
+                if !shared.here[tile].load(Ordering::Acquire) {
+                    shared.wait_for_pinned(tile)?;
+                }
+                // SAFETY: the range lies within the region, by the plan; a tile that is here is written no more.
+                let bytes = unsafe { std::slice::from_raw_parts(shared.pinned.as_ptr().add(at), info.len) };
+                Ok(TileBytes { bytes, slot: None })
+            }
+            Place::Streamed => {
+                let (slot, at) = shared.wait_for_streamed(tile)?;
+                // SAFETY: the slot's range of the ring is written no more and not reused before the slot is
+                // released, which dropping the value does.
+                let bytes = unsafe { std::slice::from_raw_parts(shared.ring.as_ptr().add(at), info.len) };
+                Ok(TileBytes { bytes, slot: Some((shared, slot)) })
+            }
+        }
+    }
+}
+
+impl Drop for Weights {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.work.notify_all();
+        for reader in self.readers.drain(..) {
+            // Readers do not panic; if one did, there is nothing left to undo.
+            let _ = reader.join();
+        }
+    }
+}
+
+/// The bytes of an acquired tile, its rows one after the other. Dropping it gives a streamed tile's room back.
+pub struct TileBytes<'a> {
+    bytes: &'a [u8],
+    slot: Option<(&'a Shared, u64)>,
+}
+
+impl Deref for TileBytes<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes
+    }
+}
+
+impl Drop for TileBytes<'_> {
+    fn drop(&mut self) {
+        if let Some((shared, slot)) = self.slot {
+            shared.release(slot);
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits on `arrived`, and counts the time.
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let start = Instant::now();
+        let state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+        self.waited_ns.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        state
+    }
+
+    fn wait_for_pinned(&self, tile: usize) -> Result<(), StoreError> {
+        let mut state = self.lock();
+        loop {
+            match &mut state.pinned[tile] {
+                Arrival::Here => return Ok(()),
+                Arrival::Failed(error) => {
+                    let error = error.take();
+                    state.failed = true;
+                    return Err(error.unwrap_or_else(lost));
+                }
+                Arrival::Asked | Arrival::Reading => state = self.wait(state),
+            }
+        }
+    }
+
+    /// The slot's number and its place in the ring.
+    fn wait_for_streamed(&self, tile: usize) -> Result<(u64, usize), StoreError> {
+        let mut state = self.lock();
+        assert_eq!(state.acquired, 0, "one streamed tile at a time");
+        loop {
+            let index = state.acquired;
+            if let Some(slot) = state.slots.get_mut(index) {
+                assert_eq!(slot.tile, tile, "streamed tiles are acquired in order");
+                match &mut slot.arrival {
+                    Arrival::Here => {
+                        let at = slot.at;
+                        state.acquired += 1;
+                        state.remaining -= 1;
+                        return Ok((state.front + index as u64, at));
+                    }
+                    Arrival::Failed(error) => {
+                        let error = error.take();
+                        state.failed = true;
+                        return Err(error.unwrap_or_else(lost));
+                    }
+                    Arrival::Asked | Arrival::Reading => {}
+                }
+            }
+            state = self.wait(state);
+        }
+    }
+
+    fn release(&self, slot: u64) {
+        let mut state = self.lock();
+        let index = (slot - state.front) as usize;
+        state.slots[index].released = true;
+        while state.slots.front().is_some_and(|s| s.released) {
+            if let Some(slot) = state.slots.pop_front() {
+                state.ring_used -= slot.span;
+            }
+            state.front += 1;
+            state.acquired -= 1;
+        }
+        self.work.notify_all();
+    }
+
+    /// A reader thread: does one read after another until told to stop.
+    fn read(&self) {
+        let mut state = self.lock();
+        while !state.stop {
+            let Some(job) = self.next_job(&mut state) else {
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            drop(state);
+            let tile = &self.plan.tiles()[job.tile];
+            // SAFETY: `next_job` gave this range of an arena to this job alone; nobody reads it before it
+            // is marked as here.
+            let to = unsafe { std::slice::from_raw_parts_mut(job.to, tile.len) };
+            let result = self.sources[tile.shard].read_exact_at(tile.offset, to);
+            if result.is_ok() {
+                self.bytes_read.fetch_add(tile.len as u64, Ordering::Relaxed);
+            }
+            state = self.lock();
+            let arrival = match result {
+                Ok(()) => Arrival::Here,
+                Err(error) => Arrival::Failed(Some(error)),
+            };
+            match job.slot {
+                Some(slot) => {
+                    let index = (slot - state.front) as usize;
+                    state.slots[index].arrival = arrival;
+                }
+                None => {
+                    if matches!(arrival, Arrival::Here) {
+                        self.here[job.tile].store(true, Ordering::Release);
+                    }
+                    state.pinned[job.tile] = arrival;
+                }
+            }
+            self.arrived.notify_all();
+        }
+    }
+
+    /// Moves the cursor to the next tile that is to be read and has room.
+    fn next_job(&self, state: &mut State) -> Option<Job> {
+        let tiles = self.plan.tiles();
+        loop {
+            let Cursor { sweep, tile: index } = state.cursor;
+            let Some(tile) = tiles.get(index) else {
+                if sweep > state.sweep {
+                    return None;
+                }
+                state.cursor = Cursor { sweep: sweep + 1, tile: 0 };
+                continue;
+            };
+            let job = match tile.place {
+                Place::Static => None,
+                Place::Pinned(at) if matches!(state.pinned[index], Arrival::Asked) => {
+                    state.pinned[index] = Arrival::Reading;
+                    debug_assert!(at + tile.len <= self.pinned.len());
+                    // SAFETY: within the region, by the plan.
+                    Some(Job { tile: index, to: unsafe { self.pinned.as_ptr().add(at) }, slot: None })
+                }
+                Place::Pinned(_) => None,
+                Place::Streamed if tile.phase == Phase::Head && sweep > state.sweep => return None,
+                Place::Streamed if tile.phase == Phase::Head && state.head == Head::Skip => None,
+                Place::Streamed => {
+                    let slot = state.take_room(index, tile.len, self.ring.len())?;
+                    // SAFETY: `take_room` stays within the ring.
+                    let to = unsafe { self.ring.as_ptr().add(state.slots.back()?.at) };
+                    Some(Job { tile: index, to, slot: Some(slot) })
+                }
+            };
+            state.cursor.tile += 1;
+            if job.is_some() {
+                return job;
+            }
+        }
+    }
+}
+
+impl State {
+    /// Takes `len` bytes of the ring for `tile`; the slot's number, or nothing while there is no room.
+    fn take_room(&mut self, tile: usize, len: usize, ring: usize) -> Option<u64> {
+        if self.ring_used == 0 {
+            self.ring_at = 0;
+        }
+        // A slot is contiguous: what is left before the end may have to be skipped.
+        let wraps = self.ring_at + len > ring;
+        let gap = if wraps { ring - self.ring_at } else { 0 };
+        let span = gap + len;
+        if self.ring_used + span > ring {
+            return None;
+        }
+        let at = if wraps { 0 } else { self.ring_at };
+        debug_assert!(at + len <= ring);
+        self.ring_at = at + len;
+        self.ring_used += span;
+        self.slots.push_back(Slot { tile, at, span, arrival: Arrival::Reading, released: false });
+        Some(self.front + self.slots.len() as u64 - 1)
+    }
+}
+
+/// For a failure whose error was already handed out.
+fn lost() -> StoreError {
+    StoreError::new(StoreErrorKind::ReadFailed, "an earlier read of this tile failed")
+}

@@ -1,0 +1,178 @@
+//! The plan and the stream: whatever the budget, every tile arrives with the bytes of the file.
+#![allow(clippy::unwrap_used, reason = "a test may stop")]
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use rheostat_store::{Checkpoint, Head, Phase, Place, Plan, StoreErrorKind, TooSmall, Use, Weights};
+use safetensors::tensor::{Dtype, TensorView};
+
+const ROWS: [usize; 5] = [40, 7, 300, 1, 64];
+const COLS: usize = 96;
+
+/// A checkpoint of a few matrices `[ROWS[i], COLS]` in f32, whose bytes tell where they are from.
+fn checkpoint(dir: &Path) -> Checkpoint {
+    let data: Vec<Vec<u8>> = ROWS
+        .iter()
+        .enumerate()
+        .map(|(i, r)| (0..r * COLS * 4).map(|b| (b * 7 + b / 256 + i) as u8).collect())
+        .collect();
+    let views: HashMap<String, TensorView<'_>> = data
+        .iter()
+        .enumerate()
+        .map(|(i, d)| (format!("w{i}"), TensorView::new(Dtype::F32, vec![ROWS[i], COLS], d).unwrap()))
+        .collect();
+    fs::write(dir.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+    Checkpoint::open(dir).unwrap()
+}
+
+/// All matrices in order; the last is the head.
+fn uses(checkpoint: &Checkpoint) -> Vec<Use> {
+    (0..ROWS.len())
+        .map(|i| Use {
+            tensor: checkpoint.tensor(&format!("w{i}")).unwrap().clone(),
+            phase: if i == ROWS.len() - 1 { Phase::Head } else { Phase::Body },
+        })
+        .collect()
+}
+
+/// Goes through one sweep and compares every byte.
+fn sweep(weights: &Weights, checkpoint: &Checkpoint, uses: &[Use], head: Head) {
+    weights.begin_sweep(head);
+    for (i, u) in uses.iter().enumerate() {
+        if u.phase == Phase::Head && head == Head::Skip {
+            continue;
+        }
+        let want = checkpoint.read_tensor(&u.tensor).unwrap();
+        let mut got = Vec::new();
+        for t in weights.plan().tiles_of(i) {
+            assert_eq!(weights.plan().tiles()[t].first_row * COLS * 4, got.len());
+            got.extend_from_slice(&weights.acquire(t).unwrap());
+        }
+        assert_eq!(got, want, "matrix {i}");
+    }
+}
+
+#[test]
+fn every_budget_gives_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = checkpoint(dir.path());
+    let uses = uses(&checkpoint);
+    let total = checkpoint.total_bytes();
+    for (budget, tile) in [
+        (total * 2, None),
+        (total * 9 / 10, Some(1000)),
+        (total / 2, Some(4000)),
+        (total / 3, Some(1)),
+        (20_000, Some(5000)),
+        (4096, Some(400)),
+        (1000, Some(1)),
+    ] {
+        let plan = Plan::with_tiles(&checkpoint, &uses, budget, tile).unwrap();
+        assert!(plan.pinned_bytes() + plan.ring_bytes() <= budget, "{budget}: {plan:?}");
+        assert_eq!(plan.pinned_bytes() / 64, (total - plan.streamed_bytes()) / 64, "padding aside, all is somewhere");
+        let streamed = plan.streamed_bytes();
+        let weights = Weights::new(&checkpoint, plan).unwrap();
+        for head in [Head::Use, Head::Skip, Head::Skip, Head::Use, Head::Use, Head::Skip, Head::Use] {
+            sweep(&weights, &checkpoint, &uses, head);
+        }
+        assert!(weights.bytes_read() >= total, "everything was read once");
+        if streamed == 0 {
+            assert_eq!(weights.bytes_read(), total, "and no more than once");
+        }
+    }
+}
+
+#[test]
+fn a_larger_budget_pins_more_and_reads_less() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = checkpoint(dir.path());
+    let uses = uses(&checkpoint);
+    let mut last = u64::MAX;
+    for eighths in 1..=9 {
+        let budget = checkpoint.total_bytes() * eighths / 8 + 1000;
+        let plan = Plan::with_tiles(&checkpoint, &uses, budget, Some(800)).unwrap();
+        assert!(plan.streamed_bytes() < last || last == 0, "{eighths}/8");
+        last = plan.streamed_bytes();
+    }
+    assert_eq!(last, 0);
+}
+
+#[test]
+fn pinned_tiles_are_spread_over_the_sweep() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = checkpoint(dir.path());
+    let uses = uses(&checkpoint);
+    let plan = Plan::with_tiles(&checkpoint, &uses, checkpoint.total_bytes() * 2 / 3, Some(800)).unwrap();
+    let pinned: Vec<bool> = plan.tiles().iter().map(|t| matches!(t.place, Place::Pinned(_))).collect();
+    let (front, back) = pinned.split_at(pinned.len() / 2);
+    assert!(front.contains(&true) && front.contains(&false) && back.contains(&true) && back.contains(&false));
+}
+
+#[test]
+fn a_budget_without_room_for_two_rows_is_refused_with_what_is_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = checkpoint(dir.path());
+    let uses = uses(&checkpoint);
+    let TooSmall { needed } = Plan::with_tiles(&checkpoint, &uses, 100, Some(1)).unwrap_err();
+    assert_eq!(needed, 2 * COLS as u64 * 4);
+    Plan::with_tiles(&checkpoint, &uses, needed, Some(1)).unwrap();
+}
+
+#[test]
+fn a_sweep_that_is_broken_off_leaves_the_next_one_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = checkpoint(dir.path());
+    let uses = uses(&checkpoint);
+    let plan = Plan::with_tiles(&checkpoint, &uses, 30_000, Some(2000)).unwrap();
+    let tiles = plan.tiles().len();
+    let weights = Weights::new(&checkpoint, plan).unwrap();
+    for stop in [0, 1, tiles / 2, tiles - 1] {
+        weights.begin_sweep(Head::Use);
+        for t in 0..stop {
+            weights.acquire(t).unwrap();
+        }
+        sweep(&weights, &checkpoint, &uses, Head::Use);
+    }
+}
+
+#[test]
+#[should_panic(expected = "one streamed tile at a time")]
+fn a_tile_is_given_back_before_the_next_is_acquired() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = checkpoint(dir.path());
+    let uses = uses(&checkpoint);
+    let plan = Plan::with_tiles(&checkpoint, &uses, 1000, Some(1)).unwrap();
+    assert!(plan.tiles().iter().all(|t| t.place == Place::Streamed));
+    let weights = Weights::new(&checkpoint, plan).unwrap();
+    weights.begin_sweep(Head::Use);
+    let first = weights.acquire(0).unwrap();
+    let _second = weights.acquire(1);
+    drop(first);
+}
+
+#[test]
+fn a_file_that_shrinks_is_an_error_that_names_it() {
+    for pinned in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoint = checkpoint(dir.path());
+        let uses = uses(&checkpoint);
+        let file = fs::OpenOptions::new().write(true).open(dir.path().join("model.safetensors")).unwrap();
+        let len = file.metadata().unwrap().len();
+        let budget = if pinned { len * 2 } else { 20_000 };
+        file.set_len(len / 2).unwrap();
+        let weights =
+            Weights::new(&checkpoint, Plan::with_tiles(&checkpoint, &uses, budget, Some(800)).unwrap()).unwrap();
+        for _ in 0..2 {
+            weights.begin_sweep(Head::Use);
+            let error = (0..weights.plan().tiles().len()).find_map(|t| weights.acquire(t).err()).unwrap();
+            assert_eq!(error.kind(), StoreErrorKind::Shrank);
+            assert!(error.to_string().contains("model.safetensors") && error.to_string().contains("offset"), "{error}");
+        }
+        // The file grows back: the next sweep is well. (Its bytes are zeros now; only arrival is checked.)
+        file.set_len(len).unwrap();
+        weights.begin_sweep(Head::Use);
+        assert!((0..weights.plan().tiles().len()).all(|t| weights.acquire(t).is_ok()));
+    }
+}
