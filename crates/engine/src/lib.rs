@@ -1,1 +1,51 @@
-//! placeholder
+//! Runs Hugging Face decoder-only language models, straight from their safetensors checkpoints, inside a
+//! memory budget.
+//!
+//! ```no_run
+//! use rheostat::{Model, Options, Package, Sampler, Sampling};
+//!
+//! # fn main() -> Result<(), rheostat::Error> {
+//! let package = Package::open("./Qwen3-8B".as_ref())?;
+//! let mut model = Model::load(&package, &Options { memory: Some(4 << 30), ..Options::default() })?;
+//! let prompt = [9707, 11];
+//! let mut sequence = model.sequence(prompt.len());
+//! let output = model.prefill(&mut sequence, &prompt)?;
+//! let next = Sampler::new(Sampling::default(), output.logits.len())?.next(output.logits, &prompt)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The way of the data: a [`Package`] is opened, its `config.json` becomes a [`decoder::Decoder`] (a description:
+//! data), a [`MemoryPlan`] says which weights stay in memory, and [`Model::forward`] walks over the description.
+//! Whatever the budget, the threads, the batch or the chunks, the logits are the same bits; the contract
+//! that makes it so is in [`rheostat_kernels`].
+
+mod bind;
+mod budget;
+pub mod chat;
+mod config;
+pub mod decoder;
+mod error;
+mod families;
+mod forward;
+mod generate;
+mod generation_config;
+mod kv;
+mod model;
+mod package;
+pub mod rope;
+mod sampler;
+pub mod tokenizer;
+
+pub use budget::{LogitRows, MemoryPlan};
+pub use config::{ConfigError, ConfigErrorKind};
+pub use error::Error;
+pub use forward::{Input, Observer, Output, Want};
+pub use generate::{Finish, Generation, Progress, Request, generate};
+pub use generation_config::GenerationConfig;
+pub use kv::Sequence;
+pub use model::{Model, Options, Reading, check_tokens, plan_memory};
+pub use package::Package;
+pub use rheostat_kernels::Isa;
+pub use rheostat_store::{Checkpoint, Dtype, StoreError, StoreErrorKind, TensorInfo, memory};
+pub use sampler::{Sampler, Sampling};

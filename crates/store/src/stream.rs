@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crate::arena::Arena;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::plan::{Phase, Place, Plan};
 use crate::source::Source;
@@ -34,12 +34,14 @@ struct Shared {
     ring: Arena,
     /// Whether each tile that is pinned is there for good.
     here: Vec<AtomicBool>,
+    /// Indices of all tiles, in order of their place on disk.
+    by_place: Vec<usize>,
     state: Mutex<State>,
     /// Rung when a tile has arrived or failed.
     arrived: Condvar,
     /// Rung when there may be something to read.
     work: Condvar,
-    bytes_read: AtomicU64,
+    bytes_read: Arc<AtomicU64>,
     waited_ns: AtomicU64,
 }
 
@@ -134,7 +136,10 @@ impl Weights {
             pinned: plan.tiles().iter().map(|_| Arrival::Asked).collect(),
             stop: false,
         };
+        let mut by_place: Vec<usize> = (0..plan.tiles().len()).collect();
+        by_place.sort_by_key(|t| (plan.tiles()[*t].shard, plan.tiles()[*t].offset));
         let shared = Arc::new(Shared {
+            by_place,
             pinned: arena(plan.pinned_bytes())?,
             ring: arena(plan.ring_bytes())?,
             here: plan.tiles().iter().map(|_| AtomicBool::new(false)).collect(),
@@ -142,7 +147,7 @@ impl Weights {
             state: Mutex::new(state),
             arrived: Condvar::new(),
             work: Condvar::new(),
-            bytes_read: AtomicU64::new(0),
+            bytes_read: Arc::default(),
             waited_ns: AtomicU64::new(0),
             plan,
         });
@@ -175,6 +180,12 @@ impl Weights {
     #[must_use]
     pub fn bytes_read(&self) -> u64 {
         self.shared.bytes_read.load(Ordering::Relaxed)
+    }
+
+    /// [`Weights::bytes_read`] for another thread.
+    pub fn watch(&self) -> impl Fn() -> u64 + Send + use<> {
+        let count = Arc::clone(&self.shared.bytes_read);
+        move || count.load(Ordering::Relaxed)
     }
 
     /// Seconds that [`Weights::acquire`] has waited for the disk so far.
@@ -254,6 +265,33 @@ impl Weights {
     }
 }
 
+impl Weights {
+    /// `len` bytes from byte `start` of `tensor` on, if they are in memory for good: as rows of a planned
+    /// matrix that is pinned (and has arrived) or static.
+    #[must_use]
+    pub fn resident(&self, tensor: &TensorInfo, start: usize, len: usize) -> Option<&[u8]> {
+        let shared = &*self.shared;
+        let (begin, end) = (tensor.offset() + start as u64, tensor.offset() + (start + len) as u64);
+        if let Some(all) = shared.sources.get(tensor.shard())?.as_static() {
+            return all.get(begin as usize..end as usize);
+        }
+        let index = *shared.by_place.get(shared.by_place.partition_point(|t| shared.key(*t) <= (tensor.shard(), begin)).checked_sub(1)?)?;
+        let tile = &shared.plan.tiles()[index];
+        match tile.place {
+            Place::Pinned(at)
+                if tile.shard == tensor.shard()
+                    && end <= tile.offset + tile.len as u64
+                    && shared.here[index].load(Ordering::Acquire) =>
+            {
+                let skip = (begin - tile.offset) as usize;
+                // SAFETY: as in `acquire`.
+                Some(unsafe { std::slice::from_raw_parts(shared.pinned.as_ptr().add(at + skip), len) })
+            }
+            _ => None,
+        }
+    }
+}
+
 impl Drop for Weights {
     fn drop(&mut self) {
         self.shared.lock().stop = true;
@@ -290,6 +328,12 @@ impl Drop for TileBytes<'_> {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// File and offset of a tile.
+    fn key(&self, tile: usize) -> (usize, u64) {
+        let tile = &self.plan.tiles()[tile];
+        (tile.shard, tile.offset)
     }
 
     /// Waits on `arrived`, and counts the time.

@@ -1,0 +1,173 @@
+//! Description meets checkpoint: every tensor that the model needs is there in the right shape, and
+//! every tensor that is there is needed.
+
+use std::collections::HashSet;
+
+use rheostat_kernels::Format;
+use rheostat_store::{Checkpoint, Dtype, Phase, TensorInfo, Use};
+
+use crate::decoder::{Block, Decoder, Head, Linear, Norm};
+use crate::error::Error;
+
+/// A model's tensors, read or found.
+pub(crate) struct Bound {
+    /// Each matrix, in the order in which a sweep uses them: seven for each block, then the head.
+    pub(crate) matrices: Vec<MatrixInfo>,
+    /// The embedding table.
+    pub(crate) embed: TensorInfo,
+    /// The vectors of each block.
+    pub(crate) blocks: Vec<BlockVectors>,
+    /// The weight of the last norm.
+    pub(crate) norm: Vec<f32>,
+}
+
+/// Matrices of one block.
+pub(crate) const MATRICES: usize = 7;
+
+/// A matrix of the checkpoint.
+pub(crate) struct MatrixInfo {
+    pub(crate) tensor: TensorInfo,
+    pub(crate) format: Format,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+}
+
+/// What of a block always stays in memory.
+pub(crate) struct BlockVectors {
+    pub(crate) mixer_norm: Vec<f32>,
+    pub(crate) ffn_norm: Vec<f32>,
+    /// Of queries and keys.
+    pub(crate) qk_norm: Option<(Vec<f32>, Vec<f32>)>,
+    /// In the order of [`Block::linears`].
+    pub(crate) biases: [Option<Vec<f32>>; MATRICES],
+}
+
+impl Bound {
+    /// Finds and checks every tensor of `decoder`, and reads the vectors.
+    ///
+    /// # Errors
+    /// A tensor is missing, has another shape, or has no place.
+    pub(crate) fn new(decoder: &Decoder, checkpoint: &Checkpoint) -> Result<Bound, Error> {
+        let mut binder = Binder { checkpoint, used: HashSet::new() };
+        let embed = binder.find(&decoder.embed.tensor, &[decoder.vocab_size, decoder.hidden_size])?;
+        let mut matrices = Vec::new();
+        let mut blocks = Vec::new();
+        for block in &decoder.blocks {
+            blocks.push(binder.block(block, &mut matrices)?);
+        }
+        let norm = binder.norm(&decoder.norm)?;
+        matrices.push(match &decoder.head {
+            Head::Own(linear) => binder.matrix(linear)?,
+            Head::Tied => MatrixInfo::new(embed.clone(), decoder.vocab_size, decoder.hidden_size),
+        });
+        binder.refuse_the_rest()?;
+        Ok(Bound { matrices, embed, blocks, norm })
+    }
+
+    /// The matrices as the store plans them.
+    pub(crate) fn uses(&self) -> Vec<Use> {
+        let last = self.matrices.len() - 1;
+        let phase = |i| if i == last { Phase::Head } else { Phase::Body };
+        self.matrices.iter().enumerate().map(|(i, m)| Use { tensor: m.tensor.clone(), phase: phase(i) }).collect()
+    }
+
+    /// Bytes of the vectors.
+    pub(crate) fn vector_bytes(&self) -> u64 {
+        let block = |b: &BlockVectors| {
+            let qk = b.qk_norm.as_ref().map_or(0, |(q, k)| q.len() + k.len());
+            let biases: usize = b.biases.iter().flatten().map(Vec::len).sum();
+            b.mixer_norm.len() + b.ffn_norm.len() + qk + biases
+        };
+        4 * (self.norm.len() + self.blocks.iter().map(block).sum::<usize>()) as u64
+    }
+}
+
+impl MatrixInfo {
+    fn new(tensor: TensorInfo, rows: usize, cols: usize) -> MatrixInfo {
+        let format = format(tensor.dtype());
+        MatrixInfo { tensor, format, rows, cols }
+    }
+}
+
+/// The kernels' name of a stored element type.
+pub(crate) fn format(dtype: Dtype) -> Format {
+    match dtype {
+        Dtype::F32 => Format::F32,
+        Dtype::Bf16 => Format::Bf16,
+        Dtype::F16 => Format::F16,
+        other => unreachable!("a checkpoint with {other} tensors is refused when it is opened"),
+    }
+}
+
+struct Binder<'a> {
+    checkpoint: &'a Checkpoint,
+    used: HashSet<String>,
+}
+
+impl Binder<'_> {
+    fn find(&mut self, name: &str, shape: &[usize]) -> Result<TensorInfo, Error> {
+        let path = || self.checkpoint.path().to_owned();
+        let info = self
+            .checkpoint
+            .tensor(name)
+            .ok_or_else(|| Error::MissingTensor { path: path(), tensor: name.to_owned() })?;
+        if info.shape() != shape {
+            return Err(Error::WrongShape {
+                path: path(),
+                tensor: name.to_owned(),
+                found: info.shape().to_vec(),
+                expected: shape.to_vec(),
+            });
+        }
+        self.used.insert(name.to_owned());
+        Ok(info.clone())
+    }
+
+    fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
+        let info = self.find(name, &[len])?;
+        Ok(self.checkpoint.read_tensor_f32(&info)?)
+    }
+
+    fn norm(&mut self, norm: &Norm) -> Result<Vec<f32>, Error> {
+        self.vector(&norm.tensor, norm.width)
+    }
+
+    fn matrix(&mut self, linear: &Linear) -> Result<MatrixInfo, Error> {
+        let info = self.find(&linear.weight, &[linear.out_features, linear.in_features])?;
+        Ok(MatrixInfo::new(info, linear.out_features, linear.in_features))
+    }
+
+    fn block(&mut self, block: &Block, matrices: &mut Vec<MatrixInfo>) -> Result<BlockVectors, Error> {
+        let mut biases = [const { None }; MATRICES];
+        for (linear, slot) in block.linears().zip(&mut biases) {
+            matrices.push(self.matrix(linear)?);
+            if let Some(bias) = &linear.bias {
+                *slot = Some(self.vector(bias, linear.out_features)?);
+            }
+        }
+        let qk_norm = match &block.mixer.qk_norm {
+            Some(norms) => Some((self.norm(&norms.q)?, self.norm(&norms.k)?)),
+            None => None,
+        };
+        Ok(BlockVectors {
+            mixer_norm: self.norm(&block.mixer_norm)?,
+            ffn_norm: self.norm(&block.ffn_norm)?,
+            qk_norm,
+            biases,
+        })
+    }
+
+    /// Every tensor must have been used, but for buffers that old versions of transformers saved and that
+    /// follow from `config.json`.
+    fn refuse_the_rest(&self) -> Result<(), Error> {
+        let is_buffer = |name: &str| name.ends_with(".rotary_emb.inv_freq");
+        match self.checkpoint.tensors().iter().find(|t| !self.used.contains(t.name()) && !is_buffer(t.name())) {
+            None => Ok(()),
+            Some(tensor) => Err(Error::UnexpectedTensor {
+                path: self.checkpoint.source_of(tensor)?.path().to_owned(),
+                tensor: tensor.name().to_owned(),
+                shape: tensor.shape().to_vec(),
+            }),
+        }
+    }
+}

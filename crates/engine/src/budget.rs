@@ -1,0 +1,147 @@
+//! The memory plan: what a budget is spent on.
+//!
+//! First comes what cannot be avoided (the process itself, the KV cache of the promised context, the buffers of
+//! a pass, norms and biases); what is left goes to weights: as many as fit stay, the rest streams.
+
+use rheostat_kernels::{Exec, KV_BLOCK};
+use rheostat_store::{Checkpoint, Plan, TooSmall, memory};
+
+use crate::bind::Bound;
+use crate::decoder::Decoder;
+use crate::error::Error;
+use crate::kv;
+
+/// Allowance for what is not counted one by one: thread stacks, the allocator's slack, page tables.
+const SLACK: u64 = 24 << 20;
+/// Rows of a prefill pass, unless the caller or the budget says otherwise.
+const CHUNK: usize = 512;
+
+/// What a memory plan is made for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Demand {
+    /// Bytes in all.
+    pub(crate) memory: u64,
+    pub(crate) threads: std::num::NonZeroUsize,
+    /// Tokens that sequences will hold together.
+    pub(crate) tokens: usize,
+    /// Sequences that will hold them.
+    pub(crate) sequences: usize,
+    pub(crate) chunk: Option<usize>,
+    pub(crate) logits: LogitRows,
+    /// Bytes for weights, instead of what is left.
+    pub(crate) weights: Option<u64>,
+    pub(crate) tile: Option<u64>,
+}
+
+/// For how many rows of a pass logits may be asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogitRows {
+    /// The last of each sequence.
+    Last,
+    /// All.
+    All,
+}
+
+/// How a budget is spent, in bytes.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct MemoryPlan {
+    /// The budget.
+    pub budget: u64,
+    /// The process as it was before, and an allowance for what is not counted one by one.
+    pub process: u64,
+    /// Norms and biases.
+    pub vectors: u64,
+    /// Keys and values of the promised context.
+    pub kv_cache: u64,
+    /// Buffers of a pass.
+    pub activations: u64,
+    /// Weights that stay in memory.
+    pub pinned: u64,
+    /// The ring that the other weights pass through.
+    pub ring: u64,
+    /// Weights that every sweep reads from disk.
+    pub streamed: u64,
+    /// Tokens that the KV cache holds.
+    pub tokens: usize,
+    /// Rows that one pass takes.
+    pub rows: usize,
+}
+
+impl MemoryPlan {
+    /// Bytes that are expected to be resident at the most.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.process + self.vectors + self.kv_cache + self.activations + self.pinned + self.ring
+    }
+}
+
+/// Plans `demand`; also gives the residency plan of the weights.
+pub(crate) fn plan(
+    decoder: &Decoder,
+    checkpoint: &Checkpoint,
+    bound: &Bound,
+    demand: &Demand,
+) -> Result<(MemoryPlan, Plan), Error> {
+    let budget = demand.memory;
+    let statics: u64 = bound
+        .matrices
+        .iter()
+        .filter(|m| checkpoint.sources()[m.tensor.shard()].as_static().is_some())
+        .map(|m| m.tensor.byte_len())
+        .sum();
+    let process = memory::resident().unwrap_or(0) + SLACK + Exec::memory(demand.threads) + statics;
+    let vectors = bound.vector_bytes();
+    let columns = demand.tokens.div_ceil(KV_BLOCK) + demand.sequences - 1;
+    let kv_cache = columns as u64 * kv::column_bytes(decoder);
+    let uses = bound.uses();
+    let fewest = demand.sequences.max(1);
+    let mut rows = demand.chunk.unwrap_or(CHUNK).min(demand.tokens).max(fewest);
+    loop {
+        let activations = activation_bytes(decoder, rows, demand);
+        let fixed = process + vectors + kv_cache + activations;
+        let weights = demand.weights.unwrap_or_else(|| budget.saturating_sub(fixed));
+        // Buffers beyond an eighth of the budget are worth less than the weights they displace.
+        let roomy = demand.chunk.is_some() || activations <= budget / 8;
+        match Plan::with_tiles(checkpoint, &uses, weights, demand.tile) {
+            Ok(plan) if plan.streamed_bytes() == 0 || roomy || rows == fewest => {
+                let memory = MemoryPlan {
+                    budget,
+                    process,
+                    vectors,
+                    kv_cache,
+                    activations,
+                    pinned: plan.pinned_bytes(),
+                    ring: plan.ring_bytes(),
+                    streamed: plan.streamed_bytes(),
+                    tokens: columns * KV_BLOCK,
+                    rows,
+                };
+                return Ok((memory, plan));
+            }
+            Err(TooSmall { needed }) if rows == fewest => {
+                return Err(Error::BudgetTooSmall { budget, needed: fixed + needed });
+            }
+            _ => rows = (rows / 2).max(fewest),
+        }
+    }
+}
+
+/// What is available now, less a sixteenth and at least 256 MiB for others.
+pub(crate) fn default_budget() -> u64 {
+    let available = memory::available().unwrap_or(u64::MAX / 2) + memory::resident().unwrap_or(0);
+    available - (available / 16).max(256 << 20).min(available / 2)
+}
+
+/// Bytes of the buffers that [`Workspace`](crate::forward::Workspace) takes.
+fn activation_bytes(decoder: &Decoder, rows: usize, demand: &Demand) -> u64 {
+    let logit_rows = logit_rows(rows, demand);
+    4 * crate::forward::workspace_elements(decoder, rows, logit_rows)
+}
+
+/// Rows of a pass of `rows` for which logits may be asked.
+pub(crate) fn logit_rows(rows: usize, demand: &Demand) -> usize {
+    match demand.logits {
+        LogitRows::Last => demand.sequences,
+        LogitRows::All => rows,
+    }
+}

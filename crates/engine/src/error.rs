@@ -1,0 +1,125 @@
+//! What can go wrong, in one place: each variant says what, where, and what to do.
+
+use std::path::PathBuf;
+
+use rheostat_store::StoreError;
+use rheostat_store::memory::format_size;
+
+use crate::config::ConfigError;
+
+/// The error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The checkpoint's files cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// `config.json` cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The tokenizer cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] crate::tokenizer::TokenizerError),
+    /// The chat template cannot be used.
+    #[error(transparent)]
+    Chat(#[from] crate::chat::ChatError),
+    /// A file beside the weights cannot be read.
+    #[error("{}: {what}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The checkpoint lacks a tensor that the configuration asks for.
+    #[error("{}: the tensor \"{tensor}\" that config.json asks for is missing; the checkpoint is incomplete or of another model", path.display())]
+    MissingTensor {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// The checkpoint has a tensor that the model has no place for.
+    #[error("{}: the model has no place for the tensor \"{tensor}\" {shape:?}; config.json describes another model, or one that is not fully supported", path.display())]
+    UnexpectedTensor {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its shape.
+        shape: Vec<usize>,
+    },
+    /// A tensor has another shape than the configuration says.
+    #[error("{}: the tensor \"{tensor}\" is {found:?}, but config.json asks for {expected:?}", path.display())]
+    WrongShape {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape that the configuration asks for.
+        expected: Vec<usize>,
+    },
+    /// The budget cannot work.
+    #[error("a memory budget of {} is too small for this model; the smallest that works here is {}", format_size(*budget), format_size(needed.next_multiple_of(1 << 20)))]
+    BudgetTooSmall {
+        /// What was given, in bytes.
+        budget: u64,
+        /// The smallest that works, in bytes.
+        needed: u64,
+    },
+    /// A prompt without tokens.
+    #[error("the prompt is empty; give at least one token")]
+    EmptyPrompt,
+    /// A token that the model does not have.
+    #[error("token {token} at position {position} is out of range; the model's vocabulary has {vocab_size} tokens, 0 to {}", vocab_size - 1)]
+    TokenOutOfRange {
+        /// The token.
+        token: u32,
+        /// Its place in the input.
+        position: usize,
+        /// Size of the vocabulary.
+        vocab_size: usize,
+    },
+    /// More tokens than the model is made for.
+    #[error("{tokens} tokens do not fit the model's context of {context}; shorten the prompt or ask for fewer new tokens")]
+    ContextExceeded {
+        /// Tokens asked for.
+        tokens: usize,
+        /// The model's context.
+        context: usize,
+    },
+    /// More tokens than memory was planned for.
+    #[error("{tokens} tokens exceed the {planned} that the memory plan reserved a KV cache for; reserve more with a longer context")]
+    CacheFull {
+        /// Tokens asked for.
+        tokens: usize,
+        /// Tokens planned.
+        planned: usize,
+    },
+    /// More rows in one pass than its buffers hold.
+    #[error("{rows} rows in one pass, but memory was planned for {max_rows}; feed the prompt in chunks")]
+    TooManyRows {
+        /// Rows asked for.
+        rows: usize,
+        /// Rows planned.
+        max_rows: usize,
+    },
+    /// A logit is not a number.
+    #[error("the model computed a logit that is not a finite number; its weights are damaged or its numbers overflow")]
+    NotFinite,
+    /// A sampling parameter that makes no sense.
+    #[error("{name} is {value}, but must be {expected}")]
+    Sampling {
+        /// The parameter.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// Threads cannot be started.
+    #[error("the system refuses to start a thread")]
+    Threads(#[source] std::io::Error),
+}

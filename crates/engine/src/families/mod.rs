@@ -1,0 +1,55 @@
+//! The model families: each a page that maps its `config.json` and tensor names to a [`Decoder`].
+
+mod dense;
+mod llama;
+mod mistral;
+mod opensci;
+mod qwen2;
+mod qwen3;
+
+use serde_json::{Map, Value};
+
+use crate::config::{ConfigError, ConfigErrorKind, Keys};
+use crate::decoder::Decoder;
+
+/// A family: the `model_type` it claims and how it describes a model.
+struct Family {
+    model_type: &'static str,
+    describe: fn(&Keys<'_>, &dyn Tensors) -> Result<Decoder, ConfigError>,
+}
+
+/// Every family, in alphabetical order.
+const FAMILIES: &[Family] = &[
+    Family { model_type: "llama", describe: llama::describe },
+    Family { model_type: "mistral", describe: mistral::describe },
+    Family { model_type: "opensci", describe: opensci::describe },
+    Family { model_type: "qwen2", describe: qwen2::describe },
+    Family { model_type: "qwen3", describe: qwen3::describe },
+];
+
+/// What a family may ask of the checkpoint: variants of one family differ in what they store.
+pub(crate) trait Tensors {
+    /// Whether the checkpoint has a tensor called `name`.
+    fn has(&self, name: &str) -> bool;
+}
+
+/// Describes the model that the `config.json` called `file` asks for.
+///
+/// # Errors
+/// When a key is missing, wrong or not understood, or no family claims the `model_type`.
+pub(crate) fn describe(file: &str, config: &Map<String, Value>, tensors: &dyn Tensors) -> Result<Decoder, ConfigError> {
+    let keys = Keys::new(file, config);
+    let model_type = keys.opt_str("model_type")?.ok_or_else(|| keys.missing("model_type"))?;
+    let family = FAMILIES.iter().find(|f| f.model_type == model_type).ok_or_else(|| {
+        keys.error(ConfigErrorKind::UnknownFamily {
+            model_type: model_type.to_owned(),
+            known: FAMILIES.iter().map(|f| f.model_type).collect(),
+        })
+    })?;
+    if keys.value("quantization_config").is_some() {
+        return Err(keys.invalid("quantization_config", "absent: quantised checkpoints cannot be read yet"));
+    }
+    let decoder = (family.describe)(&keys, tensors)?;
+    keys.finish(family.model_type)?;
+    Ok(decoder)
+}

@@ -1,0 +1,21 @@
+//! Qwen2 and Qwen2.5: Llama with biases on q, k and v, and windows in some layers.
+//!
+//! Mirrors `modeling_qwen2.py`. Switches: `use_sliding_window`, `sliding_window`, `max_window_layers`, `layer_types`.
+
+use super::Tensors;
+use super::dense::{Biases, DefaultKvHeads, Dense, qwen_windows};
+use crate::config::{ConfigError, Keys};
+use crate::decoder::Decoder;
+
+pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder, ConfigError> {
+    let windows = qwen_windows(keys)?;
+    let dense = Dense {
+        family: "qwen2",
+        default_kv_heads: DefaultKvHeads::Fixed(32),
+        default_head_dim: None,
+        default_context: 32_768,
+        biases: Biases { qkv: true, o: false, mlp: false },
+        qk_norm: None,
+    };
+    dense.describe(keys, tensors, |i| windows[i])
+}

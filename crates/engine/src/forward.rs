@@ -1,0 +1,408 @@
+//! The forward pass. There is one: prefill, decode, batches of sequences of different lengths and chunks of a
+//! prompt are all a flat list of rows `[n_rows, hidden]`, each row knowing its sequence and its position.
+//!
+//! Mirrors transformers' `LlamaDecoderLayer.forward` and its kin; the switches are in the [`Decoder`].
+
+use rheostat_kernels as kernels;
+use rheostat_kernels::{Attention, Columns, Exec, KvBlock, KvSource, Linear, Matrix, SPAN_ROWS, Span};
+use rheostat_store::{Checkpoint, Head, Place, Weights};
+
+use crate::bind::{self, Bound, MATRICES};
+use crate::decoder::{Block, Decoder};
+use crate::error::Error;
+use crate::kv::Sequence;
+
+/// A sequence's part of a pass: the tokens that follow what it has read so far.
+pub struct Input<'a> {
+    /// The sequence. It grows by the tokens.
+    pub sequence: &'a mut Sequence,
+    /// The tokens, at least one.
+    pub tokens: &'a [u32],
+    /// For which of them logits are wanted.
+    pub want: Want,
+}
+
+/// For which rows of an [`Input`] logits are wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Want {
+    /// For none: the tokens are only read.
+    Nothing,
+    /// For the last.
+    Last,
+    /// For all.
+    All,
+}
+
+/// What a pass gives: one row for each row that was wanted, in order.
+#[derive(Clone, Copy, Debug)]
+pub struct Output<'a> {
+    /// `[wanted rows, vocab_size]`.
+    pub logits: &'a [f32],
+    /// `[wanted rows, hidden_size]`, after the final norm.
+    pub final_hidden: &'a [f32],
+}
+
+/// Looks on while a pass goes by. Points carry the names of TransformerLens.
+pub trait Observer {
+    /// `blocks.{block}.hook_resid_post`, `[rows, hidden_size]`: the residual stream after a block.
+    fn resid_post(&mut self, block: usize, rows: &[f32]);
+}
+
+/// Nobody looks on.
+impl Observer for () {
+    #[inline(always)]
+    fn resid_post(&mut self, _block: usize, _rows: &[f32]) {}
+}
+
+/// The buffers of a pass, taken once. Their shapes are for `rows` rows.
+pub(crate) struct Workspace {
+    /// Residual stream `[rows, hidden]`.
+    x: Vec<f32>,
+    /// Normed input of a sublayer `[rows, hidden]`.
+    normed: Vec<f32>,
+    /// What a sublayer adds `[rows, hidden]`.
+    delta: Vec<f32>,
+    /// `[rows, n_heads, head_dim]`.
+    q: Vec<f32>,
+    /// `[rows, n_kv_heads, head_dim]`.
+    k: Vec<f32>,
+    /// `[rows, n_kv_heads, head_dim]`.
+    v: Vec<f32>,
+    /// Attention's result `[rows, n_heads, head_dim]`.
+    z: Vec<f32>,
+    /// `[rows, intermediate]`.
+    gate: Vec<f32>,
+    /// `[rows, intermediate]`.
+    up: Vec<f32>,
+    /// Rotary angles `[rows, dim / 2]`.
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    /// Wanted rows `[logit_rows, hidden]`, after the final norm.
+    final_hidden: Vec<f32>,
+    /// `[logit_rows, vocab]`.
+    logits: Vec<f32>,
+    /// Stored bytes of an embedding row.
+    row: Vec<u8>,
+    spans: Vec<Span>,
+    /// Bytes of embedding rows read from disk so far.
+    gathered: u64,
+}
+
+/// The widest of each kind of buffer over all blocks.
+struct Widths {
+    q: usize,
+    kv: usize,
+    intermediate: usize,
+}
+
+fn widths(decoder: &Decoder) -> Widths {
+    let max = |f: fn(&Block) -> usize| decoder.blocks.iter().map(f).max().unwrap_or(0);
+    Widths {
+        q: max(|b| b.mixer.q.out_features),
+        kv: max(|b| b.mixer.k.out_features),
+        intermediate: max(|b| b.ffn.gate.out_features),
+    }
+}
+
+/// f32 elements of a workspace.
+pub(crate) fn workspace_elements(decoder: &Decoder, rows: usize, logit_rows: usize) -> u64 {
+    let Widths { q, kv, intermediate } = widths(decoder);
+    let row = 3 * decoder.hidden_size + 2 * q + 2 * kv + 2 * intermediate + decoder.rope.dim();
+    let logit_row = decoder.hidden_size + decoder.vocab_size;
+    (rows * row + logit_rows * logit_row) as u64
+}
+
+impl Workspace {
+    pub(crate) fn new(decoder: &Decoder, rows: usize, logit_rows: usize) -> Workspace {
+        let Widths { q, kv, intermediate } = widths(decoder);
+        let buffer = |width: usize| vec![0.0; rows * width];
+        let hidden = decoder.hidden_size;
+        Workspace {
+            x: buffer(hidden),
+            normed: buffer(hidden),
+            delta: buffer(hidden),
+            q: buffer(q),
+            k: buffer(kv),
+            v: buffer(kv),
+            z: buffer(q),
+            gate: buffer(intermediate),
+            up: buffer(intermediate),
+            cos: buffer(decoder.rope.dim() / 2),
+            sin: buffer(decoder.rope.dim() / 2),
+            final_hidden: vec![0.0; logit_rows * hidden],
+            logits: vec![0.0; logit_rows * decoder.vocab_size],
+            row: Vec::new(),
+            spans: Vec::new(),
+            gathered: 0,
+        }
+    }
+
+    pub(crate) fn gathered(&self) -> u64 {
+        self.gathered
+    }
+}
+
+/// What a pass reads and does not change.
+pub(crate) struct Pass<'a> {
+    pub(crate) decoder: &'a Decoder,
+    pub(crate) checkpoint: &'a Checkpoint,
+    pub(crate) bound: &'a Bound,
+    pub(crate) weights: &'a Weights,
+    pub(crate) exec: &'a Exec,
+}
+
+/// The keys and values of one layer, for the kernel.
+struct Layer<'a, 'b> {
+    inputs: &'a [Input<'b>],
+    layer: usize,
+}
+
+impl KvSource for Layer<'_, '_> {
+    fn blocks(&self, seq: usize) -> &[KvBlock] {
+        &self.inputs[seq].sequence.layers[self.layer]
+    }
+}
+
+impl Pass<'_> {
+    /// One pass over `inputs`, whose rows fit `ws`. On an error no sequence has grown.
+    pub(crate) fn run<'w, O: Observer>(
+        &self,
+        inputs: &mut [Input<'_>],
+        ws: &'w mut Workspace,
+        observer: &mut O,
+    ) -> Result<Output<'w>, Error> {
+        for input in inputs.iter_mut() {
+            input.sequence.reserve(input.tokens.len())?;
+        }
+        let n: usize = inputs.iter().map(|i| i.tokens.len()).sum();
+        let wanted: usize = inputs.iter().map(wanted_rows).sum();
+        self.weights.begin_sweep(if wanted > 0 { Head::Use } else { Head::Skip });
+        self.embed(inputs, ws)?;
+        self.angles(inputs, ws);
+        spans(inputs, &mut ws.spans);
+        for (i, block) in self.decoder.blocks.iter().enumerate() {
+            self.attention(i, block, n, inputs, ws)?;
+            self.feed_forward(i, block, n, ws)?;
+            observer.resid_post(i, &ws.x[..n * self.decoder.hidden_size]);
+        }
+        self.head(inputs, wanted, ws)?;
+        for input in inputs.iter_mut() {
+            input.sequence.advance(input.tokens.len());
+        }
+        Ok(Output {
+            logits: &ws.logits[..wanted * self.decoder.vocab_size],
+            final_hidden: &ws.final_hidden[..wanted * self.decoder.hidden_size],
+        })
+    }
+
+    /// `x` = the tokens' rows of the embedding table, from memory if the table is there, else from disk.
+    fn embed(&self, inputs: &[Input<'_>], ws: &mut Workspace) -> Result<(), Error> {
+        let hidden = self.decoder.hidden_size;
+        let table = &self.bound.embed;
+        let format = bind::format(table.dtype());
+        let row_bytes = hidden * format.bytes();
+        let tokens = inputs.iter().flat_map(|i| i.tokens);
+        for (token, x) in tokens.zip(ws.x.chunks_exact_mut(hidden)) {
+            let start = *token as usize * row_bytes;
+            let row = match self.weights.resident(table, start, row_bytes) {
+                Some(row) => row,
+                None => {
+                    ws.row.resize(row_bytes, 0);
+                    self.checkpoint.read_range(table, start as u64, &mut ws.row)?;
+                    ws.gathered += row_bytes as u64;
+                    &ws.row
+                }
+            };
+            kernels::widen(self.exec, row, format, x);
+        }
+        Ok(())
+    }
+
+    /// `cos` and `sin` of every row's position.
+    fn angles(&self, inputs: &[Input<'_>], ws: &mut Workspace) {
+        let half = self.decoder.rope.dim() / 2;
+        let rows = inputs.iter().flat_map(|i| (0..i.tokens.len()).map(|t| (&*i.sequence, i.sequence.len() + t)));
+        for (r, (sequence, pos)) in rows.enumerate() {
+            let at = r * half..(r + 1) * half;
+            let len = sequence.text_len(pos);
+            self.decoder.rope.angles(pos, len, &mut ws.cos[at.clone()], &mut ws.sin[at]);
+        }
+    }
+
+    /// `x += o(attention(q, k, v))` with `q`, `k`, `v` from `norm(x)`.
+    fn attention(
+        &self,
+        i: usize,
+        block: &Block,
+        n: usize,
+        inputs: &mut [Input<'_>],
+        ws: &mut Workspace,
+    ) -> Result<(), Error> {
+        let mixer = &block.mixer;
+        let vectors = &self.bound.blocks[i];
+        let hidden = self.decoder.hidden_size;
+        let (width, kv_width) = (mixer.q.out_features, mixer.k.out_features);
+        let normed = &mut ws.normed[..n * hidden];
+        let (q, k, v) = (&mut ws.q[..n * width], &mut ws.k[..n * kv_width], &mut ws.v[..n * kv_width]);
+        let x = &mut ws.x[..n * hidden];
+        kernels::rms_norm(self.exec, x, &vectors.mixer_norm, block.mixer_norm.eps, normed);
+        let bias = |m: usize| vectors.biases[m].as_deref();
+        let first = i * MATRICES;
+        self.products(
+            normed,
+            n,
+            [
+                Product { matrix: first, bias: bias(0), out: q },
+                Product { matrix: first + 1, bias: bias(1), out: k },
+                Product { matrix: first + 2, bias: bias(2), out: v },
+            ],
+        )?;
+        if let (Some((q_weight, k_weight)), Some(norms)) = (&vectors.qk_norm, &mixer.qk_norm) {
+            kernels::rms_norm_in_place(self.exec, q, q_weight, norms.q.eps);
+            kernels::rms_norm_in_place(self.exec, k, k_weight, norms.k.eps);
+        }
+        let half = self.decoder.rope.dim() / 2;
+        let (cos, sin) = (&ws.cos[..n * half], &ws.sin[..n * half]);
+        kernels::rotate_half(self.exec, q, mixer.n_heads, mixer.head_dim, cos, sin);
+        kernels::rotate_half(self.exec, k, mixer.n_kv_heads, mixer.head_dim, cos, sin);
+        let mut rows = k.chunks_exact(kv_width).zip(v.chunks_exact(kv_width));
+        for input in inputs.iter_mut() {
+            let pos = input.sequence.len();
+            for (t, (key, value)) in rows.by_ref().take(input.tokens.len()).enumerate() {
+                input.sequence.write(i, pos + t, key, value);
+            }
+        }
+        let shape = Attention {
+            n_heads: mixer.n_heads,
+            n_kv_heads: mixer.n_kv_heads,
+            head_dim: mixer.head_dim,
+            scale: mixer.scale,
+            window: mixer.window,
+        };
+        let z = &mut ws.z[..n * width];
+        kernels::attention(self.exec, &shape, q, &ws.spans, &Layer { inputs, layer: i }, z);
+        let delta = &mut ws.delta[..n * hidden];
+        self.products(z, n, [Product { matrix: first + 3, bias: bias(3), out: delta }])?;
+        kernels::add_assign(self.exec, x, delta);
+        Ok(())
+    }
+
+    /// `x += down(act(gate(y)) · up(y))` with `y = norm(x)`.
+    fn feed_forward(&self, i: usize, block: &Block, n: usize, ws: &mut Workspace) -> Result<(), Error> {
+        let ffn = &block.ffn;
+        let vectors = &self.bound.blocks[i];
+        let hidden = self.decoder.hidden_size;
+        let width = ffn.gate.out_features;
+        let (gate, up) = (&mut ws.gate[..n * width], &mut ws.up[..n * width]);
+        let (x, normed) = (&mut ws.x[..n * hidden], &mut ws.normed[..n * hidden]);
+        kernels::rms_norm(self.exec, x, &vectors.ffn_norm, block.ffn_norm.eps, normed);
+        let bias = |m: usize| vectors.biases[m].as_deref();
+        let first = i * MATRICES;
+        self.products(
+            normed,
+            n,
+            [
+                Product { matrix: first + 4, bias: bias(4), out: gate },
+                Product { matrix: first + 5, bias: bias(5), out: up },
+            ],
+        )?;
+        kernels::gate(self.exec, ffn.act, gate, up);
+        let delta = &mut ws.delta[..n * hidden];
+        self.products(gate, n, [Product { matrix: first + 6, bias: bias(6), out: delta }])?;
+        kernels::add_assign(self.exec, x, delta);
+        Ok(())
+    }
+
+    /// The final norm and the output projection, for the wanted rows only.
+    fn head(&self, inputs: &[Input<'_>], wanted: usize, ws: &mut Workspace) -> Result<(), Error> {
+        if wanted == 0 {
+            return Ok(());
+        }
+        let hidden = self.decoder.hidden_size;
+        // Wanted rows move to the front of `delta`.
+        let (mut row, mut to) = (0, 0);
+        for input in inputs {
+            let end = row + input.tokens.len();
+            let count = wanted_rows(input);
+            let from = &ws.x[(end - count) * hidden..end * hidden];
+            ws.delta[to * hidden..(to + count) * hidden].copy_from_slice(from);
+            (row, to) = (end, to + count);
+        }
+        let final_hidden = &mut ws.final_hidden[..wanted * hidden];
+        let x = &ws.delta[..wanted * hidden];
+        kernels::rms_norm(self.exec, x, &self.bound.norm, self.decoder.norm.eps, final_hidden);
+        let logits = &mut ws.logits[..wanted * self.decoder.vocab_size];
+        let matrix = self.bound.matrices.len() - 1;
+        self.products(final_hidden, wanted, [Product { matrix, bias: None, out: logits }])
+    }
+
+    /// Products of the same `x: [n, in_features]`, tile after tile. Matrices that are in memory as a whole go
+    /// together, as one parallel job.
+    fn products<const P: usize>(&self, x: &[f32], n: usize, products: [Product<'_>; P]) -> Result<(), Error> {
+        let tiles = self.weights.plan().tiles();
+        let range = |p: &Product<'_>| self.weights.plan().tiles_of(p.matrix);
+        let whole = |p: &Product<'_>| range(p).len() == 1 && tiles[range(p).start].place != Place::Streamed;
+        if products.iter().all(whole) {
+            let mut held = Vec::with_capacity(P);
+            for p in &products {
+                held.push(self.weights.acquire(range(p).start)?);
+            }
+            let mut jobs = Vec::with_capacity(P);
+            for (p, bytes) in products.into_iter().zip(&held) {
+                let info = &self.bound.matrices[p.matrix];
+                jobs.push(Linear {
+                    weight: Matrix::new(bytes, info.format, info.rows, info.cols),
+                    bias: p.bias,
+                    out: Columns::new(p.out, info.rows, 0),
+                });
+            }
+            kernels::linear(self.exec, x, n, &jobs);
+            return Ok(());
+        }
+        for p in products {
+            let info = &self.bound.matrices[p.matrix];
+            for t in self.weights.plan().tiles_of(p.matrix) {
+                let bytes = self.weights.acquire(t)?;
+                let (first, rows) = (tiles[t].first_row, tiles[t].rows);
+                let job = Linear {
+                    weight: Matrix::new(&bytes, info.format, rows, info.cols),
+                    bias: p.bias.map(|b| &b[first..first + rows]),
+                    out: Columns::new(p.out, info.rows, first),
+                };
+                kernels::linear(self.exec, x, n, &[job]);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One linear map of [`Pass::products`].
+struct Product<'a> {
+    /// Index in [`Bound::matrices`].
+    matrix: usize,
+    bias: Option<&'a [f32]>,
+    /// `[n, out_features]`.
+    out: &'a mut [f32],
+}
+
+pub(crate) fn wanted_rows(input: &Input<'_>) -> usize {
+    match input.want {
+        Want::Nothing => 0,
+        Want::Last => 1,
+        Want::All => input.tokens.len(),
+    }
+}
+
+/// Cuts each sequence's rows into spans.
+fn spans(inputs: &[Input<'_>], spans: &mut Vec<Span>) {
+    spans.clear();
+    let mut row = 0;
+    for (seq, input) in inputs.iter().enumerate() {
+        let n = input.tokens.len();
+        for t in (0..n).step_by(SPAN_ROWS) {
+            let len = SPAN_ROWS.min(n - t);
+            spans.push(Span { row: row + t, len, seq, pos: input.sequence.len() + t });
+        }
+        row += n;
+    }
+}

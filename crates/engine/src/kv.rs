@@ -1,0 +1,120 @@
+//! The memory of a sequence: keys and values of every layer, in blocks that are taken as they are needed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rheostat_kernels::{KV_BLOCK, KvBlock};
+
+use crate::decoder::Decoder;
+use crate::error::Error;
+
+/// The blocks that the memory plan allows, shared by all sequences of a model.
+#[derive(Debug)]
+pub(crate) struct KvPool {
+    /// Positions of `KV_BLOCK` tokens, in all layers, that may still be taken.
+    free: AtomicUsize,
+    planned: usize,
+}
+
+impl KvPool {
+    /// Room for `columns` blocks of positions.
+    pub(crate) fn new(columns: usize) -> Arc<KvPool> {
+        Arc::new(KvPool { free: AtomicUsize::new(columns), planned: columns })
+    }
+
+    fn take(&self, columns: usize, tokens: usize) -> Result<(), Error> {
+        self.free
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(columns))
+            .map(drop)
+            .map_err(|_| Error::CacheFull { tokens, planned: self.planned * KV_BLOCK })
+    }
+}
+
+/// A text that a model is reading or writing: its keys and values so far.
+///
+/// Made by [`Model::sequence`](crate::Model::sequence); grows with every pass, and is cheap to
+/// [roll back](Sequence::truncate).
+pub struct Sequence {
+    /// For each layer, its blocks in order of position.
+    pub(crate) layers: Vec<Vec<KvBlock>>,
+    shape: Vec<(usize, usize)>,
+    len: usize,
+    /// Tokens known to come from the start: what frequencies that depend on the length go by.
+    prompt_len: usize,
+    pool: Arc<KvPool>,
+}
+
+impl Sequence {
+    pub(crate) fn new(decoder: &Decoder, prompt_len: usize, pool: &Arc<KvPool>) -> Sequence {
+        let shape: Vec<_> = decoder.blocks.iter().map(|b| (b.mixer.n_kv_heads, b.mixer.head_dim)).collect();
+        Sequence { layers: vec![Vec::new(); shape.len()], shape, len: 0, prompt_len, pool: Arc::clone(pool) }
+    }
+
+    /// Tokens so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no token was read yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Tokens that count for the token at `pos`, where frequencies depend on the length of the text: the whole
+    /// prompt from its first chunk on, and what there is so far in decode.
+    pub(crate) fn text_len(&self, pos: usize) -> usize {
+        self.prompt_len.max(pos + 1)
+    }
+
+    /// Forgets all tokens from position `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+        let columns = self.len.div_ceil(KV_BLOCK);
+        let before = self.columns();
+        for blocks in &mut self.layers {
+            blocks.truncate(columns);
+        }
+        self.pool.free.fetch_add(before - self.columns(), Ordering::Relaxed);
+    }
+
+    /// Makes room for `n` more tokens.
+    pub(crate) fn reserve(&mut self, n: usize) -> Result<(), Error> {
+        let columns = (self.len + n).div_ceil(KV_BLOCK);
+        let before = self.columns();
+        if columns > before {
+            self.pool.take(columns - before, self.len + n)?;
+            for (blocks, (n_kv_heads, head_dim)) in self.layers.iter_mut().zip(&self.shape) {
+                blocks.resize_with(columns, || KvBlock::new(*n_kv_heads, *head_dim));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the key and value of position `pos` in `layer`. Room was reserved.
+    pub(crate) fn write(&mut self, layer: usize, pos: usize, key: &[f32], value: &[f32]) {
+        let head_dim = self.shape[layer].1;
+        self.layers[layer][pos / KV_BLOCK].write(pos % KV_BLOCK, head_dim, key, value);
+    }
+
+    /// Counts `n` tokens as read.
+    pub(crate) fn advance(&mut self, n: usize) {
+        self.len += n;
+    }
+
+    fn columns(&self) -> usize {
+        self.layers.first().map_or(0, Vec::len)
+    }
+}
+
+impl Drop for Sequence {
+    fn drop(&mut self) {
+        self.truncate(0);
+    }
+}
+
+/// Bytes that one block of positions takes in all layers.
+pub(crate) fn column_bytes(decoder: &Decoder) -> u64 {
+    decoder.blocks.iter().map(|b| KvBlock::memory(b.mixer.n_kv_heads, b.mixer.head_dim)).sum()
+}

@@ -1,0 +1,265 @@
+//! A model that is ready to run: its description, its weights under a budget, its threads and its buffers.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use rheostat_kernels::{Exec, Isa, KV_BLOCK};
+use rheostat_store::{Checkpoint, Weights};
+
+use crate::bind::Bound;
+use crate::budget::{self, Demand, LogitRows, MemoryPlan};
+use crate::decoder::Decoder;
+use crate::error::Error;
+use crate::forward::{Input, Observer, Output, Pass, Want, Workspace, wanted_rows};
+use crate::kv::{KvPool, Sequence};
+use crate::package::Package;
+
+/// How a model is to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bytes of memory that the process may use; `None`: what is available now, less some headroom.
+    pub memory: Option<u64>,
+    /// Threads; `None`: one for each core.
+    pub threads: Option<NonZeroUsize>,
+    /// Instruction set; `None`: the widest.
+    pub isa: Option<Isa>,
+    /// Tokens that all sequences together will hold at the most; `None`: the model's context, or as much of
+    /// it as an eighth of the budget holds.
+    pub context: Option<usize>,
+    /// Sequences at once, at the most.
+    pub sequences: usize,
+    /// Rows of a pass, at the most; `None`: as memory allows.
+    pub chunk: Option<usize>,
+    /// For how many rows of a pass logits will be asked.
+    pub logits: LogitRows,
+    /// Bytes for weights in memory, instead of what the budget leaves for them. For tests and measurements.
+    pub weights: Option<u64>,
+    /// Bytes of a streamed piece of weights; `None`: as the disk likes it. For tests and measurements.
+    pub tile: Option<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            memory: None,
+            threads: None,
+            isa: None,
+            context: None,
+            sequences: 1,
+            chunk: None,
+            logits: LogitRows::Last,
+            weights: None,
+            tile: None,
+        }
+    }
+}
+
+/// A model under a memory budget.
+pub struct Model {
+    decoder: Decoder,
+    checkpoint: Checkpoint,
+    bound: Bound,
+    weights: Weights,
+    exec: Exec,
+    workspace: Workspace,
+    kv: Arc<KvPool>,
+    plan: MemoryPlan,
+    logit_rows: usize,
+}
+
+/// What a model has read so far.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reading {
+    /// Bytes from disk.
+    pub bytes: u64,
+    /// Seconds that computing waited for them.
+    pub waited: f64,
+}
+
+impl Model {
+    /// Plans memory for `package` and starts to read its weights.
+    ///
+    /// # Errors
+    /// When the checkpoint is not the model that its configuration describes, or the budget cannot work.
+    pub fn load(package: &Package, options: &Options) -> Result<Model, Error> {
+        let decoder = package.describe()?;
+        let checkpoint = package.checkpoint().clone();
+        let bound = Bound::new(&decoder, &checkpoint)?;
+        let (plan, residency, demand) = plan(&decoder, &checkpoint, &bound, options)?;
+        let weights = Weights::new(&checkpoint, residency)?;
+        let exec = Exec::new(options.isa.unwrap_or_else(Isa::detect), demand.threads).map_err(Error::Threads)?;
+        let logit_rows = budget::logit_rows(plan.rows, &demand);
+        Ok(Model {
+            workspace: Workspace::new(&decoder, plan.rows, logit_rows),
+            kv: KvPool::new(plan.tokens / KV_BLOCK),
+            decoder,
+            checkpoint,
+            bound,
+            weights,
+            exec,
+            plan,
+            logit_rows,
+        })
+    }
+
+    /// What it computes.
+    #[must_use]
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// How its memory is spent.
+    #[must_use]
+    pub fn plan(&self) -> &MemoryPlan {
+        &self.plan
+    }
+
+    /// Threads and instruction set.
+    #[must_use]
+    pub fn exec(&self) -> &Exec {
+        &self.exec
+    }
+
+    /// What it has read so far.
+    #[must_use]
+    pub fn reading(&self) -> Reading {
+        Reading { bytes: self.weights.bytes_read() + self.workspace.gathered(), waited: self.weights.waited() }
+    }
+
+    /// A counter of bytes read that another thread can watch.
+    #[must_use]
+    pub fn reading_watch(&self) -> impl Fn() -> u64 + Send + use<> {
+        self.weights.watch()
+    }
+
+    /// A new, empty sequence, whose first `prompt_len` tokens are known to come. (The number matters only to
+    /// dynamic rotary embeddings.) It takes memory as it grows.
+    #[must_use]
+    pub fn sequence(&self, prompt_len: usize) -> Sequence {
+        Sequence::new(&self.decoder, prompt_len, &self.kv)
+    }
+
+    /// Rows that one pass takes at the most.
+    #[must_use]
+    pub fn max_rows(&self) -> usize {
+        self.plan.rows
+    }
+
+    /// One pass: every input's tokens follow what its sequence has read.
+    ///
+    /// # Errors
+    /// When a token is out of range, the context or the planned memory is exceeded, or a read fails. No
+    /// sequence has grown then.
+    pub fn forward(&mut self, inputs: &mut [Input<'_>]) -> Result<Output<'_>, Error> {
+        self.forward_observed(inputs, &mut ())
+    }
+
+    /// As [`Model::forward`], with somebody who looks on.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    pub fn forward_observed<O: Observer>(
+        &mut self,
+        inputs: &mut [Input<'_>],
+        observer: &mut O,
+    ) -> Result<Output<'_>, Error> {
+        let rows: usize = inputs.iter().map(|i| i.tokens.len()).sum();
+        let wanted: usize = inputs.iter().map(wanted_rows).sum();
+        if inputs.iter().any(|i| i.tokens.is_empty()) {
+            return Err(Error::EmptyPrompt);
+        }
+        if rows > self.plan.rows {
+            return Err(Error::TooManyRows { rows, max_rows: self.plan.rows });
+        }
+        if wanted > self.logit_rows {
+            return Err(Error::TooManyRows { rows: wanted, max_rows: self.logit_rows });
+        }
+        for input in inputs.iter() {
+            self.check(input.tokens, input.sequence.len())?;
+        }
+        let pass = Pass {
+            decoder: &self.decoder,
+            checkpoint: &self.checkpoint,
+            bound: &self.bound,
+            weights: &self.weights,
+            exec: &self.exec,
+        };
+        pass.run(inputs, &mut self.workspace, observer)
+    }
+
+    /// Reads `tokens` into `sequence`, in as few passes as memory allows; the output is the last token's.
+    ///
+    /// # Errors
+    /// As [`Model::forward`]. Passes before the one that failed have been read.
+    pub fn prefill(&mut self, sequence: &mut Sequence, tokens: &[u32]) -> Result<Output<'_>, Error> {
+        if tokens.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        self.check(tokens, sequence.len())?;
+        let last = (tokens.len() - 1) / self.plan.rows * self.plan.rows;
+        for chunk in tokens[..last].chunks(self.plan.rows) {
+            self.forward(&mut [Input { sequence, tokens: chunk, want: Want::Nothing }])?;
+        }
+        self.forward(&mut [Input { sequence, tokens: &tokens[last..], want: Want::Last }])
+    }
+
+    /// Whether `tokens` may follow `len` others.
+    fn check(&self, tokens: &[u32], len: usize) -> Result<(), Error> {
+        check_tokens(&self.decoder, tokens, len)
+    }
+}
+
+/// Whether `tokens` are in the vocabulary, and may follow `len` others within the context.
+///
+/// # Errors
+/// When not; the error says which and why.
+pub fn check_tokens(decoder: &Decoder, tokens: &[u32], len: usize) -> Result<(), Error> {
+    let vocab_size = decoder.vocab_size;
+    if let Some(position) = tokens.iter().position(|t| *t as usize >= vocab_size) {
+        return Err(Error::TokenOutOfRange { token: tokens[position], position: len + position, vocab_size });
+    }
+    if len + tokens.len() > decoder.context {
+        return Err(Error::ContextExceeded { tokens: len + tokens.len(), context: decoder.context });
+    }
+    Ok(())
+}
+
+/// The memory plan that [`Model::load`] would follow.
+///
+/// # Errors
+/// As [`Model::load`].
+pub fn plan_memory(package: &Package, options: &Options) -> Result<MemoryPlan, Error> {
+    let decoder = package.describe()?;
+    let bound = Bound::new(&decoder, package.checkpoint())?;
+    Ok(plan(&decoder, package.checkpoint(), &bound, options)?.0)
+}
+
+fn plan(
+    decoder: &Decoder,
+    checkpoint: &Checkpoint,
+    bound: &Bound,
+    options: &Options,
+) -> Result<(MemoryPlan, rheostat_store::Plan, Demand), Error> {
+    let threads = match options.threads {
+        Some(threads) => threads,
+        None => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+    };
+    let memory = options.memory.unwrap_or_else(budget::default_budget);
+    let column = crate::kv::column_bytes(decoder);
+    let tokens = options.context.unwrap_or_else(|| {
+        let columns = (memory / 8 / column).max(1) as usize;
+        decoder.context.min(columns.saturating_mul(KV_BLOCK))
+    });
+    let demand = Demand {
+        memory,
+        threads,
+        tokens,
+        sequences: options.sequences.max(1),
+        chunk: options.chunk,
+        logits: options.logits,
+        weights: options.weights,
+        tile: options.tile,
+    };
+    let (memory, residency) = budget::plan(decoder, checkpoint, bound, &demand)?;
+    Ok((memory, residency, demand))
+}

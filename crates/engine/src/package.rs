@@ -1,0 +1,163 @@
+//! A model as it is given: a directory with a checkpoint, or the small one that is part of the program.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use rheostat_store::Checkpoint;
+use serde_json::{Map, Value};
+
+use crate::chat::ChatTemplates;
+use crate::config::{ConfigError, ConfigErrorKind};
+use crate::decoder::Decoder;
+use crate::error::Error;
+use crate::families::{self, Tensors};
+use crate::generation_config::GenerationConfig;
+use crate::tokenizer::{Tokenizer, TokenizerFiles};
+
+/// What a model consists of, before any weight is read.
+pub struct Package {
+    name: String,
+    checkpoint: Checkpoint,
+    config_file: String,
+    config: Map<String, Value>,
+    generation_config: Option<(String, Map<String, Value>)>,
+    tokenizer_files: TokenizerFiles,
+}
+
+impl Tensors for Checkpoint {
+    fn has(&self, name: &str) -> bool {
+        self.tensor(name).is_some()
+    }
+}
+
+impl Package {
+    /// Opens a directory as `save_pretrained` writes it. Reads headers and small files only.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged.
+    pub fn open(dir: &Path) -> Result<Package, Error> {
+        let checkpoint = Checkpoint::open(dir)?;
+        let config_path = dir.join("config.json");
+        let text = read(&config_path)?.ok_or_else(|| Error::File {
+            path: config_path.clone(),
+            what: "there is no such file; a model directory has one, beside its weights".to_owned(),
+        })?;
+        let config_file = config_path.display().to_string();
+        let config = object(&config_file, &text)?;
+        let generation_path = dir.join("generation_config.json");
+        let generation_config = match read(&generation_path)? {
+            None => None,
+            Some(text) => {
+                let name = generation_path.display().to_string();
+                let map = object(&name, &text)?;
+                Some((name, map))
+            }
+        };
+        Ok(Package {
+            name: dir.display().to_string(),
+            checkpoint,
+            config_file,
+            config,
+            generation_config,
+            tokenizer_files: TokenizerFiles::read(dir)?,
+        })
+    }
+
+    /// The small model that is part of the program: Shakespeare, of a kind.
+    ///
+    /// # Errors
+    /// None that a build which passed its tests can have.
+    pub fn embedded() -> Result<Package, Error> {
+        macro_rules! asset {
+            ($name:literal) => {
+                include_bytes!(concat!("../../../assets/tiny-shakespeare/", $name))
+            };
+        }
+        let name = |file: &str| format!("<embedded>/{file}");
+        let config_file = name("config.json");
+        let generation_file = name("generation_config.json");
+        let config = object(&config_file, asset!("config.json"))?;
+        let generation_config = object(&generation_file, asset!("generation_config.json"))?;
+        Ok(Package {
+            name: "<embedded>".to_owned(),
+            checkpoint: Checkpoint::from_static("<embedded>/model.safetensors", asset!("model.safetensors"))?,
+            config,
+            config_file,
+            generation_config: Some((generation_file, generation_config)),
+            tokenizer_files: TokenizerFiles {
+                origin: "<embedded>".to_owned(),
+                tokenizer_json: Some(Cow::Borrowed(asset!("tokenizer.json"))),
+                tokenizer_config: Some(Cow::Borrowed(asset!("tokenizer_config.json"))),
+                ..TokenizerFiles::default()
+            },
+        })
+    }
+
+    /// The directory, or a name for the embedded model.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The weights' files.
+    #[must_use]
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// `config.json`.
+    #[must_use]
+    pub fn config(&self) -> &Map<String, Value> {
+        &self.config
+    }
+
+    /// What the model computes, according to `config.json`.
+    ///
+    /// # Errors
+    /// When a key is missing, wrong or not understood, or no family claims the `model_type`.
+    pub fn describe(&self) -> Result<Decoder, Error> {
+        Ok(families::describe(&self.config_file, &self.config, &self.checkpoint)?)
+    }
+
+    /// How the model's makers would have it generate: `generation_config.json`, alone if it is there, else the
+    /// keys of `config.json`.
+    ///
+    /// # Errors
+    /// When a key is wrong.
+    pub fn generation_config(&self) -> Result<GenerationConfig, Error> {
+        let (file, map) = match &self.generation_config {
+            Some((file, map)) => (file, map),
+            None => (&self.config_file, &self.config),
+        };
+        Ok(GenerationConfig::read(file, map)?)
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// When there is none, or it is damaged.
+    pub fn tokenizer(&self) -> Result<Tokenizer, Error> {
+        Ok(Tokenizer::load(&self.tokenizer_files)?)
+    }
+
+    /// The chat templates, if the model has any.
+    ///
+    /// # Errors
+    /// When they are damaged.
+    pub fn chat_templates(&self) -> Result<Option<ChatTemplates>, Error> {
+        Ok(ChatTemplates::load(&self.tokenizer_files)?)
+    }
+}
+
+fn read(path: &PathBuf) -> Result<Option<Vec<u8>>, Error> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::File { path: path.clone(), what: format!("it cannot be read: {e}") }),
+    }
+}
+
+fn object(file: &str, text: &[u8]) -> Result<Map<String, Value>, ConfigError> {
+    serde_json::from_slice(text)
+        .map_err(|e| ConfigError { file: file.to_owned(), kind: ConfigErrorKind::NotJson(e.to_string()) })
+}

@@ -1,0 +1,280 @@
+//! From logits to the next token.
+//!
+//! The steps and their order are those of transformers' `generate`: repetition penalty, then (when sampling)
+//! temperature, top-k, top-p and min-p, then one draw. The draw for the token at a position depends on the
+//! seed and that position alone, so that it does not matter how the text up to there was computed.
+
+use crate::error::Error;
+
+/// How the next token is chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// Divides the logits; 0 means greedy: the likeliest token, the lowest id among equals.
+    pub temperature: f64,
+    /// Only the `top_k` likeliest tokens; 0 means all.
+    pub top_k: usize,
+    /// Only the likeliest tokens that together have this probability; 1 means all.
+    pub top_p: f64,
+    /// Only tokens with at least this share of the likeliest one's probability; 0 means all.
+    pub min_p: f64,
+    /// Divides positive and multiplies negative logits of tokens that the text already has; 1 means no change.
+    pub repetition_penalty: f64,
+    /// Picks the draws.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Sampling {
+        Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 }
+    }
+}
+
+impl Sampling {
+    fn check(&self) -> Result<(), Error> {
+        let cases = [
+            ("temperature", self.temperature, self.temperature >= 0.0, "0 (greedy) or more"),
+            ("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1"),
+            ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "from 0 to 1"),
+            ("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0.0, "above 0"),
+        ];
+        for (name, value, good, expected) in cases {
+            if !good || !value.is_finite() {
+                return Err(Error::Sampling { name, value, expected });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Chooses tokens, with buffers of its own.
+pub struct Sampler {
+    sampling: Sampling,
+    scores: Vec<f32>,
+    /// Tokens by falling score.
+    order: Vec<u32>,
+    seen: Vec<bool>,
+}
+
+impl Sampler {
+    /// A sampler for a vocabulary of `vocab_size` tokens.
+    ///
+    /// # Errors
+    /// When a parameter makes no sense.
+    pub fn new(sampling: Sampling, vocab_size: usize) -> Result<Sampler, Error> {
+        sampling.check()?;
+        Ok(Sampler { sampling, scores: Vec::new(), order: Vec::new(), seen: vec![false; vocab_size] })
+    }
+
+    /// How it chooses.
+    #[must_use]
+    pub fn sampling(&self) -> &Sampling {
+        &self.sampling
+    }
+
+    /// The token that follows `text`, given its `logits: [vocab_size]`.
+    ///
+    /// # Errors
+    /// When the logits are not finite numbers.
+    pub fn next(&mut self, logits: &[f32], text: &[u32]) -> Result<u32, Error> {
+        if !logits.iter().all(|l| l.is_finite()) {
+            return Err(Error::NotFinite);
+        }
+        self.scores.clear();
+        self.scores.extend_from_slice(logits);
+        self.penalise(text);
+        if self.sampling.temperature == 0.0 {
+            return Ok(argmax(&self.scores));
+        }
+        let temperature = self.sampling.temperature as f32;
+        for score in &mut self.scores {
+            *score /= temperature;
+        }
+        self.keep_likeliest();
+        let uniform = uniform(self.sampling.seed, text.len() as u64);
+        Ok(self.draw(uniform))
+    }
+
+    fn penalise(&mut self, text: &[u32]) {
+        let penalty = self.sampling.repetition_penalty as f32;
+        if penalty == 1.0 {
+            return;
+        }
+        self.seen.fill(false);
+        for token in text {
+            let token = *token as usize;
+            if let (Some(score), Some(seen)) = (self.scores.get_mut(token), self.seen.get_mut(token))
+                && !*seen
+            {
+                *score = if *score < 0.0 { *score * penalty } else { *score / penalty };
+                *seen = true;
+            }
+        }
+    }
+
+    /// Leaves in `order` the tokens that may be drawn, by falling score.
+    fn keep_likeliest(&mut self) {
+        let Sampling { top_k, top_p, min_p, .. } = self.sampling;
+        let scores = &self.scores;
+        let falling = |a: &u32, b: &u32| scores[*b as usize].total_cmp(&scores[*a as usize]).then(a.cmp(b));
+        self.order.clear();
+        self.order.extend(0..scores.len() as u32);
+        if top_k > 0 && top_k < self.order.len() {
+            self.order.select_nth_unstable_by(top_k - 1, falling);
+            self.order.truncate(top_k);
+        }
+        self.order.sort_unstable_by(falling);
+        let top = scores[self.order[0] as usize];
+        let weight = |t: &u32| libm::exp(f64::from(scores[*t as usize] - top));
+        if top_p < 1.0 {
+            let total: f64 = self.order.iter().map(weight).sum();
+            let mut before = 0.0;
+            let kept = self.order.iter().take_while(|t| {
+                let keep = before < top_p * total;
+                before += weight(t);
+                keep
+            });
+            let kept = kept.count().max(1);
+            self.order.truncate(kept);
+        }
+        if min_p > 0.0 {
+            let kept = self.order.iter().take_while(|t| weight(t) >= min_p).count().max(1);
+            self.order.truncate(kept);
+        }
+    }
+
+    /// Draws one of `order` in proportion to its probability.
+    fn draw(&self, uniform: f64) -> u32 {
+        let top = self.scores[self.order[0] as usize];
+        // libm's, not the platform's: a draw must be the same everywhere.
+        let weight = |t: &u32| libm::exp(f64::from(self.scores[*t as usize] - top));
+        let mut left = uniform * self.order.iter().map(weight).sum::<f64>();
+        for token in &self.order {
+            left -= weight(token);
+            if left < 0.0 {
+                return *token;
+            }
+        }
+        self.order[self.order.len() - 1]
+    }
+}
+
+/// The lowest index of the largest value.
+fn argmax(values: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, v) in values.iter().enumerate() {
+        if *v > values[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+/// A number in [0, 1) that depends on `seed` and `position` alone: SplitMix64's finaliser
+/// (Steele, Lea and Flood 2014), over both.
+fn uniform(seed: u64, position: u64) -> f64 {
+    let mix = |mut z: u64| {
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    let gamma = 0x9e37_79b9_7f4a_7c15u64;
+    let z = mix(mix(seed.wrapping_add(gamma)).wrapping_add(position.wrapping_mul(gamma)).wrapping_add(gamma));
+    (z >> 11) as f64 * (0.5f64).powi(53)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampler(sampling: Sampling) -> Sampler {
+        Sampler::new(sampling, 6).unwrap()
+    }
+
+    const LOGITS: [f32; 6] = [1.0, 3.0, -2.0, 3.0, 0.5, 2.0];
+
+    /// Which tokens come up in many draws.
+    fn support(sampling: Sampling) -> Vec<u32> {
+        let mut sampler = sampler(sampling);
+        let mut text = Vec::new();
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..4000 {
+            seen.insert(sampler.next(&LOGITS, &text).unwrap());
+            text.push(0);
+        }
+        seen.into_iter().collect()
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_the_likeliest() {
+        assert_eq!(sampler(Sampling::default()).next(&LOGITS, &[]).unwrap(), 1);
+    }
+
+    #[test]
+    fn the_penalty_counts_each_token_once_and_in_its_direction() {
+        let mut sampler = sampler(Sampling { repetition_penalty: 2.0, ..Sampling::default() });
+        assert_eq!(sampler.next(&LOGITS, &[1, 1, 1]).unwrap(), 3);
+        assert_eq!(sampler.next(&LOGITS, &[1, 3]).unwrap(), 5, "3.0 / 2 is below 2.0");
+        assert_eq!(sampler.next(&[-1.0, -1.5, -9.0, -9.0, -9.0, -9.0], &[0]).unwrap(), 1, "−1 · 2 is below −1.5");
+        assert_eq!(sampler.next(&LOGITS, &[77]).unwrap(), 1, "a token beyond the vocabulary changes nothing");
+    }
+
+    #[test]
+    fn filters_leave_what_they_should() {
+        let hot = Sampling { temperature: 3.0, ..Sampling::default() };
+        assert_eq!(support(hot.clone()), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(support(Sampling { top_k: 3, ..hot.clone() }), [1, 3, 5]);
+        assert_eq!(support(Sampling { top_k: 1, ..hot.clone() }), [1]);
+        assert_eq!(support(Sampling { top_p: 1e-9, ..hot.clone() }), [1]);
+        // At temperature 3 the weights are 1, 1, .717, .513, .435, .189: the first two are 52 % of the whole.
+        assert_eq!(support(Sampling { top_p: 0.5, ..hot.clone() }), [1, 3]);
+        assert_eq!(support(Sampling { top_p: 0.6, ..hot.clone() }), [1, 3, 5]);
+        assert_eq!(support(Sampling { min_p: 0.6, ..hot.clone() }), [1, 3, 5]);
+        assert_eq!(support(Sampling { min_p: 1.0, ..hot }), [1, 3]);
+    }
+
+    #[test]
+    fn frequencies_follow_the_probabilities() {
+        let mut sampler = sampler(Sampling { temperature: 1.0, seed: 7, ..Sampling::default() });
+        let mut counts = [0.0f64; 6];
+        let text = vec![0; 20_000];
+        for n in 0..text.len() {
+            counts[sampler.next(&LOGITS, &text[..n]).unwrap() as usize] += 1.0 / text.len() as f64;
+        }
+        let total: f64 = LOGITS.iter().map(|l| f64::from(*l).exp()).sum();
+        for (count, logit) in counts.iter().zip(LOGITS) {
+            let want = f64::from(logit).exp() / total;
+            assert!((count - want).abs() < 0.015, "{count} against {want}");
+        }
+    }
+
+    #[test]
+    fn a_draw_depends_on_seed_and_position_alone() {
+        let draws = |seed| {
+            let mut sampler = sampler(Sampling { temperature: 2.0, seed, ..Sampling::default() });
+            let mut draw = |n| sampler.next(&LOGITS, &vec![0; n]).unwrap();
+            let forward: Vec<u32> = (0..50).map(&mut draw).collect();
+            let backward: Vec<u32> = (0..50).rev().map(&mut draw).collect();
+            assert!(forward.iter().eq(backward.iter().rev()));
+            forward
+        };
+        assert_eq!(draws(1), draws(1));
+        assert_ne!(draws(1), draws(2));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for (sampling, name) in [
+            (Sampling { temperature: -1.0, ..Sampling::default() }, "temperature"),
+            (Sampling { temperature: f64::NAN, ..Sampling::default() }, "temperature"),
+            (Sampling { top_p: 0.0, ..Sampling::default() }, "top_p"),
+            (Sampling { min_p: 1.5, ..Sampling::default() }, "min_p"),
+            (Sampling { repetition_penalty: 0.0, ..Sampling::default() }, "repetition_penalty"),
+        ] {
+            let error = Sampler::new(sampling, 6).err().unwrap().to_string();
+            assert!(error.contains(name) && error.contains("must be"), "{error}");
+        }
+        let mut sampler = sampler(Sampling::default());
+        assert!(matches!(sampler.next(&[0.0, f32::NAN], &[]), Err(Error::NotFinite)));
+        assert!(matches!(sampler.next(&[0.0, f32::INFINITY], &[]), Err(Error::NotFinite)));
+    }
+}

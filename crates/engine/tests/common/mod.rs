@@ -1,0 +1,94 @@
+//! The reference checkpoints of `testdata/` and what transformers says of them.
+#![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rheostat::{Input, LogitRows, Model, Options, Want};
+
+/// The folder of reference checkpoints.
+pub fn testdata() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata")
+}
+
+/// A reference checkpoint.
+pub struct Case {
+    pub name: String,
+    pub dir: PathBuf,
+    /// `reference.json`.
+    pub info: serde_json::Value,
+    /// `reference.safetensors`: shape and values; integers as f32.
+    pub tensors: BTreeMap<String, Vec<f32>>,
+}
+
+/// All of them, by name.
+pub fn cases() -> Vec<Case> {
+    let mut dirs: Vec<PathBuf> = std::fs::read_dir(testdata())
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.join("reference.json").exists())
+        .collect();
+    dirs.sort();
+    assert!(dirs.len() >= 28, "only {} reference checkpoints", dirs.len());
+    dirs.into_iter().map(case).collect()
+}
+
+/// One of them.
+pub fn case(dir: PathBuf) -> Case {
+    let info = serde_json::from_slice(&std::fs::read(dir.join("reference.json")).unwrap()).unwrap();
+    let bytes = std::fs::read(dir.join("reference.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let values = |data: &[u8], dtype| -> Vec<f32> {
+        data.chunks_exact(4)
+            .map(|b| b.try_into().unwrap())
+            .map(|b| match dtype {
+                safetensors::Dtype::F32 => f32::from_le_bytes(b),
+                safetensors::Dtype::I32 => i32::from_le_bytes(b) as f32,
+                other => panic!("{other:?} in a reference"),
+            })
+            .collect()
+    };
+    let tensors = file.tensors().into_iter().map(|(name, t)| (name, values(t.data(), t.dtype()))).collect();
+    let name = dir.file_name().unwrap().to_string_lossy().into_owned();
+    Case { name, dir, info, tensors }
+}
+
+impl Case {
+    /// The prompts: name and tokens.
+    pub fn prompts(&self) -> Vec<(String, Vec<u32>)> {
+        let tokens = |(name, values): (&String, &Vec<f32>)| {
+            let prompt = name.strip_suffix(".tokens")?;
+            Some((prompt.to_owned(), values.iter().map(|t| *t as u32).collect()))
+        };
+        let prompts: Vec<_> = self.tensors.iter().filter_map(tokens).collect();
+        assert!(!prompts.is_empty(), "{} has prompts", self.name);
+        prompts
+    }
+
+    pub fn load(&self, options: &Options) -> Model {
+        let package = rheostat::Package::open(&self.dir).unwrap();
+        Model::load(&package, options).unwrap_or_else(|e| panic!("{}: {e}", self.name))
+    }
+}
+
+/// Options for a model that gives logits of all rows and needs little memory.
+pub fn options() -> Options {
+    Options {
+        memory: Some(4 << 30),
+        threads: std::num::NonZeroUsize::new(1),
+        context: Some(512),
+        logits: LogitRows::All,
+        ..Options::default()
+    }
+}
+
+/// Logits of all of `tokens`, in passes of at most `chunk` rows.
+pub fn logits(model: &mut Model, tokens: &[u32], chunk: usize) -> Vec<f32> {
+    let mut sequence = model.sequence(tokens.len());
+    let mut all = Vec::new();
+    for tokens in tokens.chunks(chunk) {
+        let input = Input { sequence: &mut sequence, tokens, want: Want::All };
+        all.extend_from_slice(model.forward(&mut [input]).unwrap().logits);
+    }
+    all
+}

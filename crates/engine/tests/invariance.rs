@@ -1,0 +1,214 @@
+//! The numeric contract from outside: whatever the threads, the instruction set, the chunks, the batch, the
+//! residency or the format of the weights, the logits are the same bits.
+#![allow(clippy::unwrap_used, reason = "a test may stop")]
+
+mod common;
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+
+use common::{Case, cases, logits, options};
+use rheostat::{Input, Isa, Model, Options, Package, Want};
+
+#[track_caller]
+fn assert_bits(what: &str, got: &[f32], want: &[f32]) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let differ = got.iter().zip(want).filter(|(g, w)| g.to_bits() != w.to_bits()).count();
+    assert_eq!(differ, 0, "{what}: {differ} of {} logits differ", want.len());
+}
+
+/// The prompts of a case and their logits with one thread, on the portable path, all at once, all resident.
+fn baseline(case: &Case) -> Vec<(Vec<u32>, Vec<f32>)> {
+    let mut model = case.load(&Options { isa: Isa::by_name("portable"), ..options() });
+    case.prompts()
+        .into_iter()
+        .map(|(_, tokens)| {
+            let logits = logits(&mut model, &tokens, usize::MAX);
+            (tokens, logits)
+        })
+        .collect()
+}
+
+fn check(case: &Case, what: &str, options: &Options, chunk: usize, baseline: &[(Vec<u32>, Vec<f32>)]) {
+    let mut model = case.load(options);
+    for (tokens, want) in baseline {
+        let what = format!("{} ({what}), {} tokens", case.name, tokens.len());
+        assert_bits(&what, &logits(&mut model, tokens, chunk), want);
+    }
+}
+
+/// Bytes of the checkpoint's matrices: what is pinned when everything is.
+fn weight_bytes(case: &Case) -> u64 {
+    case.load(&options()).plan().pinned
+}
+
+#[test]
+fn threads_instruction_sets_and_chunks() {
+    for case in cases() {
+        let baseline = baseline(&case);
+        for isa in Isa::available() {
+            for threads in [1, 2] {
+                let options = Options { isa: Some(isa), threads: NonZeroUsize::new(threads), ..options() };
+                let what = format!("{}, {threads} threads", isa.name());
+                check(&case, &what, &options, usize::MAX, &baseline);
+            }
+        }
+        for chunk in [1, 3, 16] {
+            check(&case, &format!("chunks of {chunk}"), &options(), chunk, &baseline);
+        }
+    }
+}
+
+#[test]
+fn residency() {
+    for case in cases() {
+        let baseline = baseline(&case);
+        let all = weight_bytes(&case);
+        // Sizes of a tile range from single rows to whole matrices.
+        for (weights, tile) in [(all * 3 / 4, 1000), (all / 2, 3000), (all / 4, 1), (12_000, 2000), (4000, 1)] {
+            let options = Options { weights: Some(weights), tile: Some(tile), ..options() };
+            let model = case.load(&options);
+            assert!(model.plan().streamed > 0, "{}: {weights} bytes for weights stream something", case.name);
+            drop(model);
+            check(&case, &format!("{weights} bytes in memory"), &options, 16, &baseline);
+        }
+        // The smallest budget: nothing is pinned.
+        let Err(rheostat::Error::BudgetTooSmall { .. }) =
+            Model::load(&Package::open(&case.dir).unwrap(), &Options { weights: Some(0), tile: Some(1), ..options() })
+        else {
+            panic!("{}: a budget of nothing works", case.name)
+        };
+    }
+}
+
+/// All prompts of a case advance together, in passes of uneven sizes; some sequences join late, some end early.
+#[test]
+fn ragged_batches() {
+    for case in cases() {
+        let baseline = baseline(&case);
+        let tokens = 2000;
+        let many = Options { sequences: 8, context: Some(tokens), ..options() };
+        let resident = case.load(&many);
+        let streamed = case.load(&Options {
+            weights: Some(weight_bytes(&case) / 2),
+            tile: Some(1000),
+            threads: NonZeroUsize::new(2),
+            ..many
+        });
+        for mut model in [resident, streamed] {
+            // Every prompt twice, so that a batch has at least two sequences.
+            let prompts: Vec<_> = baseline.iter().chain(&baseline).collect();
+            let mut sequences: Vec<_> = prompts.iter().map(|(t, _)| model.sequence(t.len())).collect();
+            let mut got: Vec<Vec<f32>> = vec![Vec::new(); prompts.len()];
+            let vocab = model.decoder().vocab_size;
+            for round in 0.. {
+                let mut inputs = Vec::new();
+                let mut which = Vec::new();
+                for (i, (sequence, (tokens, _))) in sequences.iter_mut().zip(&prompts).enumerate() {
+                    let at = sequence.len();
+                    let take = (1 + (round * 5 + i * 3) % 13).min(tokens.len() - at);
+                    if round >= i && take > 0 {
+                        which.push((i, take));
+                        inputs.push(Input { sequence, tokens: &tokens[at..at + take], want: Want::All });
+                    }
+                }
+                if inputs.is_empty() && round > prompts.len() {
+                    break;
+                }
+                if inputs.is_empty() {
+                    continue;
+                }
+                let mut output = model.forward(&mut inputs).unwrap().logits;
+                for (i, take) in which {
+                    let (own, rest) = output.split_at(take * vocab);
+                    got[i].extend_from_slice(own);
+                    output = rest;
+                }
+            }
+            for (got, (tokens, want)) in got.iter().zip(prompts) {
+                assert_bits(&format!("{}, {} tokens in a batch", case.name, tokens.len()), got, want);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sequence_rolled_back_and_refilled() {
+    for case in cases() {
+        let baseline = baseline(&case);
+        let mut model = case.load(&options());
+        let vocab = model.decoder().vocab_size;
+        let (tokens, want) = baseline.iter().max_by_key(|(t, _)| t.len()).unwrap();
+        let mut sequence = model.sequence(tokens.len());
+        for keep in [tokens.len() / 2, 1, 0, tokens.len() - 1] {
+            sequence.truncate(keep);
+            // What is rolled back to was read before, or is read now.
+            let start = sequence.len();
+            let rest = &tokens[start..keep.max(start)];
+            if !rest.is_empty() {
+                model.forward(&mut [Input { sequence: &mut sequence, tokens: rest, want: Want::Nothing }]).unwrap();
+            }
+            // Another text first, then back, then the real one.
+            let other: Vec<u32> = tokens[keep..].iter().map(|t| (t + 1) % vocab as u32).collect();
+            model.forward(&mut [Input { sequence: &mut sequence, tokens: &other, want: Want::Nothing }]).unwrap();
+            sequence.truncate(keep);
+            let input = Input { sequence: &mut sequence, tokens: &tokens[keep..], want: Want::All };
+            let output = model.forward(&mut [input]).unwrap();
+            assert_bits(&format!("{} from {keep} on", case.name), output.logits, &want[keep * vocab..]);
+        }
+    }
+}
+
+/// Logits asked for one row only are those of that row among all.
+#[test]
+fn wanting_less_changes_nothing() {
+    for case in cases() {
+        let baseline = baseline(&case);
+        let mut model = case.load(&options());
+        let vocab = model.decoder().vocab_size;
+        for (tokens, want) in &baseline {
+            let mut sequence = model.sequence(tokens.len());
+            let output = model.prefill(&mut sequence, tokens).unwrap();
+            assert_bits(&case.name, output.logits, &want[want.len() - vocab..]);
+        }
+    }
+}
+
+/// The same values stored as f32, and as bf16 or f16, give the same bits.
+#[test]
+fn storage_formats() {
+    use safetensors::Dtype;
+    use safetensors::tensor::{SafeTensors, TensorView};
+    let mut narrow = 0;
+    for case in cases() {
+        let file = case.dir.join("model.safetensors");
+        let Ok(bytes) = std::fs::read(&file) else { continue };
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        if tensors.tensors().iter().all(|(_, t)| t.dtype() == Dtype::F32) {
+            continue;
+        }
+        narrow += 1;
+        let package = Package::open(&case.dir).unwrap();
+        let wide: HashMap<String, (Vec<usize>, Vec<u8>)> = package
+            .checkpoint()
+            .tensors()
+            .iter()
+            .map(|t| {
+                let values = package.checkpoint().read_tensor_f32(t).unwrap();
+                (t.name().to_owned(), (t.shape().to_vec(), values.iter().flat_map(|v| v.to_le_bytes()).collect()))
+            })
+            .collect();
+        let views: HashMap<&String, TensorView<'_>> = wide
+            .iter()
+            .map(|(name, (shape, data))| (name, TensorView::new(Dtype::F32, shape.clone(), data).unwrap()))
+            .collect();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy(case.dir.join("config.json"), dir.path().join("config.json")).unwrap();
+        std::fs::write(dir.path().join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+        let mut model = Model::load(&Package::open(dir.path()).unwrap(), &options()).unwrap();
+        for (tokens, want) in baseline(&case) {
+            assert_bits(&format!("{} in f32", case.name), &logits(&mut model, &tokens, usize::MAX), &want);
+        }
+    }
+    assert!(narrow >= 5, "only {narrow} references in bf16 or f16");
+}

@@ -1,0 +1,155 @@
+//! Every reference checkpoint against transformers: logits, hidden states, frequencies, greedy texts.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may stop, and reports what it measured")]
+
+mod common;
+
+use common::{Case, cases, options};
+use rheostat::{Input, Observer, Options, Package, Progress, Request, Sampler, Sampling, Want, generate};
+
+/// The bar for |difference|, in f32 over values of a few units. A case that needs more must say why.
+const BAR: f32 = 3e-5;
+
+/// Collects `blocks.*.hook_resid_post`.
+#[derive(Default)]
+struct Hidden(Vec<Vec<f32>>);
+
+impl Observer for Hidden {
+    fn resid_post(&mut self, block: usize, rows: &[f32]) {
+        assert_eq!(block, self.0.len());
+        self.0.push(rows.to_vec());
+    }
+}
+
+#[track_caller]
+fn largest_difference(what: &str, got: &[f32], want: &[f32]) -> f32 {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let mut largest = 0.0f32;
+    for (g, w) in got.iter().zip(want) {
+        assert!(g.is_finite(), "{what}: {g}");
+        largest = largest.max((g - w).abs());
+    }
+    largest
+}
+
+fn top_10(row: &[f32]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..row.len()).collect();
+    order.sort_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
+    order.truncate(10);
+    order
+}
+
+#[test]
+fn logits_and_hidden_states_agree_with_transformers() {
+    let mut worst = (0.0f32, String::new());
+    for case in cases() {
+        let mut model = case.load(&options());
+        let (vocab, hidden) = (model.decoder().vocab_size, model.decoder().hidden_size);
+        let mut largest = [0.0f32; 3];
+        for (prompt, tokens) in case.prompts() {
+            let what = format!("{}, {prompt}", case.name);
+            let tensor = |name: &str| case.tensors.get(&format!("{prompt}.{name}"));
+            let mut sequence = model.sequence(tokens.len());
+            let mut seen = Hidden::default();
+            let input = Input { sequence: &mut sequence, tokens: &tokens, want: Want::All };
+            let output = model.forward_observed(&mut [input], &mut seen).unwrap();
+            let want = tensor("logits").unwrap();
+            largest[0] = largest[0].max(largest_difference(&what, output.logits, want));
+            for (row, (g, w)) in output.logits.chunks(vocab).zip(want.chunks(vocab)).enumerate() {
+                assert_eq!(top_10(g), top_10(w), "{what}: the ten likeliest tokens after position {row}");
+            }
+            if let Some(want) = tensor("final_hidden") {
+                assert_eq!(want.len(), tokens.len() * hidden);
+                largest[1] = largest[1].max(largest_difference(&what, output.final_hidden, want));
+            }
+            for (i, got) in seen.0.iter().enumerate() {
+                if let Some(want) = tensor(&format!("hidden.{i}")) {
+                    largest[2] = largest[2].max(largest_difference(&format!("{what}, block {i}"), got, want));
+                }
+            }
+        }
+        println!("{:30} logits {:.1e}, final hidden {:.1e}, blocks {:.1e}", case.name, largest[0], largest[1], largest[2]);
+        for l in largest {
+            assert!(l <= BAR, "{}: a difference of {l:e} from transformers", case.name);
+            if l > worst.0 {
+                worst = (l, case.name.clone());
+            }
+        }
+    }
+    println!("largest difference: {:.2e} in {}", worst.0, worst.1);
+}
+
+#[test]
+fn rotary_frequencies_are_those_of_transformers() {
+    for case in cases() {
+        let decoder = Package::open(&case.dir).unwrap().describe().unwrap();
+        let mut wanted = vec![(1, &case.tensors["inv_freq"])];
+        for (prompt, tokens) in case.prompts() {
+            if let Some(f) = case.tensors.get(&format!("{prompt}.inv_freq")) {
+                wanted.push((tokens.len(), f));
+            }
+        }
+        for (len, want) in wanted {
+            let got = decoder.rope.frequencies(len);
+            assert_eq!(got.len(), want.len(), "{}", case.name);
+            // torch's powers are within 1 ulp; with dynamic scaling the base itself is such a power.
+            let ulps = if decoder.rope.depends_on_length() { 3 } else { 1 };
+            for (g, w) in got.iter().zip(want) {
+                assert!(g.to_bits().abs_diff(w.to_bits()) <= ulps, "{} for {len} tokens: {g:e}, {w:e}", case.name);
+            }
+        }
+        let scaling = case.info["rope"]["attention_scaling"].as_f64().unwrap() as f32;
+        assert_eq!(decoder.rope.attention_scaling(), scaling, "{}", case.name);
+    }
+}
+
+/// The greedy continuations that `reference.json` lists: prompt, new tokens, and whether an end token came.
+fn greedy(case: &Case) -> Vec<(Vec<u32>, Vec<u32>, bool, Option<(String, String)>)> {
+    let ids = |v: &serde_json::Value| v.as_array().unwrap().iter().map(|t| t.as_u64().unwrap() as u32).collect();
+    case.info["greedy"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|g| {
+            let text = g["prompt"].as_str().map(|p| (p.to_owned(), g["text"].as_str().unwrap().to_owned()));
+            (ids(&g["prompt_ids"]), ids(&g["new_ids"]), g["stopped_by_eos"].as_bool().unwrap(), text)
+        })
+        .collect()
+}
+
+#[test]
+fn greedy_texts_are_those_of_transformers() {
+    let mut texts = 0;
+    for case in cases() {
+        let package = Package::open(&case.dir).unwrap();
+        let config = package.generation_config().unwrap();
+        let mut model = case.load(&Options { chunk: Some(7), ..options() });
+        for (prompt, want, stopped, text) in greedy(&case) {
+            let mut sequence = model.sequence(prompt.len());
+            let mut sampler = Sampler::new(
+                Sampling { repetition_penalty: config.repetition_penalty.unwrap_or(1.0), ..Sampling::default() },
+                model.decoder().vocab_size,
+            )
+            .unwrap();
+            let request = Request { prompt: &prompt, max_new_tokens: 64, eos: &config.eos };
+            let mut all = Vec::new();
+            let mut seen = Vec::new();
+            let result = generate(&mut model, &mut sequence, &mut all, &mut sampler, &request, |token| {
+                seen.push(token);
+                Progress::Continue
+            })
+            .unwrap();
+            assert_eq!(result.tokens, want, "{}", case.name);
+            assert_eq!(all, [&prompt[..], &want].concat());
+            assert_eq!(matches!(result.finish, rheostat::Finish::Eos(_)), stopped, "{}", case.name);
+            assert_eq!(seen.len(), want.len() - usize::from(stopped), "an end token is not passed on");
+            if let Some((prompt_text, decoded)) = text {
+                texts += 1;
+                let tokenizer = package.tokenizer().unwrap();
+                use rheostat::tokenizer::{AddSpecial, ShowSpecial};
+                assert_eq!(tokenizer.encode(&prompt_text, AddSpecial::Add).unwrap(), prompt, "{}", case.name);
+                assert_eq!(tokenizer.decode(&want, ShowSpecial::Skip).unwrap(), decoded, "{}", case.name);
+            }
+        }
+    }
+    assert!(texts >= 12, "only {texts} continuations with a tokenizer");
+}
