@@ -1,2 +1,34 @@
-//! placeholder
-fn main() {}
+//! The `rheostat` command: parse, open, plan, run, report.
+
+mod args;
+mod commands;
+mod interrupt;
+mod output;
+mod session;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Args, Command};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = match &args.command {
+        Command::Generate(args) => commands::generate::run(args),
+        Command::Chat(args) => commands::chat::run(args),
+        Command::Logits(args) => commands::logits::run(args),
+        Command::Prompt(args) => commands::prompt::run(args),
+        Command::Inspect(args) => commands::inspect::run(args),
+    };
+    match result {
+        Ok(()) if interrupt::happened() => ExitCode::from(130),
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

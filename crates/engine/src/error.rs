@@ -83,7 +83,9 @@ pub enum Error {
         vocab_size: usize,
     },
     /// More tokens than the model is made for.
-    #[error("{tokens} tokens do not fit the model's context of {context}; shorten the prompt or ask for fewer new tokens")]
+    #[error(
+        "{tokens} tokens do not fit the model's context of {context}; shorten the prompt or ask for fewer new tokens"
+    )]
     ContextExceeded {
         /// Tokens asked for.
         tokens: usize,
@@ -91,7 +93,9 @@ pub enum Error {
         context: usize,
     },
     /// More tokens than memory was planned for.
-    #[error("{tokens} tokens exceed the {planned} that the memory plan reserved a KV cache for; reserve more with a longer context")]
+    #[error(
+        "{tokens} tokens exceed the {planned} that the memory plan reserved a KV cache for; reserve more with a longer context"
+    )]
     CacheFull {
         /// Tokens asked for.
         tokens: usize,
@@ -106,6 +110,9 @@ pub enum Error {
         /// Rows planned.
         max_rows: usize,
     },
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Cancelled,
     /// A logit is not a number.
     #[error("the model computed a logit that is not a finite number; its weights are damaged or its numbers overflow")]
     NotFinite,

@@ -3,6 +3,8 @@
 //!
 //! Mirrors transformers' `LlamaDecoderLayer.forward` and its kin; the switches are in the [`Decoder`].
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use rheostat_kernels as kernels;
 use rheostat_kernels::{Attention, Columns, Exec, KvBlock, KvSource, Linear, Matrix, SPAN_ROWS, Span};
 use rheostat_store::{Checkpoint, Head, Place, Weights};
@@ -149,6 +151,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) bound: &'a Bound,
     pub(crate) weights: &'a Weights,
     pub(crate) exec: &'a Exec,
+    /// Set from outside when the pass is to be given up.
+    pub(crate) cancel: &'a AtomicBool,
 }
 
 /// The keys and values of one layer, for the kernel.
@@ -181,6 +185,9 @@ impl Pass<'_> {
         self.angles(inputs, ws);
         spans(inputs, &mut ws.spans);
         for (i, block) in self.decoder.blocks.iter().enumerate() {
+            if self.cancel.load(Ordering::Relaxed) {
+                return Err(Error::Cancelled);
+            }
             self.attention(i, block, n, inputs, ws)?;
             self.feed_forward(i, block, n, ws)?;
             observer.resid_post(i, &ws.x[..n * self.decoder.hidden_size]);

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rheostat_kernels::{Exec, Isa, KV_BLOCK};
 use rheostat_store::{Checkpoint, Weights};
@@ -65,6 +66,7 @@ pub struct Model {
     kv: Arc<KvPool>,
     plan: MemoryPlan,
     logit_rows: usize,
+    cancel: Arc<AtomicBool>,
 }
 
 /// What a model has read so far.
@@ -99,6 +101,7 @@ impl Model {
             exec,
             plan,
             logit_rows,
+            cancel: Arc::default(),
         })
     }
 
@@ -130,6 +133,12 @@ impl Model {
     #[must_use]
     pub fn reading_watch(&self) -> impl Fn() -> u64 + Send + use<> {
         self.weights.watch()
+    }
+
+    /// A switch that another thread can set: passes then end with [`Error::Cancelled`] within one block.
+    #[must_use]
+    pub fn cancel_switch(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.cancel)
     }
 
     /// A new, empty sequence, whose first `prompt_len` tokens are known to come. (The number matters only to
@@ -183,6 +192,7 @@ impl Model {
             bound: &self.bound,
             weights: &self.weights,
             exec: &self.exec,
+            cancel: &self.cancel,
         };
         pass.run(inputs, &mut self.workspace, observer)
     }

@@ -192,7 +192,8 @@ fn llama3(f: f32, factor: f64, low: f64, high: f64, original: f64) -> f32 {
 impl YarnRope {
     /// First and last dimension of the passage from kept to divided frequencies.
     fn passage(&self, dim: f64, base: f64) -> (f64, f64) {
-        let at = |rotations: f64| dim * libm::log(self.original as f64 / (rotations * 2.0 * PI)) / (2.0 * libm::log(base));
+        let at =
+            |rotations: f64| dim * libm::log(self.original as f64 / (rotations * 2.0 * PI)) / (2.0 * libm::log(base));
         let (mut low, mut high) = (at(self.beta_fast), at(self.beta_slow));
         if self.truncate {
             (low, high) = (low.floor(), high.ceil());

@@ -86,16 +86,10 @@ impl Tokenizer {
                 found: files.other_vocabulary.clone(),
             });
         };
-        let invalid = |message: String| TokenizerError::Invalid {
-            file: "tokenizer.json".to_owned(),
-            message,
-        };
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(json).map_err(|error| invalid(error.to_string()))?;
+        let invalid = |message: String| TokenizerError::Invalid { file: "tokenizer.json".to_owned(), message };
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(|error| invalid(error.to_string()))?;
         // Settings of batches for training, which transformers drops as well.
-        inner
-            .with_truncation(None)
-            .map_err(|error| invalid(error.to_string()))?;
+        inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?;
         inner.with_padding(None);
         let config = Config::load(files)?;
         config.add_tokens_to(&mut inner);
@@ -103,9 +97,7 @@ impl Tokenizer {
             ModelWrapper::BPE(_) => config.cleanup_of_bpe,
             _ => config.cleanup,
         };
-        let decoder = inner
-            .get_decoder()
-            .and_then(|decoder| serde_json::to_string(decoder).ok());
+        let decoder = inner.get_decoder().and_then(|decoder| serde_json::to_string(decoder).ok());
         let added = inner.get_added_tokens_decoder();
         let special_ids = added.iter().filter(|(_, token)| token.special);
         Ok(Tokenizer {
@@ -125,9 +117,7 @@ impl Tokenizer {
         let encoding = self
             .inner
             .encode_fast(text, add == AddSpecial::Add)
-            .map_err(|error| TokenizerError::Encode {
-                message: error.to_string(),
-            })?;
+            .map_err(|error| TokenizerError::Encode { message: error.to_string() })?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -147,9 +137,7 @@ impl Tokenizer {
     fn decode_raw(&self, ids: &[u32], show: ShowSpecial) -> Result<String, TokenizerError> {
         self.inner
             .decode(ids, show == ShowSpecial::Skip)
-            .map_err(|error| TokenizerError::Decode {
-                message: error.to_string(),
-            })
+            .map_err(|error| TokenizerError::Decode { message: error.to_string() })
     }
 
     /// A decoder for ids that arrive one by one.
@@ -191,8 +179,6 @@ impl Tokenizer {
     /// Whether the token is one byte that waits for others, as `<0xE4>`.
     fn is_byte(&self, id: u32) -> bool {
         self.bytes_in_tokens
-            && self.token(id).is_some_and(|token| {
-                token.len() == 6 && token.starts_with("<0x") && token.ends_with('>')
-            })
+            && self.token(id).is_some_and(|token| token.len() == 6 && token.starts_with("<0x") && token.ends_with('>'))
     }
 }

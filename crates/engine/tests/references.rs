@@ -67,7 +67,10 @@ fn logits_and_hidden_states_agree_with_transformers() {
                 }
             }
         }
-        println!("{:30} logits {:.1e}, final hidden {:.1e}, blocks {:.1e}", case.name, largest[0], largest[1], largest[2]);
+        println!(
+            "{:30} logits {:.1e}, final hidden {:.1e}, blocks {:.1e}",
+            case.name, largest[0], largest[1], largest[2]
+        );
         for l in largest {
             assert!(l <= BAR, "{}: a difference of {l:e} from transformers", case.name);
             if l > worst.0 {

@@ -275,7 +275,9 @@ impl Weights {
         if let Some(all) = shared.sources.get(tensor.shard())?.as_static() {
             return all.get(begin as usize..end as usize);
         }
-        let index = *shared.by_place.get(shared.by_place.partition_point(|t| shared.key(*t) <= (tensor.shard(), begin)).checked_sub(1)?)?;
+        let index = *shared
+            .by_place
+            .get(shared.by_place.partition_point(|t| shared.key(*t) <= (tensor.shard(), begin)).checked_sub(1)?)?;
         let tile = &shared.plan.tiles()[index];
         match tile.place {
             Place::Pinned(at)

@@ -57,35 +57,22 @@ fn operators(environment: &mut Environment<'_>) {
     environment.add_function("__py_neg", |a: Value| ops::neg(&a));
     environment.add_function("__py_pos", |a: Value| ops::pos(&a));
     environment.add_function("__py_concat", |parts: Rest<Value>| ops::concat(&parts));
-    environment.add_function("__py_compare", |op: &str, a: Value, b: Value| {
-        ops::test(op, &a, &b)
-    });
+    environment.add_function("__py_compare", |op: &str, a: Value, b: Value| ops::test(op, &a, &b));
     environment.add_function("__py_float", |text: &str| -> PyResult<f64> {
-        text.parse()
-            .or_else(|_| fail(format!("`{text}` is not a number")))
+        text.parse().or_else(|_| fail(format!("`{text}` is not a number")))
     });
 }
 
 fn lookups(environment: &mut Environment<'_>) {
-    environment.add_function("__py_attribute", |object: Value, name: &str, what: &str| {
-        lookup::attribute(&object, name, what)
+    environment
+        .add_function("__py_attribute", |object: Value, name: &str, what: &str| lookup::attribute(&object, name, what));
+    environment.add_function("__py_item", |object: Value, key: Value, what: &str| lookup::item(&object, &key, what));
+    environment.add_function("__py_slice", |object: Value, start: Value, stop: Value, step: Value, what: &str| {
+        lookup::slice(&object, [&start, &stop, &step], what)
     });
-    environment.add_function("__py_item", |object: Value, key: Value, what: &str| {
-        lookup::item(&object, &key, what)
-    });
-    environment.add_function(
-        "__py_slice",
-        |object: Value, start: Value, stop: Value, step: Value, what: &str| {
-            lookup::slice(&object, [&start, &stop, &step], what)
-        },
-    );
     environment.add_function(
         "__py_call",
-        |state: &mut State<'_, '_>,
-         object: Value,
-         name: &str,
-         what: &str,
-         args: Rest<ValueOrKwargs>| {
+        |state: &mut State<'_, '_>, object: Value, name: &str, what: &str, args: Rest<ValueOrKwargs>| {
             methods::call_attribute(state, &object, name, what, args.into_values())
         },
     );
@@ -95,27 +82,20 @@ fn lookups(environment: &mut Environment<'_>) {
         other => unsupported(format!("a dict key of type {}", other.type_name())),
     });
     environment.add_function("__py_pass", |value: Value| {
-        if value.is_undefined() {
-            Value::from_object(PassedUndefined)
-        } else {
-            value
-        }
+        if value.is_undefined() { Value::from_object(PassedUndefined) } else { value }
     });
     environment.add_function("__py_absent", |value: Value| value.is_undefined());
     environment.add_function("__py_received", |value: Value| match Py::of(&value) {
         Py::Undefined => Value::UNDEFINED,
         _ => value,
     });
-    environment.add_function(
-        "__py_set_attribute",
-        |object: Value, name: &str, value: Value| match Py::of(&object) {
-            Py::Namespace(namespace) => namespace.set(name, value),
-            other => fail(format!(
-                "only a namespace's attributes can be set, not those of a value of type {}",
-                other.type_name()
-            )),
-        },
-    );
+    environment.add_function("__py_set_attribute", |object: Value, name: &str, value: Value| match Py::of(&object) {
+        Py::Namespace(namespace) => namespace.set(name, value),
+        other => fail(format!(
+            "only a namespace's attributes can be set, not those of a value of type {}",
+            other.type_name()
+        )),
+    });
 }
 
 fn functions(environment: &mut Environment<'_>) {
@@ -141,10 +121,7 @@ fn functions(environment: &mut Environment<'_>) {
 }
 
 fn range(bounds: &[Value]) -> PyResult {
-    let bounds: Vec<i64> = bounds
-        .iter()
-        .map(|bound| integer("range", bound))
-        .collect::<PyResult<_>>()?;
+    let bounds: Vec<i64> = bounds.iter().map(|bound| integer("range", bound)).collect::<PyResult<_>>()?;
     let (start, stop, step) = match bounds.as_slice() {
         [stop] => (0, *stop, 1),
         [start, stop] => (*start, *stop, 1),
@@ -158,12 +135,7 @@ fn range(bounds: &[Value]) -> PyResult {
     };
     match usize::try_from(len) {
         Ok(len) if len <= MAX_RANGE => {
-            let range = Range {
-                start,
-                stop,
-                step,
-                len,
-            };
+            let range = Range { start, stop, step, len };
             Ok(Value::from_object(range))
         }
         _ => fail(format!("range may have at most {MAX_RANGE} numbers")),

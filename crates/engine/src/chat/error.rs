@@ -8,9 +8,7 @@
 #[non_exhaustive]
 pub enum ChatError {
     /// A file that holds templates is not what it should be.
-    #[error(
-        "{file}: {message}; save the tokenizer anew with save_pretrained() or correct the file"
-    )]
+    #[error("{file}: {message}; save the tokenizer anew with save_pretrained() or correct the file")]
     File {
         /// The file.
         file: String,
@@ -121,9 +119,6 @@ fn what_is_read(reads: &[String], standard: &[String]) -> String {
     };
     match reads {
         [] => format!("it reads no arguments{standard}: leave the argument out"),
-        _ => format!(
-            "it reads {}{standard}: correct the name or leave it out",
-            reads.join(", ")
-        ),
+        _ => format!("it reads {}{standard}: correct the name or leave it out", reads.join(", ")),
     }
 }

@@ -29,10 +29,8 @@ impl ChatTemplates {
     /// # Errors
     /// [`ChatError::File`] if one of the files cannot be read as what it is.
     pub fn load(files: &TokenizerFiles) -> Result<Option<ChatTemplates>, ChatError> {
-        let special = SpecialTokens::load(files).map_err(|error| ChatError::File {
-            file: error.file().to_owned(),
-            message: error.to_string(),
-        })?;
+        let special = SpecialTokens::load(files)
+            .map_err(|error| ChatError::File { file: error.file().to_owned(), message: error.to_string() })?;
         let mut sources = Vec::new();
         if let Some(template) = &files.chat_template {
             let file = "chat_template.jinja";
@@ -89,9 +87,7 @@ impl ChatTemplates {
         let for_tools = request.tools.and_then(|_| self.find("tool_use"));
         for_tools
             .or_else(|| self.find("default"))
-            .ok_or_else(|| ChatError::NoDefault {
-                names: self.names().map(str::to_owned).collect(),
-            })
+            .ok_or_else(|| ChatError::NoDefault { names: self.names().map(str::to_owned).collect() })
     }
 
     /// Renders a request with the template it [selects](Self::select).
@@ -103,10 +99,7 @@ impl ChatTemplates {
     }
 
     fn find(&self, name: &str) -> Option<&ChatTemplate> {
-        self.templates
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, template)| template)
+        self.templates.iter().find(|(known, _)| known == name).map(|(_, template)| template)
     }
 }
 
@@ -116,20 +109,16 @@ type Source = (String, String, String);
 fn text(file: &str, bytes: &[u8]) -> Result<String, ChatError> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.to_owned()),
-        Err(error) => Err(ChatError::File {
-            file: file.to_owned(),
-            message: format!("the template is not UTF-8: {error}"),
-        }),
+        Err(error) => {
+            Err(ChatError::File { file: file.to_owned(), message: format!("the template is not UTF-8: {error}") })
+        }
     }
 }
 
 /// The `chat_template` entry: one template, or a list of named ones.
 fn from_config(files: &TokenizerFiles) -> Result<(Shape, Vec<Source>), ChatError> {
     const FILE: &str = "tokenizer_config.json";
-    let invalid = |message: String| ChatError::File {
-        file: FILE.to_owned(),
-        message,
-    };
+    let invalid = |message: String| ChatError::File { file: FILE.to_owned(), message };
     let Some(config) = &files.tokenizer_config else {
         return Ok((Shape::Single, Vec::new()));
     };
@@ -145,9 +134,7 @@ fn from_config(files: &TokenizerFiles) -> Result<(Shape, Vec<Source>), ChatError
             for entry in entries {
                 let field = |name| entry.get(name).and_then(Value::as_str);
                 let (Some(name), Some(source)) = (field("name"), field("template")) else {
-                    return Err(invalid(
-                        "an entry of `chat_template` lacks its `name` or its `template`".to_owned(),
-                    ));
+                    return Err(invalid("an entry of `chat_template` lacks its `name` or its `template`".to_owned()));
                 };
                 let origin = format!("{FILE}, template {name}");
                 sources.retain(|(known, _, _)| known != name);
@@ -155,8 +142,6 @@ fn from_config(files: &TokenizerFiles) -> Result<(Shape, Vec<Source>), ChatError
             }
             Ok((Shape::Named, sources))
         }
-        Some(_) => Err(invalid(
-            "`chat_template` is neither a template nor a list of named ones".to_owned(),
-        )),
+        Some(_) => Err(invalid("`chat_template` is neither a template nor a list of named ones".to_owned())),
     }
 }

@@ -32,9 +32,7 @@ struct Compiled {
 
 impl fmt::Debug for ChatTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChatTemplate")
-            .field("origin", &self.origin)
-            .finish_non_exhaustive()
+        f.debug_struct("ChatTemplate").field("origin", &self.origin).finish_non_exhaustive()
     }
 }
 
@@ -86,10 +84,7 @@ impl ChatTemplate {
         let compiled = self.compiled.as_ref().map_err(Clone::clone)?;
         self.check_arguments(request, &compiled.reads)?;
         let mut variables = context::variables(request, &self.special)?;
-        if let Some((name, _)) = variables
-            .iter()
-            .find(|(name, _)| compiled.hidden.contains(name))
-        {
+        if let Some((name, _)) = variables.iter().find(|(name, _)| compiled.hidden.contains(name)) {
             return Err(ChatError::Render {
                 template: self.origin.clone(),
                 line: 0,
@@ -113,22 +108,13 @@ impl ChatTemplate {
         rendered.map_err(|error| self.render_error(&error))
     }
 
-    fn check_arguments(
-        &self,
-        request: &RenderRequest<'_>,
-        reads: &BTreeSet<String>,
-    ) -> Result<(), ChatError> {
+    fn check_arguments(&self, request: &RenderRequest<'_>, reads: &BTreeSet<String>) -> Result<(), ChatError> {
         for name in request.args.keys() {
             if context::FROM_REQUEST.contains(&name.as_str()) {
-                return Err(ChatError::ReservedArgument {
-                    argument: name.clone(),
-                });
+                return Err(ChatError::ReservedArgument { argument: name.clone() });
             }
             if !reads.contains(name) {
-                let (standard, others) = reads
-                    .iter()
-                    .cloned()
-                    .partition(|name| self.is_standard(name));
+                let (standard, others) = reads.iter().cloned().partition(|name| self.is_standard(name));
                 return Err(ChatError::UnknownArgument {
                     template: self.origin.clone(),
                     argument: name.clone(),
@@ -142,15 +128,8 @@ impl ChatTemplate {
 
     /// Whether transformers fills the variable in by itself.
     fn is_standard(&self, name: &str) -> bool {
-        const TOKENS: &[&str] = &[
-            "bos_token",
-            "eos_token",
-            "unk_token",
-            "sep_token",
-            "pad_token",
-            "cls_token",
-            "mask_token",
-        ];
+        const TOKENS: &[&str] =
+            &["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
         context::FROM_REQUEST.contains(&name)
             || TOKENS.contains(&name)
             || self.special.named().any(|(known, _)| known == name)
@@ -160,18 +139,11 @@ impl ChatTemplate {
         let mut cause = error.source();
         while let Some(inner) = cause {
             if let Some(Raised(message)) = inner.downcast_ref::<Raised>() {
-                return ChatError::Raised {
-                    template: self.origin.clone(),
-                    message: message.clone(),
-                };
+                return ChatError::Raised { template: self.origin.clone(), message: message.clone() };
             }
             cause = inner.source();
         }
-        ChatError::Render {
-            template: self.origin.clone(),
-            line: error.line().unwrap_or(0),
-            message: describe(error),
-        }
+        ChatError::Render { template: self.origin.clone(), line: error.line().unwrap_or(0), message: describe(error) }
     }
 }
 
@@ -194,11 +166,7 @@ fn compile(origin: &str, source: &str) -> Result<Compiled, ChatError> {
         .into_iter()
         .filter(|name| !name.starts_with(syntax::PREFIX) && !syntax::is_global(name))
         .collect();
-    Ok(Compiled {
-        environment,
-        reads,
-        hidden: translated.hidden,
-    })
+    Ok(Compiled { environment, reads, hidden: translated.hidden })
 }
 
 fn describe(error: &Error) -> String {

@@ -104,11 +104,7 @@ impl<'a> Keys<'a> {
 
     pub(crate) fn invalid(&self, key: &str, expected: impl Into<String>) -> ConfigError {
         let value = self.map.get(key).map_or("absent".to_owned(), brief);
-        self.error(ConfigErrorKind::Invalid {
-            key: format!("{}{key}", self.prefix),
-            value,
-            expected: expected.into(),
-        })
+        self.error(ConfigErrorKind::Invalid { key: format!("{}{key}", self.prefix), value, expected: expected.into() })
     }
 
     fn opt<T>(

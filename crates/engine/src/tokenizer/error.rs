@@ -13,9 +13,7 @@ pub enum TokenizerError {
         found: Option<String>,
     },
     /// A file is not what it should be.
-    #[error(
-        "{file}: {message}; save the tokenizer anew with save_pretrained() or correct the file"
-    )]
+    #[error("{file}: {message}; save the tokenizer anew with save_pretrained() or correct the file")]
     Invalid {
         /// The file.
         file: String,
@@ -40,9 +38,7 @@ pub enum TokenizerError {
         message: String,
     },
     /// Ids could not be decoded.
-    #[error(
-        "tokenizer.json: ids cannot be decoded: {message}; its decoder does not fit its vocabulary"
-    )]
+    #[error("tokenizer.json: ids cannot be decoded: {message}; its decoder does not fit its vocabulary")]
     Decode {
         /// The tokenizer's message.
         message: String,

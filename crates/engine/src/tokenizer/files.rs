@@ -50,9 +50,7 @@ impl TokenizerFiles {
     /// [`TokenizerError::Read`] for a file that is there and cannot be read.
     pub fn read(dir: &Path) -> Result<TokenizerFiles, TokenizerError> {
         let file = |name: &str| read(&dir.join(name));
-        let other = OTHER_VOCABULARIES
-            .iter()
-            .find(|name| dir.join(name).is_file());
+        let other = OTHER_VOCABULARIES.iter().find(|name| dir.join(name).is_file());
         Ok(TokenizerFiles {
             origin: dir.display().to_string(),
             tokenizer_json: file("tokenizer.json")?,
@@ -88,9 +86,6 @@ fn read(path: &Path) -> Result<Option<Contents>, TokenizerError> {
     match fs::read(path) {
         Ok(contents) => Ok(Some(Cow::Owned(contents))),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(TokenizerError::Read {
-            file: path.display().to_string(),
-            message: error.to_string(),
-        }),
+        Err(error) => Err(TokenizerError::Read { file: path.display().to_string(), message: error.to_string() }),
     }
 }

@@ -8,15 +8,7 @@ use tokenizers::AddedToken;
 use super::{TokenizerError, TokenizerFiles};
 
 /// The names transformers gives to tokens with a role, in its order.
-const NAMES: [&str; 7] = [
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-];
+const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// A tokenizer's special tokens by name, such as `eos_token`.
 ///
@@ -37,16 +29,12 @@ impl SpecialTokens {
 
     /// Name and text of each.
     pub fn named(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.tokens
-            .iter()
-            .map(|(name, token)| (name.as_str(), token.as_str()))
+        self.tokens.iter().map(|(name, token)| (name.as_str(), token.as_str()))
     }
 
     /// The token of that name.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.named()
-            .find(|(known, _)| *known == name)
-            .map(|(_, token)| token)
+        self.named().find(|(known, _)| *known == name).map(|(_, token)| token)
     }
 
     /// The token that ends a sequence.
@@ -63,11 +51,7 @@ impl SpecialTokens {
 impl<N: Into<String>, T: Into<String>> FromIterator<(N, T)> for SpecialTokens {
     fn from_iter<I: IntoIterator<Item = (N, T)>>(tokens: I) -> SpecialTokens {
         let tokens = tokens.into_iter();
-        SpecialTokens {
-            tokens: tokens
-                .map(|(name, token)| (name.into(), token.into()))
-                .collect(),
-        }
+        SpecialTokens { tokens: tokens.map(|(name, token)| (name.into(), token.into())).collect() }
     }
 }
 
@@ -96,10 +80,7 @@ impl Config {
         let mut listed = listed(&config);
         if !config.contains_key("added_tokens_decoder") {
             // Older checkpoints: the map of special tokens has the last word.
-            config.extend(object(
-                "special_tokens_map.json",
-                &files.special_tokens_map,
-            )?);
+            config.extend(object("special_tokens_map.json", &files.special_tokens_map)?);
             listed = legacy(&config, &object("added_tokens.json", &files.added_tokens)?);
         }
         let cleanup = |name: &str| match config.get(name) {
@@ -115,10 +96,7 @@ impl Config {
         let mut tokens = Vec::new();
         let mut named = Vec::new();
         let own = |name: &&String| name.ends_with("_token") && !NAMES.contains(&name.as_str());
-        for name in NAMES
-            .into_iter()
-            .chain(config.keys().filter(own).map(String::as_str))
-        {
+        for name in NAMES.into_iter().chain(config.keys().filter(own).map(String::as_str)) {
             let value = config.get(name);
             // Of the model's own names only plain strings are tokens.
             let value = value.filter(|value| NAMES.contains(&name) || value.is_string());
@@ -142,13 +120,7 @@ impl Config {
             Some(Value::Array(extra)) => named.extend(extra.iter().filter_map(special_token)),
             _ => {}
         }
-        Ok(Config {
-            special: SpecialTokens { tokens },
-            cleanup,
-            cleanup_of_bpe,
-            listed,
-            named,
-        })
+        Ok(Config { special: SpecialTokens { tokens }, cleanup, cleanup_of_bpe, listed, named })
     }
 
     /// Adds the tokens that `tokenizer.json` does not have in this form.
@@ -175,15 +147,7 @@ impl Config {
 
 /// Equality in every property; the crate's own looks at the text only.
 fn same(a: &AddedToken, b: &AddedToken) -> bool {
-    let key = |token: &AddedToken| {
-        (
-            token.single_word,
-            token.lstrip,
-            token.rstrip,
-            token.normalized,
-            token.special,
-        )
-    };
+    let key = |token: &AddedToken| (token.single_word, token.lstrip, token.rstrip, token.normalized, token.special);
     a.content == b.content && key(a) == key(b)
 }
 
@@ -195,17 +159,12 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-fn object(
-    file: &str,
-    contents: &Option<Cow<'static, [u8]>>,
-) -> Result<Map<String, Value>, TokenizerError> {
+fn object(file: &str, contents: &Option<Cow<'static, [u8]>>) -> Result<Map<String, Value>, TokenizerError> {
     let Some(contents) = contents else {
         return Ok(Map::new());
     };
-    serde_json::from_slice(contents).map_err(|error| TokenizerError::Invalid {
-        file: file.to_owned(),
-        message: error.to_string(),
-    })
+    serde_json::from_slice(contents)
+        .map_err(|error| TokenizerError::Invalid { file: file.to_owned(), message: error.to_string() })
 }
 
 /// The tokens of `added_tokens_decoder`, by id.
@@ -213,10 +172,8 @@ fn listed(config: &Map<String, Value>) -> Vec<AddedToken> {
     let Some(Value::Object(entries)) = config.get("added_tokens_decoder") else {
         return Vec::new();
     };
-    let mut tokens: Vec<(u32, AddedToken)> = entries
-        .iter()
-        .filter_map(|(id, token)| Some((id.parse().ok()?, added_token(token)?)))
-        .collect();
+    let mut tokens: Vec<(u32, AddedToken)> =
+        entries.iter().filter_map(|(id, token)| Some((id.parse().ok()?, added_token(token)?))).collect();
     tokens.sort_by_key(|(id, _)| *id);
     tokens.into_iter().map(|(_, token)| token).collect()
 }
@@ -225,18 +182,11 @@ fn listed(config: &Map<String, Value>) -> Vec<AddedToken> {
 fn legacy(config: &Map<String, Value>, added: &Map<String, Value>) -> Vec<AddedToken> {
     let is_special = |content: &str| {
         let named = NAMES.iter().filter_map(|name| config.get(*name));
-        named
-            .filter_map(special_token)
-            .any(|token| token.content == content)
+        named.filter_map(special_token).any(|token| token.content == content)
     };
     let mut tokens: Vec<(u64, AddedToken)> = added
         .iter()
-        .filter_map(|(content, id)| {
-            Some((
-                id.as_u64()?,
-                AddedToken::from(content.as_str(), is_special(content)),
-            ))
-        })
+        .filter_map(|(content, id)| Some((id.as_u64()?, AddedToken::from(content.as_str(), is_special(content)))))
         .collect();
     tokens.sort_by_key(|(id, _)| *id);
     tokens.into_iter().map(|(_, token)| token).collect()
@@ -279,7 +229,5 @@ pub(super) fn clean_up(text: &str) -> String {
         (" 've", "'ve"),
         (" 're", "'re"),
     ];
-    REPLACED
-        .iter()
-        .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+    REPLACED.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }

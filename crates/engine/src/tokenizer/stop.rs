@@ -27,10 +27,7 @@ impl StopMatcher {
         let mut stops: Vec<String> = stops.into_iter().map(Into::into).collect();
         stops.retain(|stop| !stop.is_empty());
         stops.sort_by_key(|stop| std::cmp::Reverse(stop.len()));
-        StopMatcher {
-            stops,
-            held: String::new(),
-        }
+        StopMatcher { stops, held: String::new() }
     }
 
     /// Takes the next piece and returns the text that can be passed on, or
@@ -63,11 +60,7 @@ impl StopMatcher {
     /// begins with.
     fn possible(&self) -> usize {
         let starts = self.held.char_indices().map(|(at, _)| at);
-        let begins = |at: &usize| {
-            self.stops
-                .iter()
-                .any(|stop| stop.starts_with(&self.held[*at..]))
-        };
+        let begins = |at: &usize| self.stops.iter().any(|stop| stop.starts_with(&self.held[*at..]));
         starts.into_iter().find(begins).unwrap_or(self.held.len())
     }
 }

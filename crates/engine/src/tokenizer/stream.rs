@@ -38,13 +38,7 @@ enum ByteRun {
 
 impl<'t> StreamDecoder<'t> {
     pub(super) fn new(tokenizer: &'t Tokenizer, show: ShowSpecial) -> StreamDecoder<'t> {
-        StreamDecoder {
-            tokenizer,
-            show,
-            ids: Vec::new(),
-            given: 0,
-            run: ByteRun::Closed,
-        }
+        StreamDecoder { tokenizer, show, ids: Vec::new(), given: 0, run: ByteRun::Closed }
     }
 
     /// Takes the next id and returns the text that has become certain.
@@ -64,10 +58,7 @@ impl<'t> StreamDecoder<'t> {
         let text = self.tokenizer.decode(&self.ids, self.show)?;
         let certain = match self.tokenizer.cleanup {
             Cleanup::Off => text.strip_suffix('\u{fffd}').unwrap_or(&text).len(),
-            Cleanup::On => text
-                .char_indices()
-                .nth_back(CLEANUP_REACH - 1)
-                .map_or(0, |(at, _)| at),
+            Cleanup::On => text.char_indices().nth_back(CLEANUP_REACH - 1).map_or(0, |(at, _)| at),
         };
         let new = text.get(self.given..certain).unwrap_or("").to_owned();
         self.given = self.given.max(certain);

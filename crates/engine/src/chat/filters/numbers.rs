@@ -97,11 +97,7 @@ pub(super) fn round(_: &mut State<'_, '_>, value: &Value, args: Args) -> PyResul
             };
             let scale = 10_f64.powi(digits as i32);
             let scaled = number * scale;
-            let whole = if method == "ceil" {
-                scaled.ceil()
-            } else {
-                scaled.floor()
-            };
+            let whole = if method == "ceil" { scaled.ceil() } else { scaled.floor() };
             if !whole.is_finite() || whole.abs() > 9e15 {
                 return unsupported("rounding a number that large");
             }

@@ -65,13 +65,7 @@ enum Wanted {
     Failing,
 }
 
-fn keep(
-    state: &mut State<'_, '_>,
-    value: &Value,
-    mut args: Args,
-    whole: Whole,
-    wanted: Wanted,
-) -> PyResult {
+fn keep(state: &mut State<'_, '_>, value: &Value, mut args: Args, whole: Whole, wanted: Wanted) -> PyResult {
     let mut kept = Vec::new();
     if !value.is_true() {
         return Ok(Generator::value(kept));
@@ -95,9 +89,7 @@ fn keep(
         let passes = match &test {
             None => subject.is_true(),
             Some((test, rest)) => {
-                let arguments: Vec<Value> = std::iter::once(subject)
-                    .chain(rest.iter().cloned())
-                    .collect();
+                let arguments: Vec<Value> = std::iter::once(subject).chain(rest.iter().cloned()).collect();
                 state.perform_test(test, &arguments)?
             }
         };

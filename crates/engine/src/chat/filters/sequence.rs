@@ -19,10 +19,7 @@ pub(super) fn length(_: &mut State<'_, '_>, value: &Value, args: Args) -> PyResu
         Py::View(view) => view.len(),
         Py::Range(range) => range.len,
         other => {
-            return fail(format!(
-                "a value of type {} has no length",
-                other.type_name()
-            ));
+            return fail(format!("a value of type {} has no length", other.type_name()));
         }
     };
     Ok(int(length as i128))
@@ -116,15 +113,12 @@ pub(super) fn unique(_: &mut State<'_, '_>, value: &Value, args: Args) -> PyResu
 fn sorted(mut entries: Vec<(Vec<Value>, Value)>, reverse: bool) -> PyResult<Vec<Value>> {
     let mut failure = None;
     entries.sort_by(|(a, _), (b, _)| {
-        let ordering = a
-            .iter()
-            .zip(b)
-            .find_map(|(a, b)| match ops::compare("<", a, b) {
-                Ok(Some(Ordering::Equal)) => None,
-                Ok(Some(ordering)) => Some(Ok(ordering)),
-                Ok(None) => Some(unsupported("sorting NaN")),
-                Err(error) => Some(Err(error)),
-            });
+        let ordering = a.iter().zip(b).find_map(|(a, b)| match ops::compare("<", a, b) {
+            Ok(Some(Ordering::Equal)) => None,
+            Ok(Some(ordering)) => Some(Ok(ordering)),
+            Ok(None) => Some(unsupported("sorting NaN")),
+            Err(error) => Some(Err(error)),
+        });
         let ordering = match ordering {
             None => Ordering::Equal,
             Some(Ok(ordering)) => ordering,
@@ -133,11 +127,7 @@ fn sorted(mut entries: Vec<(Vec<Value>, Value)>, reverse: bool) -> PyResult<Vec<
                 Ordering::Equal
             }
         };
-        if reverse {
-            ordering.reverse()
-        } else {
-            ordering
-        }
+        if reverse { ordering.reverse() } else { ordering }
     });
     match failure {
         Some(error) => Err(error),

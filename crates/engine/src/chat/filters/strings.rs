@@ -73,11 +73,7 @@ pub(super) fn title(_: &mut State<'_, '_>, value: &Value, args: Args) -> PyResul
     }
     let mut after_break = true;
     let titled = text.chars().map(|c| {
-        let out = if after_break {
-            c.to_ascii_uppercase()
-        } else {
-            c.to_ascii_lowercase()
-        };
+        let out = if after_break { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() };
         after_break = text::is_space(c) || matches!(c, '-' | '(' | '{' | '[' | '<');
         out
     });
@@ -104,18 +100,13 @@ pub(super) fn indent(state: &mut State<'_, '_>, value: &Value, args: Args) -> Py
     refuse_markup(&[value])?;
     let [width, first, blank] = args.bind("indent", ["width", "first", "blank"])?;
     let Py::Str(text) = Py::of(value) else {
-        return fail(format!(
-            "indent needs text, not a {}",
-            Py::of(value).type_name()
-        ));
+        return fail(format!("indent needs text, not a {}", Py::of(value).type_name()));
     };
     let indention = match width.as_ref().map(Py::of) {
         None => " ".repeat(4),
         Some(Py::Str(indention)) => indention.to_owned(),
         Some(_) => {
-            let width = width
-                .as_ref()
-                .map_or(Ok(4), |width| integer("indent", width))?;
+            let width = width.as_ref().map_or(Ok(4), |width| integer("indent", width))?;
             if width > 1000 {
                 return unsupported("indenting that far");
             }
@@ -126,11 +117,7 @@ pub(super) fn indent(state: &mut State<'_, '_>, value: &Value, args: Args) -> Py
     let whole = Value::from([text, "\n"].concat());
     let lines = methods::call(state, &whole, "splitlines", Args::default())?;
     let blank = is_set(blank);
-    let mut out = if is_set(first) {
-        indention.clone()
-    } else {
-        String::new()
-    };
+    let mut out = if is_set(first) { indention.clone() } else { String::new() };
     for (index, line) in items(&lines).iter().enumerate() {
         let line = line.as_str().unwrap_or("");
         if index > 0 {

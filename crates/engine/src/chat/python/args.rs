@@ -25,10 +25,7 @@ impl Args {
                 keywords.push((name.to_owned(), kwargs.peek::<Value>(name)?));
             }
         }
-        Ok(Args {
-            positional: values,
-            keywords,
-        })
+        Ok(Args { positional: values, keywords })
     }
 
     /// The arguments in the order of `names`, `None` where one was left out.
@@ -40,10 +37,7 @@ impl Args {
         names: [&str; N],
     ) -> PyResult<[Option<Value>; N]> {
         if self.positional.len() > N {
-            return fail(format!(
-                "{function} takes at most {N} arguments, {} were given",
-                self.positional.len()
-            ));
+            return fail(format!("{function} takes at most {N} arguments, {} were given", self.positional.len()));
         }
         let mut bound = [const { None }; N];
         for (slot, value) in bound.iter_mut().zip(self.positional) {
@@ -77,10 +71,7 @@ impl Args {
 pub(in crate::chat) fn string<'a>(function: &str, value: &'a Value) -> PyResult<&'a str> {
     match Py::of(value) {
         Py::Str(s) => Ok(s),
-        other => fail(format!(
-            "{function} needs a string, not a value of type {}",
-            other.type_name()
-        )),
+        other => fail(format!("{function} needs a string, not a value of type {}", other.type_name())),
     }
 }
 
@@ -89,9 +80,6 @@ pub(in crate::chat) fn integer(function: &str, value: &Value) -> PyResult<i64> {
     let number = Py::of(value).as_int();
     match number.and_then(|number| i64::try_from(number).ok()) {
         Some(number) => Ok(number),
-        None => fail(format!(
-            "{function} needs an integer, not a value of type {}",
-            Py::of(value).type_name()
-        )),
+        None => fail(format!("{function} needs an integer, not a value of type {}", Py::of(value).type_name())),
     }
 }

@@ -100,10 +100,7 @@ impl Field {
                 format!("{:.*}", self.precision.unwrap_or(6), number as f64)
             }
             (kind, other, _) => {
-                return unsupported(format!(
-                    "formatting a value of type {} with `%{kind}`",
-                    other.type_name()
-                ));
+                return unsupported(format!("formatting a value of type {} with `%{kind}`", other.type_name()));
             }
         };
         let missing = self.width.saturating_sub(body.chars().count());

@@ -38,10 +38,9 @@ pub(in crate::chat) fn tojson(args: Args) -> PyResult<String> {
         None if indent.is_some() => (",".to_owned(), ": ".to_owned()),
         None => (", ".to_owned(), ": ".to_owned()),
         Some(separators) => match iterate(&separators)?.as_slice() {
-            [item, key] => (
-                string("tojson separators", item)?.to_owned(),
-                string("tojson separators", key)?.to_owned(),
-            ),
+            [item, key] => {
+                (string("tojson separators", item)?.to_owned(), string("tojson separators", key)?.to_owned())
+            }
             _ => return fail("tojson: separators must be a pair of strings"),
         },
     };
@@ -77,10 +76,7 @@ fn write_value(out: &mut String, value: &Value, layout: &Layout, depth: usize) -
         Py::Dict => {
             let mut entries = pairs(value);
             if layout.sort_keys {
-                if entries
-                    .iter()
-                    .any(|(key, _)| !matches!(Py::of(key), Py::Str(_)))
-                {
+                if entries.iter().any(|(key, _)| !matches!(Py::of(key), Py::Str(_))) {
                     return fail("tojson: sort_keys needs string keys");
                 }
                 entries.sort_by(|(a, _), (b, _)| a.as_str().cmp(&b.as_str()));
@@ -94,10 +90,7 @@ fn write_value(out: &mut String, value: &Value, layout: &Layout, depth: usize) -
                     Py::Int(key) => key.to_string(),
                     Py::Float(key) => float(key),
                     other => {
-                        return fail(format!(
-                            "tojson: a dict key cannot be a {}",
-                            other.type_name()
-                        ));
+                        return fail(format!("tojson: a dict key cannot be a {}", other.type_name()));
                     }
                 };
                 write_string(out, &key, layout);
@@ -106,10 +99,7 @@ fn write_value(out: &mut String, value: &Value, layout: &Layout, depth: usize) -
             })?;
         }
         other => {
-            return fail(format!(
-                "tojson: a value of type {} has no JSON form",
-                other.type_name()
-            ));
+            return fail(format!("tojson: a value of type {} has no JSON form", other.type_name()));
         }
     }
     Ok(())
@@ -152,12 +142,7 @@ fn float(number: f64) -> String {
     if number.is_nan() {
         "NaN".to_owned()
     } else if number.is_infinite() {
-        if number > 0.0 {
-            "Infinity"
-        } else {
-            "-Infinity"
-        }
-        .to_owned()
+        if number > 0.0 { "Infinity" } else { "-Infinity" }.to_owned()
     } else {
         text::float(number)
     }

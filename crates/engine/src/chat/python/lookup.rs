@@ -10,10 +10,7 @@ use super::value::{Py, PyResult, fail, int, items, iterate, pairs, unsupported};
 /// The error for reading on from an undefined value. `what` is the template's
 /// own text of that value.
 pub(in crate::chat) fn undefined(what: &str, then: &str) -> Error {
-    Error::new(
-        ErrorKind::UndefinedError,
-        format!("`{what}` is undefined, so {then} cannot be read from it"),
-    )
+    Error::new(ErrorKind::UndefinedError, format!("`{what}` is undefined, so {then} cannot be read from it"))
 }
 
 /// `object.name`: a method of that name, else a dict's key, else undefined.
@@ -25,10 +22,7 @@ pub(in crate::chat) fn attribute(object: &Value, name: &str, what: &str) -> PyRe
         return unsupported(format!("the attribute `{name}`"));
     }
     if methods::exists(object, name)? {
-        return Ok(Value::from_object(BoundMethod {
-            object: object.clone(),
-            name: name.to_owned(),
-        }));
+        return Ok(Value::from_object(BoundMethod { object: object.clone(), name: name.to_owned() }));
     }
     Ok(match Py::of(object) {
         Py::Dict => object.get_attr(name)?,
@@ -42,10 +36,7 @@ pub(in crate::chat) fn attribute(object: &Value, name: &str, what: &str) -> PyRe
             Value::UNDEFINED
         }
         other @ (Py::Range(_) | Py::View(_) | Py::Generator(_) | Py::Method(_)) => {
-            return unsupported(format!(
-                "the attribute `{name}` of a value of type {}",
-                other.type_name()
-            ));
+            return unsupported(format!("the attribute `{name}` of a value of type {}", other.type_name()));
         }
         _ => Value::UNDEFINED,
     })
@@ -64,9 +55,7 @@ pub(in crate::chat) fn item(object: &Value, key: &Value, what: &str) -> PyResult
             if !found.is_undefined() || !methods::exists(object, name)? {
                 return Ok(found);
             }
-            return fail(format!(
-                "`{what}` has no key `{name}`, and Jinja would give the dict's method of that name"
-            ));
+            return fail(format!("`{what}` has no key `{name}`, and Jinja would give the dict's method of that name"));
         }
         return attribute(object, name, what);
     }
@@ -76,37 +65,25 @@ pub(in crate::chat) fn item(object: &Value, key: &Value, what: &str) -> PyResult
             let found = pairs(object).into_iter().find(|(known, _)| known == key);
             Ok(found.map(|(_, value)| value).unwrap_or_default())
         }
-        (Py::Dict, other) => unsupported(format!(
-            "reading a dict's key of type {}",
-            other.type_name()
-        )),
+        (Py::Dict, other) => unsupported(format!("reading a dict's key of type {}", other.type_name())),
         (Py::List | Py::Tuple(_), _) => {
             let list = items(object);
-            Ok(position(index, list.len())
-                .map(|index| list[index].clone())
-                .unwrap_or_default())
+            Ok(position(index, list.len()).map(|index| list[index].clone()).unwrap_or_default())
         }
         (Py::Str(text), _) => {
             let chars: Vec<char> = text.chars().collect();
-            Ok(position(index, chars.len())
-                .map(|index| Value::from(chars[index].to_string()))
-                .unwrap_or_default())
+            Ok(position(index, chars.len()).map(|index| Value::from(chars[index].to_string())).unwrap_or_default())
         }
-        (Py::Range(range), _) => Ok(position(index, range.len)
-            .and_then(|index| range.iter().nth(index))
-            .map(int)
-            .unwrap_or_default()),
+        (Py::Range(range), _) => {
+            Ok(position(index, range.len).and_then(|index| range.iter().nth(index)).map(int).unwrap_or_default())
+        }
         _ => Ok(Value::UNDEFINED),
     }
 }
 
 fn position(index: Option<i128>, len: usize) -> Option<usize> {
     let index = index?;
-    let index = if index < 0 {
-        index + len as i128
-    } else {
-        index
-    };
+    let index = if index < 0 { index + len as i128 } else { index };
     usize::try_from(index).ok().filter(|&index| index < len)
 }
 
@@ -120,10 +97,7 @@ pub(in crate::chat) fn slice(object: &Value, bounds: [&Value; 3], what: &str) ->
             (_, Some(number)) => Some(number),
             (Py::Undefined, _) => return fail("a bound of the slice is undefined"),
             (other, None) => {
-                return fail(format!(
-                    "a slice needs whole numbers, not a value of type {}",
-                    other.type_name()
-                ));
+                return fail(format!("a slice needs whole numbers, not a value of type {}", other.type_name()));
             }
         };
     }
@@ -148,35 +122,19 @@ pub(in crate::chat) fn slice(object: &Value, bounds: [&Value; 3], what: &str) ->
             let picked = pick(tuple.len()).map(|index| tuple[index].clone());
             Ok(Value::from(Tuple::from(picked.collect::<Vec<_>>())))
         }
-        other => fail(format!(
-            "`{what}` is a {}, which cannot be sliced",
-            other.type_name()
-        )),
+        other => fail(format!("`{what}` is a {}, which cannot be sliced", other.type_name())),
     }
 }
 
 /// Python's `slice.indices`: which positions of `len` a slice picks, in order.
-fn indices(
-    start: Option<i128>,
-    stop: Option<i128>,
-    step: i128,
-    len: usize,
-) -> impl Iterator<Item = usize> {
+fn indices(start: Option<i128>, stop: Option<i128>, step: i128, len: usize) -> impl Iterator<Item = usize> {
     let len = len as i128;
     let (lowest, highest) = if step > 0 { (0, len) } else { (-1, len - 1) };
     let clamp = |bound: i128| {
-        let bound = if bound < 0 {
-            bound.saturating_add(len)
-        } else {
-            bound
-        };
+        let bound = if bound < 0 { bound.saturating_add(len) } else { bound };
         bound.clamp(lowest, highest)
     };
-    let (first, end) = if step > 0 {
-        (lowest, highest)
-    } else {
-        (highest, lowest)
-    };
+    let (first, end) = if step > 0 { (lowest, highest) } else { (highest, lowest) };
     let (start, stop) = (start.map_or(first, clamp), stop.map_or(end, clamp));
     let mut next = Some(start);
     std::iter::from_fn(move || {

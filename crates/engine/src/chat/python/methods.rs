@@ -58,37 +58,13 @@ const STRING: &[&str] = &[
     "upper",
     "zfill",
 ];
-const LIST: &[&str] = &[
-    "append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse",
-    "sort",
-];
-const DICT: &[&str] = &[
-    "clear",
-    "copy",
-    "fromkeys",
-    "get",
-    "items",
-    "keys",
-    "pop",
-    "popitem",
-    "setdefault",
-    "update",
-    "values",
-];
+const LIST: &[&str] =
+    &["append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort"];
+const DICT: &[&str] =
+    &["clear", "copy", "fromkeys", "get", "items", "keys", "pop", "popitem", "setdefault", "update", "values"];
 /// What the sandbox that transformers renders in keeps templates from calling.
-const MUTATORS: &[&str] = &[
-    "append",
-    "clear",
-    "extend",
-    "insert",
-    "pop",
-    "popitem",
-    "remove",
-    "reverse",
-    "setdefault",
-    "sort",
-    "update",
-];
+const MUTATORS: &[&str] =
+    &["append", "clear", "extend", "insert", "pop", "popitem", "remove", "reverse", "setdefault", "sort", "update"];
 
 /// Whether Python's type of `object` has a method of that name.
 pub(in crate::chat) fn exists(object: &Value, name: &str) -> PyResult<bool> {
@@ -119,31 +95,20 @@ pub(in crate::chat) fn call_attribute(
     let callee = lookup::attribute(object, name, what)?;
     match Py::of(&callee) {
         Py::Opaque => callee.call(state, &args),
-        Py::Undefined => fail(format!(
-            "`{what}`, a {}, has no method `{name}`",
-            Py::of(object).type_name()
-        )),
-        other => fail(format!(
-            "`{what}.{name}` is a {}, which cannot be called",
-            other.type_name()
-        )),
+        Py::Undefined => fail(format!("`{what}`, a {}, has no method `{name}`", Py::of(object).type_name())),
+        other => fail(format!("`{what}.{name}` is a {}, which cannot be called", other.type_name())),
     }
 }
 
 /// Calls a method that [`exists`].
-pub(in crate::chat) fn call(
-    state: &mut State<'_, '_>,
-    object: &Value,
-    name: &str,
-    args: Args,
-) -> PyResult {
+pub(in crate::chat) fn call(state: &mut State<'_, '_>, object: &Value, name: &str, args: Args) -> PyResult {
     refuse_markup(&[object])?;
     refuse_markup(&args.positional.iter().collect::<Vec<_>>())?;
     match Py::of(object) {
         Py::Str(text) => strings::call(state, object, text, name, args),
-        _ if MUTATORS.contains(&name) => fail(format!(
-            "a template may not change its input: `{name}()` is refused, as transformers refuses it"
-        )),
+        _ if MUTATORS.contains(&name) => {
+            fail(format!("a template may not change its input: `{name}()` is refused, as transformers refuses it"))
+        }
         Py::Dict => dict_method(object, name, args),
         _ => list_method(object, name, args),
     }
@@ -195,8 +160,5 @@ fn list_method(list: &Value, name: &str, args: Args) -> PyResult {
 
 /// The pairs of a dict as the `items` filter and `dictsort` hand them on.
 pub(in crate::chat) fn pair_tuples(dict: &Value) -> Vec<Value> {
-    pairs(dict)
-        .into_iter()
-        .map(|(key, value)| Value::from(Tuple::from([key, value])))
-        .collect()
+    pairs(dict).into_iter().map(|(key, value)| Value::from(Tuple::from([key, value]))).collect()
 }

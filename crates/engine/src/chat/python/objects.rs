@@ -151,19 +151,14 @@ impl Namespace {
     /// The attribute, if it was ever set.
     pub(in crate::chat) fn get(&self, name: &str) -> Option<Value> {
         let attributes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        attributes
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.clone())
+        attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
     }
 
     /// Sets an attribute. Names that begin with an underscore are refused, as
     /// transformers refuses them.
     pub(in crate::chat) fn set(&self, name: &str, value: Value) -> PyResult<()> {
         if name.starts_with('_') {
-            return unsupported(format!(
-                "storing the underscore-prefixed attribute `{name}` on a namespace"
-            ));
+            return unsupported(format!("storing the underscore-prefixed attribute `{name}` on a namespace"));
         }
         let mut attributes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match attributes.iter_mut().find(|(key, _)| key == name) {

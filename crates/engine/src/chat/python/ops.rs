@@ -88,9 +88,7 @@ pub(in crate::chat) fn mul(a: &Value, b: &Value) -> PyResult {
     };
     let (py_a, py_b) = (Py::of(a), Py::of(b));
     match (py_a, py_b, py_a.as_int(), py_b.as_int()) {
-        (Py::Str(s), _, _, Some(n)) | (_, Py::Str(s), Some(n), _) => {
-            Ok(Value::from(s.repeat(repeat(n, s.len())?)))
-        }
+        (Py::Str(s), _, _, Some(n)) | (_, Py::Str(s), Some(n), _) => Ok(Value::from(s.repeat(repeat(n, s.len())?))),
         (Py::List, _, _, Some(n)) => {
             let list = items(a);
             Ok(Value::from(repeated(&list, repeat(n, list.len())?)))
@@ -99,9 +97,9 @@ pub(in crate::chat) fn mul(a: &Value, b: &Value) -> PyResult {
             let list = items(b);
             Ok(Value::from(repeated(&list, repeat(n, list.len())?)))
         }
-        (Py::Tuple(tuple), _, _, Some(n)) | (_, Py::Tuple(tuple), Some(n), _) => Ok(Value::from(
-            Tuple::from(repeated(tuple, repeat(n, tuple.len())?)),
-        )),
+        (Py::Tuple(tuple), _, _, Some(n)) | (_, Py::Tuple(tuple), Some(n), _) => {
+            Ok(Value::from(Tuple::from(repeated(tuple, repeat(n, tuple.len())?))))
+        }
         _ => match numbers(a, b) {
             Some(Numbers::Ints(a, b)) => checked("*", a.checked_mul(b)),
             Some(Numbers::Floats(a, b)) => Ok(Value::from(a * b)),
@@ -111,10 +109,7 @@ pub(in crate::chat) fn mul(a: &Value, b: &Value) -> PyResult {
 }
 
 fn repeated(items: &[Value], count: usize) -> Vec<Value> {
-    std::iter::repeat_n(items, count)
-        .flatten()
-        .cloned()
-        .collect()
+    std::iter::repeat_n(items, count).flatten().cloned().collect()
 }
 
 /// `a / b`
@@ -157,13 +152,9 @@ pub(in crate::chat) fn rem(a: &Value, b: &Value) -> PyResult {
     match numbers(a, b) {
         Some(Numbers::Ints(_, 0)) => fail("modulo by zero"),
         Some(Numbers::Ints(a, b)) => {
-            let remainder = a.checked_rem(b).map(|remainder| {
-                if remainder != 0 && (remainder < 0) != (b < 0) {
-                    remainder + b
-                } else {
-                    remainder
-                }
-            });
+            let remainder = a
+                .checked_rem(b)
+                .map(|remainder| if remainder != 0 && (remainder < 0) != (b < 0) { remainder + b } else { remainder });
             checked("%", remainder)
         }
         Some(Numbers::Floats(..)) => unsupported("`%` on floats"),
@@ -250,10 +241,7 @@ fn equal_at(a: &Value, b: &Value, depth: usize) -> PyResult<bool> {
         }
         (Py::Range(a), Py::Range(b)) => a.iter().eq(b.iter()),
         (Py::View(_), Py::View(_)) | (Py::Method(_), Py::Method(_)) | (Py::Opaque, Py::Opaque) => {
-            return unsupported(format!(
-                "comparing two values of type {}",
-                Py::of(a).type_name()
-            ));
+            return unsupported(format!("comparing two values of type {}", Py::of(a).type_name()));
         }
         _ => match numbers(a, b) {
             Some(Numbers::Ints(a, b)) => a == b,
@@ -312,10 +300,9 @@ pub(in crate::chat) fn test(op: &str, a: &Value, b: &Value) -> PyResult<bool> {
 pub(in crate::chat) fn contains(container: &Value, item: &Value) -> PyResult<bool> {
     match (Py::of(container), Py::of(item)) {
         (Py::Str(text), Py::Str(part)) => Ok(text.contains(part)),
-        (Py::Str(_), other) => fail(format!(
-            "`in` looks for a string in a string, not for a value of type {}",
-            other.type_name()
-        )),
+        (Py::Str(_), other) => {
+            fail(format!("`in` looks for a string in a string, not for a value of type {}", other.type_name()))
+        }
         (Py::Dict, Py::List | Py::Dict) => fail("`in`: a list or dict cannot be a dict's key"),
         (Py::Dict, _) => {
             for (key, _) in pairs(container) {

@@ -11,13 +11,7 @@ use super::text::is_space;
 use super::value::{Py, PyResult, fail, iterate, refuse_markup, unsupported};
 
 /// Calls a method of a string; `object` and `text` are the same string.
-pub(in crate::chat) fn call(
-    state: &mut State<'_, '_>,
-    object: &Value,
-    text: &str,
-    name: &str,
-    args: Args,
-) -> PyResult {
+pub(in crate::chat) fn call(state: &mut State<'_, '_>, object: &Value, text: &str, name: &str, args: Args) -> PyResult {
     match name {
         "strip" | "lstrip" | "rstrip" => {
             let [chars] = args.bind(name, ["chars"])?;
@@ -25,10 +19,7 @@ pub(in crate::chat) fn call(
                 Some(chars) => Some(string(name, chars)?.chars().collect()),
                 None => None,
             };
-            let inside = |c: char| {
-                set.as_ref()
-                    .map_or_else(|| is_space(c), |set| set.contains(&c))
-            };
+            let inside = |c: char| set.as_ref().map_or_else(|| is_space(c), |set| set.contains(&c));
             Ok(Value::from(match name {
                 "strip" => text.trim_matches(inside),
                 "lstrip" => text.trim_start_matches(inside),
@@ -94,9 +85,7 @@ pub(in crate::chat) fn call(
             Ok(Value::from(rest.unwrap_or(text)))
         }
         "replace" if args.keywords.is_empty() => match args.positional.as_slice() {
-            [old, new] => Ok(Value::from(
-                text.replace(string(name, old)?, string(name, new)?),
-            )),
+            [old, new] => Ok(Value::from(text.replace(string(name, old)?, string(name, new)?))),
             [old, new, count] => {
                 let (old, new) = (string(name, old)?, string(name, new)?);
                 Ok(Value::from(match usize::try_from(integer(name, count)?) {
@@ -143,26 +132,20 @@ pub(in crate::chat) fn call(
             }
         }
         // Python and Rust sort letters beyond ASCII by different tables here.
-        "isalnum" | "isalpha" | "isdigit" | "isdecimal" | "isnumeric" | "title" | "swapcase"
-            if !text.is_ascii() =>
-        {
+        "isalnum" | "isalpha" | "isdigit" | "isdecimal" | "isnumeric" | "title" | "swapcase" if !text.is_ascii() => {
             unsupported(format!("`{name}` of text beyond ASCII"))
         }
         "isspace" => {
             args.none(name)?;
             Ok(Value::from(!text.is_empty() && text.chars().all(is_space)))
         }
-        "isdecimal" => {
-            pycompat::unknown_method_callback(state, object, "isdigit", &positional(args)?)
-        }
+        "isdecimal" => pycompat::unknown_method_callback(state, object, "isdigit", &positional(args)?),
         "title" => {
             args.none(name)?;
             Ok(Value::from(title(text)))
         }
-        "upper" | "lower" | "islower" | "isupper" | "isascii" | "isalnum" | "isalpha"
-        | "isdigit" | "isnumeric" | "count" | "find" | "rfind" => {
-            pycompat::unknown_method_callback(state, object, name, &positional(args)?)
-        }
+        "upper" | "lower" | "islower" | "isupper" | "isascii" | "isalnum" | "isalpha" | "isdigit" | "isnumeric"
+        | "count" | "find" | "rfind" => pycompat::unknown_method_callback(state, object, name, &positional(args)?),
         _ => unsupported(format!("the string method `{name}`")),
     }
 }
@@ -174,12 +157,7 @@ fn positional(args: Args) -> PyResult<Vec<Value>> {
     }
 }
 
-fn split_at<'a>(
-    text: &'a str,
-    separator: &str,
-    method: &str,
-    limit: usize,
-) -> PyResult<Vec<&'a str>> {
+fn split_at<'a>(text: &'a str, separator: &str, method: &str, limit: usize) -> PyResult<Vec<&'a str>> {
     if separator.is_empty() {
         return fail(format!("`{method}` needs a separator that is not empty"));
     }
@@ -209,11 +187,7 @@ fn split_spaces(text: &str, limit: usize) -> Vec<&str> {
 
 fn split_lines(text: &str, keep_ends: bool) -> Value {
     let is_break = |c: char| {
-        matches!(
-            c,
-            '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'
-                ..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
-        )
+        matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}')
     };
     let mut lines = Vec::new();
     let mut rest = text;
@@ -241,28 +215,20 @@ pub(in crate::chat) fn capitalize(text: &str) -> PyResult<String> {
     // Title case is upper case but for a few ligatures and digraphs.
     let mut upper = first.to_uppercase();
     let first = match (upper.next(), upper.next()) {
-        (Some(upper), None) if !matches!(first, '\u{1c4}'..='\u{1cc}' | '\u{1f1}'..='\u{1f3}') => {
-            upper
-        }
+        (Some(upper), None) if !matches!(first, '\u{1c4}'..='\u{1cc}' | '\u{1f1}'..='\u{1f3}') => upper,
         _ => return unsupported(format!("capitalizing a text that begins with `{first}`")),
     };
     // Lower casing looks at neighbours (a final sigma), so keep them together.
     let lower: String = text.to_lowercase();
     let skip = text.chars().next().map_or(0, |c| c.to_lowercase().count());
-    Ok(std::iter::once(first)
-        .chain(lower.chars().skip(skip))
-        .collect())
+    Ok(std::iter::once(first).chain(lower.chars().skip(skip)).collect())
 }
 
 fn title(text: &str) -> String {
     let mut inside_word = false;
     text.chars()
         .map(|c| {
-            let out = if inside_word {
-                c.to_ascii_lowercase()
-            } else {
-                c.to_ascii_uppercase()
-            };
+            let out = if inside_word { c.to_ascii_lowercase() } else { c.to_ascii_uppercase() };
             inside_word = c.is_ascii_alphabetic();
             out
         })

@@ -66,11 +66,7 @@ fn write_repr(out: &mut String, value: &Value, depth: usize) -> PyResult<()> {
             let _ = write!(out, "range({}, {})", range.start, range.stop);
         }
         Py::Range(range) => {
-            let _ = write!(
-                out,
-                "range({}, {}, {})",
-                range.start, range.stop, range.step
-            );
+            let _ = write!(out, "range({}, {}, {})", range.start, range.stop, range.step);
         }
         Py::Method(method) => {
             return unsupported(format!(
@@ -85,13 +81,7 @@ fn write_repr(out: &mut String, value: &Value, depth: usize) -> PyResult<()> {
     Ok(())
 }
 
-fn write_sequence(
-    out: &mut String,
-    open: &str,
-    values: &[Value],
-    close: &str,
-    depth: usize,
-) -> PyResult<()> {
+fn write_sequence(out: &mut String, open: &str, values: &[Value], close: &str, depth: usize) -> PyResult<()> {
     out.push_str(open);
     for (index, value) in values.iter().enumerate() {
         if index > 0 {
@@ -117,11 +107,7 @@ pub(in crate::chat) fn float(number: f64) -> String {
     let exponent: i32 = exponent.parse().unwrap_or(0);
     if (-4..16).contains(&exponent) {
         let plain = number.to_string();
-        return if plain.contains('.') {
-            plain
-        } else {
-            plain + ".0"
-        };
+        return if plain.contains('.') { plain } else { plain + ".0" };
     }
     let sign = if exponent < 0 { '-' } else { '+' };
     format!("{mantissa}e{sign}{:02}", exponent.abs())
@@ -129,11 +115,7 @@ pub(in crate::chat) fn float(number: f64) -> String {
 
 /// A string in Python's quotes.
 pub(in crate::chat) fn quoted(text: &str) -> String {
-    let quote = if text.contains('\'') && !text.contains('"') {
-        '"'
-    } else {
-        '\''
-    };
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     let mut out = String::with_capacity(text.len() + 2);
     out.push(quote);
     for c in text.chars() {

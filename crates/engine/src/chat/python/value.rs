@@ -51,9 +51,7 @@ impl<'a> Py<'a> {
             ValueKind::Undefined => Py::Undefined,
             ValueKind::None => Py::None,
             ValueKind::Bool => Py::Bool(value.is_true()),
-            ValueKind::Number if value.is_integer() => {
-                i128::try_from(value.clone()).map_or(Py::Opaque, Py::Int)
-            }
+            ValueKind::Number if value.is_integer() => i128::try_from(value.clone()).map_or(Py::Opaque, Py::Int),
             ValueKind::Number => f64::try_from(value.clone()).map_or(Py::Opaque, Py::Float),
             ValueKind::String => value.as_str().map_or(Py::Opaque, Py::Str),
             _ => Self::of_object(value),
@@ -130,10 +128,7 @@ pub(in crate::chat) fn items(value: &Value) -> Vec<Value> {
 
 /// Key and value pairs of a dict, in insertion order.
 pub(in crate::chat) fn pairs(dict: &Value) -> Vec<(Value, Value)> {
-    dict.as_object()
-        .and_then(DynObject::try_iter_pairs)
-        .map(Iterator::collect)
-        .unwrap_or_default()
+    dict.as_object().and_then(DynObject::try_iter_pairs).map(Iterator::collect).unwrap_or_default()
 }
 
 /// Iterates as Python's `iter()` and Jinja's undefined do.
@@ -149,10 +144,7 @@ pub(in crate::chat) fn iterate(value: &Value) -> PyResult<Vec<Value>> {
         Py::Generator(generator) => generator.take(),
         Py::Range(range) => range.iter().map(int).collect(),
         other => {
-            return fail(format!(
-                "a value of type {} cannot be iterated over",
-                other.type_name()
-            ));
+            return fail(format!("a value of type {} cannot be iterated over", other.type_name()));
         }
     })
 }

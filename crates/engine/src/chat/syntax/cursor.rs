@@ -20,13 +20,7 @@ pub(super) struct Tokens<'a> {
 impl<'a> Tokens<'a> {
     /// A cursor before the first of a tag's tokens.
     pub(super) fn new(tokens: &'a [Token], line: usize) -> Tokens<'a> {
-        Tokens {
-            tokens,
-            at: 0,
-            line,
-            depth: 0,
-            reads: Vec::new(),
-        }
+        Tokens { tokens, at: 0, line, depth: 0, reads: Vec::new() }
     }
 
     /// The current token.
@@ -36,9 +30,7 @@ impl<'a> Tokens<'a> {
 
     /// The line of the current token.
     pub(super) fn line(&self) -> usize {
-        self.tokens
-            .get(self.at)
-            .map_or(self.line, |token| token.line)
+        self.tokens.get(self.at).map_or(self.line, |token| token.line)
     }
 
     /// Whether the operator comes next.

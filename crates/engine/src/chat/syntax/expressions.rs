@@ -24,11 +24,7 @@ pub(super) struct Node {
 /// The kinds of expression that matter to what follows them.
 pub(super) enum Shape {
     Name,
-    Attribute {
-        object: String,
-        name: String,
-        quote: String,
-    },
+    Attribute { object: String, name: String, quote: String },
     Constant,
     Call,
     Other,
@@ -37,11 +33,7 @@ pub(super) enum Shape {
 impl Node {
     /// An expression of no particular kind.
     pub(super) fn new(code: String) -> Node {
-        Node {
-            code,
-            shape: Shape::Other,
-            quote: "the expression".to_owned(),
-        }
+        Node { code, shape: Shape::Other, quote: "the expression".to_owned() }
     }
 
     /// Whether this is a call, as `{% call %}` wants.
@@ -160,10 +152,7 @@ impl<'a> Tokens<'a> {
                 None => call,
                 // A chain reads its middle operand twice in the translation.
                 Some(_) if !matches!(left.shape, Shape::Name | Shape::Constant) => {
-                    return error(
-                        line,
-                        "a chained comparison needs a plain name in its middle",
-                    );
+                    return error(line, "a chained comparison needs a plain name in its middle");
                 }
                 Some(before) => format!("({before} and {call})"),
             });
@@ -249,10 +238,7 @@ impl<'a> Tokens<'a> {
         let Some(kind) = self.peek() else {
             return self.unexpected("an expression");
         };
-        let constant = |code: String| Node {
-            shape: Shape::Constant,
-            ..Node::new(code)
-        };
+        let constant = |code: String| Node { shape: Shape::Constant, ..Node::new(code) };
         match kind {
             Kind::Name(name) => {
                 self.at += 1;
@@ -262,11 +248,7 @@ impl<'a> Tokens<'a> {
                     "none" | "None" => constant("none".to_owned()),
                     _ => {
                         self.reads.push(name);
-                        Node {
-                            code: name.clone(),
-                            shape: Shape::Name,
-                            quote: name.clone(),
-                        }
+                        Node { code: name.clone(), shape: Shape::Name, quote: name.clone() }
                     }
                 })
             }
@@ -298,9 +280,7 @@ impl<'a> Tokens<'a> {
             }
             Kind::Op("[") => {
                 self.at += 1;
-                let items = self.separated("]", |tokens| {
-                    Ok(tokens.expression(Conditional::Allowed)?.code)
-                })?;
+                let items = self.separated("]", |tokens| Ok(tokens.expression(Conditional::Allowed)?.code))?;
                 Ok(Node::new(format!("[{}]", items.join(", "))))
             }
             Kind::Op("{") => {
@@ -318,11 +298,7 @@ impl<'a> Tokens<'a> {
     }
 
     /// Items with commas between them, up to the closing bracket.
-    fn separated(
-        &mut self,
-        close: &str,
-        item: impl Fn(&mut Self) -> Result<String>,
-    ) -> Result<Vec<String>> {
+    fn separated(&mut self, close: &str, item: impl Fn(&mut Self) -> Result<String>) -> Result<Vec<String>> {
         let mut items = Vec::new();
         while !self.take_op(close) {
             if !items.is_empty() {

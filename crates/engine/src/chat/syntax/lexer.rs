@@ -9,12 +9,7 @@ use crate::chat::python::text::is_space;
 /// The pieces of a template, in order.
 pub(super) fn lex(source: &str) -> Result<Vec<Piece>> {
     let source = normalize(source);
-    let mut lexer = Lexer {
-        rest: &source,
-        line: 1,
-        line_starting: true,
-        pieces: Vec::new(),
-    };
+    let mut lexer = Lexer { rest: &source, line: 1, line_starting: true, pieces: Vec::new() };
     lexer.run()?;
     Ok(lexer.pieces)
 }
@@ -103,11 +98,7 @@ impl<'a> Lexer<'a> {
                 let line_start = data.rfind('\n').map_or(0, |at| at + 1);
                 let at_line_start = line_start > 0 || self.line_starting;
                 let blank = data[line_start..].chars().all(|c| c == ' ' || c == '\t');
-                if at_line_start && blank {
-                    &data[..line_start]
-                } else {
-                    data
-                }
+                if at_line_start && blank { &data[..line_start] } else { data }
             }
             _ => data,
         };
@@ -158,10 +149,7 @@ impl<'a> Lexer<'a> {
             }
             from = at + 2;
         }
-        error(
-            start,
-            "`{% raw %}` is not closed: `{% endraw %}` is missing",
-        )
+        error(start, "`{% raw %}` is not closed: `{% endraw %}` is missing")
     }
 
     /// The tokens of a tag, up to and including its end.
@@ -220,10 +208,7 @@ impl<'a> Lexer<'a> {
             },
             '"' | '\'' => self.text(first),
             c if c.is_alphabetic() || c == '_' => {
-                let end = self
-                    .rest
-                    .find(|c: char| !c.is_alphanumeric() && c != '_')
-                    .unwrap_or(self.rest.len());
+                let end = self.rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(self.rest.len());
                 let name = &self.rest[..end];
                 if !name.is_ascii() {
                     return error(self.line, format!("the name `{name}` is not plain ASCII"));
@@ -273,9 +258,7 @@ enum Closing {
 }
 
 fn find_tag(text: &str) -> Option<usize> {
-    text.as_bytes()
-        .windows(2)
-        .position(|pair| matches!(pair, b"{{" | b"{%" | b"{#"))
+    text.as_bytes().windows(2).position(|pair| matches!(pair, b"{{" | b"{%" | b"{#"))
 }
 
 fn sign_of(text: &str) -> Sign {
@@ -296,9 +279,7 @@ fn closing(text: &str, kind: Closing) -> Option<(usize, Sign)> {
         return Some((2, Sign::None));
     }
     let sign = sign_of(text);
-    let signed = text
-        .get(1..)
-        .is_some_and(|rest| rest.starts_with(delimiter));
+    let signed = text.get(1..).is_some_and(|rest| rest.starts_with(delimiter));
     match sign {
         Sign::Minus if signed => Some((3, sign)),
         Sign::Plus if signed && kind == Closing::Block => Some((3, sign)),

@@ -14,10 +14,7 @@ impl<'a> Translator<'a> {
         tokens.end()?;
         parameters.refuse_variadic(self.pieces.as_slice(), "endmacro")?;
         self.scopes.set(name);
-        self.tag(
-            line,
-            &format!("macro {name}({})", parameters.names.join(", ")),
-        );
+        self.tag(line, &format!("macro {name}({})", parameters.names.join(", ")));
         self.parameterized_body(tokens, &parameters, "endmacro", line)
     }
 

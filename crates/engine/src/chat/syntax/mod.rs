@@ -42,10 +42,7 @@ pub(super) struct SyntaxError {
 type Result<T> = std::result::Result<T, SyntaxError>;
 
 fn error<T>(line: usize, message: impl Into<String>) -> Result<T> {
-    Err(SyntaxError {
-        line,
-        message: message.into(),
-    })
+    Err(SyntaxError { line, message: message.into() })
 }
 
 /// Begins every name the translation adds; templates may not use it.

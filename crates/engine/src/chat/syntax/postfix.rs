@@ -39,16 +39,8 @@ impl Tokens<'_> {
             let what = encode(&node.quote);
             format!("__py_attribute({}, \"{name}\", {what})", node.code)
         };
-        let shape = Shape::Attribute {
-            object: node.code,
-            name: name.to_owned(),
-            quote: node.quote,
-        };
-        Ok(Node {
-            shape,
-            ..Node::new(code)
-        }
-        .quoted(quote))
+        let shape = Shape::Attribute { object: node.code, name: name.to_owned(), quote: node.quote };
+        Ok(Node { shape, ..Node::new(code) }.quoted(quote))
     }
 
     fn subscript(&mut self, node: &Node) -> Result<Node> {
@@ -77,8 +69,7 @@ impl Tokens<'_> {
             _ => format!("{}[…]", node.quote),
         };
         if colons > 0 {
-            let [start, stop, step] =
-                bounds.map(|bound| bound.map_or_else(|| "none".to_owned(), |bound| bound.code));
+            let [start, stop, step] = bounds.map(|bound| bound.map_or_else(|| "none".to_owned(), |bound| bound.code));
             let code = format!("__py_slice({}, {start}, {stop}, {step}, {what})", node.code);
             return Ok(Node::new(code).quoted(quote));
         }
@@ -100,11 +91,7 @@ impl Tokens<'_> {
                 }
                 format!("loop.{name}({})", args.join(", "))
             }
-            Shape::Attribute {
-                object,
-                name,
-                quote,
-            } => {
+            Shape::Attribute { object, name, quote } => {
                 let mut args = vec![object.clone(), encode(name), encode(quote)];
                 args.extend(self.arguments(Wrap::Nothing)?);
                 format!("__py_call({})", args.join(", "))
@@ -117,23 +104,11 @@ impl Tokens<'_> {
                 format!("loop(__py_listed({items}))")
             }
             Shape::Name if super::statements::GLOBALS.contains(&node.code.as_str()) => {
-                format!(
-                    "{}({})",
-                    node.code,
-                    self.arguments(Wrap::Nothing)?.join(", ")
-                )
+                format!("{}({})", node.code, self.arguments(Wrap::Nothing)?.join(", "))
             }
-            _ => format!(
-                "{}({})",
-                node.code,
-                self.arguments(Wrap::Undefined)?.join(", ")
-            ),
+            _ => format!("{}({})", node.code, self.arguments(Wrap::Undefined)?.join(", ")),
         };
-        Ok(Node {
-            shape: Shape::Call,
-            ..Node::new(code)
-        }
-        .quoted(quote))
+        Ok(Node { shape: Shape::Call, ..Node::new(code) }.quoted(quote))
     }
 
     /// The arguments of a call, brackets included.
@@ -212,19 +187,14 @@ impl Tokens<'_> {
             Some(Kind::Name(next)) if next == "is" => {
                 return error(self.line(), "tests cannot be chained with `is`");
             }
-            Some(Kind::Name(_) | Kind::Text(_) | Kind::Int(_) | Kind::Float(_))
-            | Some(Kind::Op("[" | "{")) => {
+            Some(Kind::Name(_) | Kind::Text(_) | Kind::Int(_) | Kind::Float(_)) | Some(Kind::Op("[" | "{")) => {
                 let operand = self.primary()?;
                 vec![self.postfix(operand)?.code]
             }
             _ => Vec::new(),
         };
         let not = if negated { "not " } else { "" };
-        let call = if args.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{name}({})", args.join(", "))
-        };
+        let call = if args.is_empty() { name.to_owned() } else { format!("{name}({})", args.join(", ")) };
         Ok(Node::new(format!("({not}({} is {call}))", node.code)))
     }
 }

@@ -39,10 +39,7 @@ pub(super) struct Scopes {
 
 impl Scopes {
     pub(super) fn new() -> Scopes {
-        Scopes {
-            frames: vec![Frame::default()],
-            hidden: BTreeSet::new(),
-        }
+        Scopes { frames: vec![Frame::default()], hidden: BTreeSet::new() }
     }
 
     /// A loop, a macro or another block with names of its own begins.

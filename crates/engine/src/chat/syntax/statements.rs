@@ -12,13 +12,7 @@ use super::tokens::{Kind, Piece, Token};
 use super::{PREFIX, Result, error};
 
 /// The functions every chat template may call.
-pub(super) const GLOBALS: &[&str] = &[
-    "raise_exception",
-    "strftime_now",
-    "range",
-    "dict",
-    "namespace",
-];
+pub(super) const GLOBALS: &[&str] = &["raise_exception", "strftime_now", "range", "dict", "namespace"];
 
 /// Deepest nesting of block tags.
 const MAX_DEPTH: usize = 60;
@@ -45,10 +39,7 @@ pub(in crate::chat) fn translate(source: &str) -> Result<Translated> {
         scopes: Scopes::new(),
     };
     translator.body(&[], 1)?;
-    Ok(Translated {
-        source: translator.out,
-        hidden: translator.scopes.hidden,
-    })
+    Ok(Translated { source: translator.out, hidden: translator.scopes.hidden })
 }
 
 /// Whether `break` and `continue` have a loop to act on.
@@ -123,23 +114,12 @@ impl<'a> Translator<'a> {
                     self.out.push_str(&format!(" {} }}}}", node.code));
                 }
                 Piece::Tag(line, tokens) => {
-                    let [
-                        Token {
-                            kind: Kind::Name(name),
-                            ..
-                        },
-                        rest @ ..,
-                    ] = tokens.as_slice()
-                    else {
+                    let [Token { kind: Kind::Name(name), .. }, rest @ ..] = tokens.as_slice() else {
                         return error(*line, "a tag needs a name");
                     };
                     if ends.contains(&name.as_str()) {
                         self.depth -= 1;
-                        return Ok(Some(End {
-                            name,
-                            line: *line,
-                            rest,
-                        }));
+                        return Ok(Some(End { name, line: *line, rest }));
                     }
                     self.statement(name, *line, rest)?;
                 }
@@ -212,8 +192,9 @@ impl<'a> Translator<'a> {
                 self.tag(line, name);
                 Ok(())
             }
-            "include" | "import" | "from" | "extends" | "block" | "autoescape" | "print" | "do"
-            | "trans" => error(line, format!("`{name}` is not supported in chat templates")),
+            "include" | "import" | "from" | "extends" | "block" | "autoescape" | "print" | "do" | "trans" => {
+                error(line, format!("`{name}` is not supported in chat templates"))
+            }
             _ => error(line, format!("unknown tag `{name}`")),
         }
     }

@@ -70,9 +70,7 @@ pub(super) fn assigned(tokens: &mut Tokens<'_>) -> Result<String> {
 
 /// Refuses names that hold something else already.
 fn assignable(name: &str, line: usize) -> Result<String> {
-    let reserved = [
-        "true", "false", "none", "True", "False", "None", "loop", "self",
-    ];
+    let reserved = ["true", "false", "none", "True", "False", "None", "loop", "self"];
     if reserved.contains(&name) {
         return error(line, format!("`{name}` cannot be assigned to"));
     }
@@ -101,10 +99,7 @@ impl Parameters {
             let default = match tokens.take_op("=") {
                 true => Some(tokens.expression(Conditional::Allowed)?.code),
                 false if parameters.defaults.iter().any(Option::is_some) => {
-                    return error(
-                        tokens.line(),
-                        "a parameter without a default follows one with",
-                    );
+                    return error(tokens.line(), "a parameter without a default follows one with");
                 }
                 false => None,
             };
@@ -122,10 +117,7 @@ impl Parameters {
             for token in tokens {
                 match &token.kind {
                     Kind::Name(name) if name == end => return Ok(()),
-                    Kind::Name(name)
-                        if matches!(name.as_str(), "varargs" | "kwargs")
-                            && !self.names.contains(name) =>
-                    {
+                    Kind::Name(name) if matches!(name.as_str(), "varargs" | "kwargs") && !self.names.contains(name) => {
                         return error(*line, format!("`{name}` in a macro is not supported"));
                     }
                     _ => {}

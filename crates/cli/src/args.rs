@@ -1,0 +1,216 @@
+//! The command line.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use rheostat::Isa;
+use rheostat::memory::parse_size;
+
+/// Run Hugging Face language models, from their safetensors checkpoints, inside a memory budget.
+#[derive(Debug, Parser)]
+#[command(name = "rheostat", version, about, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Continue a text. Without arguments the embedded model speaks.
+    Generate(GenerateArgs),
+    /// Talk with a model.
+    Chat(ChatArgs),
+    /// Write the logits of every position of a text to a safetensors file.
+    Logits(LogitsArgs),
+    /// Print exactly what a model would see of a conversation.
+    Prompt(PromptArgs),
+    /// Say what a model is, what it needs, and what is odd about it.
+    Inspect(InspectArgs),
+}
+
+/// What every command that runs a model takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunArgs {
+    /// Memory that the process may use, such as 4GiB or 512M; "auto" is what is free now, less some headroom
+    #[arg(long, value_name = "SIZE", default_value = "auto", value_parser = memory)]
+    pub(crate) memory: Memory,
+    /// Threads that compute; one for each core unless given
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Instruction set to use instead of the widest
+    #[arg(long, value_name = "ISA", env = "RHEOSTAT_ISA", value_parser = isa, hide = true)]
+    pub(crate) isa: Option<Isa>,
+    /// Rows of a prefill pass at the most
+    #[arg(long, value_name = "ROWS", hide = true)]
+    pub(crate) chunk: Option<NonZeroUsize>,
+}
+
+/// The value of `--memory`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Memory {
+    Auto,
+    Bytes(u64),
+}
+
+impl Memory {
+    pub(crate) fn bytes(self) -> Option<u64> {
+        match self {
+            Memory::Auto => None,
+            Memory::Bytes(bytes) => Some(bytes),
+        }
+    }
+}
+
+fn memory(text: &str) -> Result<Memory, String> {
+    if text == "auto" { Ok(Memory::Auto) } else { parse_size(text).map(Memory::Bytes) }
+}
+
+fn isa(name: &str) -> Result<Isa, String> {
+    Isa::by_name(name).ok_or_else(|| {
+        let known: Vec<_> = Isa::available().iter().map(|isa| isa.name()).collect();
+        format!("this CPU has {}", known.join(", "))
+    })
+}
+
+/// How the next token is chosen. Any of these turns sampling on, with the model's own defaults for the rest.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Sampling (greedy unless one of these is given)")]
+pub(crate) struct SamplingArgs {
+    /// Divide the logits by this; 0 is greedy
+    #[arg(long, value_name = "T")]
+    pub(crate) temperature: Option<f64>,
+    /// Only the K likeliest tokens
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<usize>,
+    /// Only the likeliest tokens that together have probability P
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f64>,
+    /// Only tokens with at least P times the likeliest one's probability
+    #[arg(long, value_name = "P")]
+    pub(crate) min_p: Option<f64>,
+    /// Pick the draws
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Divide positive and multiply negative logits of tokens that the text has (in greedy generation too)
+    #[arg(long, value_name = "R")]
+    pub(crate) repetition_penalty: Option<f64>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct GenerateArgs {
+    /// Directory of a checkpoint, or "embedded" for the small model in this program
+    pub(crate) model: Option<PathBuf>,
+    /// Text to continue, or "-" to read it from standard input
+    pub(crate) prompt: Option<String>,
+    /// Tokens to generate at the most
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    pub(crate) max_new_tokens: usize,
+    /// End the text before this string; can be given more than once
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    /// Give the prompt to the model as it is
+    #[arg(long, conflicts_with = "chat")]
+    pub(crate) raw: bool,
+    /// Give the prompt to the model as a user's message, through its chat template
+    #[arg(long)]
+    pub(crate) chat: bool,
+    #[command(flatten)]
+    pub(crate) template: TemplateArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Print one JSON object instead of the text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Variables for the chat template.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TemplateArgs {
+    /// Set a variable of the chat template, such as enable_thinking=false; can be given more than once
+    #[arg(long = "template-arg", value_name = "NAME=VALUE")]
+    pub(crate) template_args: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ChatArgs {
+    /// Directory of a checkpoint that has a chat template
+    pub(crate) model: PathBuf,
+    /// What the model is told before the conversation
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Tokens of an answer at the most
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1024)]
+    pub(crate) max_new_tokens: usize,
+    /// Tokens of the whole conversation at the most; as much as memory allows unless given
+    #[arg(long, value_name = "N")]
+    pub(crate) context: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub(crate) template: TemplateArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct LogitsArgs {
+    /// Directory of a checkpoint, or "embedded"
+    pub(crate) model: PathBuf,
+    /// Token ids, such as 1,2,3
+    #[arg(
+        long,
+        value_name = "IDS",
+        value_delimiter = ',',
+        conflicts_with = "prompt",
+        required_unless_present = "prompt"
+    )]
+    pub(crate) tokens: Vec<u32>,
+    /// A text, encoded with the special tokens that the tokenizer adds
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: Option<String>,
+    /// File to write: "logits" f32 [seq, vocab] and "final_hidden" f32 [seq, hidden], after the final norm
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Print a JSON object about what was written
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PromptArgs {
+    /// Directory of a checkpoint (its weights are not read)
+    pub(crate) model: PathBuf,
+    /// JSON file with the list of messages, or "-" for standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) messages: PathBuf,
+    /// JSON file with the list of tools
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tools: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) template: TemplateArgs,
+    /// Do not open the assistant's turn
+    #[arg(long)]
+    pub(crate) no_generation_prompt: bool,
+    /// Print a JSON object with the text and its token ids
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct InspectArgs {
+    /// Directory of a checkpoint, or "embedded"
+    pub(crate) model: PathBuf,
+    /// Tokens of KV cache to plan for
+    #[arg(long, value_name = "N")]
+    pub(crate) context: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}

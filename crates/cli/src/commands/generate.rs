@@ -1,0 +1,192 @@
+//! `rheostat generate`: continue a text.
+
+use std::io::{IsTerminal, stderr};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::bail;
+use rheostat::chat::{Clock, GenerationPrompt, RenderRequest};
+use rheostat::tokenizer::{AddSpecial, ShowSpecial, StopMatcher, Tokenizer};
+use rheostat::{Error, Finish, Model, Options, Package, Progress, Request, Sampler, check_tokens, generate};
+use serde_json::json;
+
+use crate::args::GenerateArgs;
+use crate::session::{self, Cost, EMBEDDED};
+use crate::status::Status;
+use crate::{interrupt, output};
+
+/// What the embedded model continues when nothing else is asked for.
+const OUR_PROMPT: &str = "ROMEO:\nWhat light is this, that through the window breaks?\n\nJULIET:\n";
+
+pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let model_path = args.model.clone().unwrap_or_else(|| PathBuf::from(EMBEDDED));
+    let package = session::open(&model_path)?;
+    let config = package.generation_config()?;
+    session::warn_unsupported(&config);
+    let tokenizer = package.tokenizer()?;
+    let text = prompt_text(args, &model_path)?;
+    let prompt = encode(args, &package, &tokenizer, &text)?;
+    let decoder = package.describe()?;
+    check_tokens(&decoder, &prompt, 0)?;
+    if prompt.is_empty() {
+        return Err(Error::EmptyPrompt.into());
+    }
+    let mut sampling = session::sampling(&args.sampling, &config);
+    // The very first thing that a newcomer sees: a small model repeats itself when greedy.
+    let demo = args.model.is_none() && args.sampling.temperature.is_none();
+    if demo {
+        sampling.temperature = config.temperature.unwrap_or(0.8);
+        sampling.top_p = args.sampling.top_p.or(config.top_p).unwrap_or(1.0);
+    }
+    let mut sampler = Sampler::new(sampling, decoder.vocab_size)?;
+    let tokens = (prompt.len() + args.max_new_tokens).min(decoder.context);
+    let mut model = Model::load(&package, &Options { context: Some(tokens), ..session::options(&args.run) })?;
+    interrupt::listen(model.cancel_switch())?;
+
+    let status = Status::new(model.reading_watch());
+    let first_sweep = model.plan().pinned + model.plan().streamed;
+    status.begin("reading the prompt", 0, first_sweep);
+    if args.model.is_none() && !args.json {
+        output::print(&text)?;
+    }
+    let mut sequence = model.sequence(prompt.len());
+    let mut decoded = tokenizer.stream(ShowSpecial::Skip);
+    let mut stops = StopMatcher::new(args.stop.iter().map(String::as_str));
+    let mut out = Out { all: String::new(), quiet: args.json, status: &status, failed: None };
+    let mut first = None;
+    let mut stopped = false;
+    let streamed = model.plan().streamed;
+    let watch = model.reading_watch();
+    let request = Request { prompt: &prompt, max_new_tokens: args.max_new_tokens, eos: &config.eos };
+    let mut all_tokens = Vec::new();
+    let result = generate(&mut model, &mut sequence, &mut all_tokens, &mut sampler, &request, |token| {
+        first.get_or_insert_with(|| start.elapsed().as_secs_f64());
+        let piece = match decoded.push(token) {
+            Ok(piece) => piece,
+            Err(error) => return out.fail(error.into()),
+        };
+        let progress = match stops.push(&piece) {
+            Ok(text) => out.write(&text),
+            Err(cut) => {
+                stopped = true;
+                out.write(&cut.text);
+                Progress::Stop
+            }
+        };
+        if streamed > 0 {
+            status.begin("next token", watch(), streamed);
+        }
+        progress
+    });
+    let generation = match result {
+        Ok(generation) => Some(generation),
+        Err(Error::Cancelled) if interrupt::happened() => None,
+        Err(error) => return Err(error.into()),
+    };
+    if !stopped && out.failed.is_none() {
+        match stops.push(&decoded.finish()?) {
+            Ok(text) => {
+                out.write(&text);
+                out.write(&stops.finish());
+            }
+            Err(cut) => {
+                stopped = true;
+                out.write(&cut.text);
+            }
+        }
+    }
+    let Out { all, failed, .. } = out;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    drop(status);
+    let new_tokens = all_tokens.len().saturating_sub(prompt.len());
+    let cost = Cost::new(&model, new_tokens, first, start.elapsed().as_secs_f64());
+    let finish = match generation.map(|g| g.finish) {
+        None => json!("interrupted"),
+        Some(_) if stopped => json!("stop"),
+        Some(Finish::Eos(_)) => json!("eos"),
+        Some(other) => json!(other),
+    };
+    if args.json {
+        return output::print_json(&json!({
+            "model": package.name(),
+            "prompt_tokens": prompt,
+            "tokens": &all_tokens[prompt.len().min(all_tokens.len())..],
+            "text": all,
+            "finish": finish,
+            "cost": cost,
+            "plan": model.plan(),
+        }));
+    }
+    output::print("\n")?;
+    eprintln!("{}", cost.line());
+    Ok(())
+}
+
+/// Where new text goes.
+struct Out<'a> {
+    all: String,
+    quiet: bool,
+    status: &'a Status,
+    failed: Option<anyhow::Error>,
+}
+
+impl Out<'_> {
+    fn write(&mut self, text: &str) -> Progress {
+        self.all.push_str(text);
+        if !self.quiet && !text.is_empty() {
+            self.status.clear();
+            if let Err(error) = output::print(text) {
+                return self.fail(error.into());
+            }
+        }
+        Progress::Continue
+    }
+
+    fn fail(&mut self, error: anyhow::Error) -> Progress {
+        self.failed.get_or_insert(error);
+        Progress::Stop
+    }
+}
+
+fn prompt_text(args: &GenerateArgs, model: &Path) -> anyhow::Result<String> {
+    match args.prompt.as_deref() {
+        Some("-") => session::read_text(Path::new("-")),
+        Some(text) => Ok(text.to_owned()),
+        None if model == Path::new(EMBEDDED) => Ok(OUR_PROMPT.to_owned()),
+        None => bail!("there is no prompt; give one after the model, or \"-\" to read it from standard input"),
+    }
+}
+
+/// The prompt's tokens: through the chat template if the model has one, unless told otherwise.
+fn encode(args: &GenerateArgs, package: &Package, tokenizer: &Tokenizer, text: &str) -> anyhow::Result<Vec<u32>> {
+    let template_args = session::template_args(&args.template)?;
+    let templates = match package.chat_templates()? {
+        _ if args.raw => None,
+        None if args.chat => Some(session::chat_templates(package)?),
+        templates => templates,
+    };
+    let Some(templates) = templates else {
+        if !template_args.is_empty() {
+            bail!("--template-arg is for a chat template, and none is in use");
+        }
+        return Ok(tokenizer.encode(text, AddSpecial::Add)?);
+    };
+    if !args.chat && stderr().is_terminal() {
+        eprintln!("note: the prompt goes through the model's chat template; --raw gives it as it is");
+    }
+    if text.is_empty() {
+        return Err(Error::EmptyPrompt.into());
+    }
+    let rendered = templates.render(&RenderRequest {
+        messages: &[json!({"role": "user", "content": text})],
+        tools: None,
+        documents: None,
+        args: &template_args,
+        generation_prompt: GenerationPrompt::Add,
+        clock: Clock::Local,
+    })?;
+    Ok(tokenizer.encode(&rendered, AddSpecial::Omit)?)
+}

@@ -1,0 +1,120 @@
+//! `rheostat logits`: logits and final hidden states of every position, as a safetensors file.
+
+use std::fs::Permissions;
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::Context;
+use rheostat::tokenizer::AddSpecial;
+use rheostat::{Error, Input, LogitRows, Model, Options, Want, check_tokens};
+use serde_json::json;
+use tempfile::NamedTempFile;
+
+use crate::args::LogitsArgs;
+use crate::status::Status;
+use crate::{interrupt, output, session};
+
+pub(crate) fn run(args: &LogitsArgs) -> anyhow::Result<()> {
+    let package = session::open(&args.model)?;
+    let tokens = match &args.prompt {
+        Some(text) => package.tokenizer()?.encode(text, AddSpecial::Add)?,
+        None => args.tokens.clone(),
+    };
+    if tokens.is_empty() {
+        return Err(Error::EmptyPrompt.into());
+    }
+    let decoder = package.describe()?;
+    check_tokens(&decoder, &tokens, 0)?;
+    // Before anything is computed: a place to write to.
+    let mut out = Output::create(&args.out, tokens.len(), decoder.vocab_size, decoder.hidden_size)?;
+    let options = Options { context: Some(tokens.len()), logits: LogitRows::All, ..session::options(&args.run) };
+    let mut model = Model::load(&package, &options)?;
+    interrupt::listen(model.cancel_switch())?;
+    let status = Status::new(model.reading_watch());
+    let sweeps = tokens.len().div_ceil(model.max_rows()) as u64;
+    status.begin("reading", 0, model.plan().pinned + sweeps * model.plan().streamed);
+    let mut sequence = model.sequence(tokens.len());
+    let rows = model.max_rows();
+    for chunk in tokens.chunks(rows) {
+        let input = Input { sequence: &mut sequence, tokens: chunk, want: Want::All };
+        let result = model.forward(&mut [input])?;
+        out.rows(result.logits, result.final_hidden)?;
+    }
+    out.finish(&args.out)?;
+    drop(status);
+    if args.json {
+        return output::print_json(&json!({
+            "file": args.out,
+            "tokens": tokens,
+            "logits": [tokens.len(), decoder.vocab_size],
+            "final_hidden": [tokens.len(), decoder.hidden_size],
+            "bytes_read": model.reading().bytes,
+            "peak_memory_bytes": rheostat::memory::peak(),
+        }));
+    }
+    eprintln!(
+        "wrote {}: logits [{n}, {}], final_hidden [{n}, {}]",
+        args.out.display(),
+        decoder.vocab_size,
+        decoder.hidden_size,
+        n = tokens.len()
+    );
+    Ok(())
+}
+
+/// A safetensors file with two tensors that grow row by row, and that appears under its name when it is whole.
+struct Output {
+    file: BufWriter<NamedTempFile>,
+    /// Where the next row of each goes.
+    logits_at: u64,
+    hidden_at: u64,
+}
+
+impl Output {
+    fn create(path: &Path, seq: usize, vocab: usize, hidden: usize) -> anyhow::Result<Output> {
+        let what = || format!("{} cannot be written", path.display());
+        let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if path.is_dir() {
+            anyhow::bail!("{}: it is a directory; give the name of a file", what());
+        }
+        // Readable like any other new file, where a temporary one would be private.
+        let mode = Permissions::from_mode(0o666);
+        let mut file = tempfile::Builder::new().permissions(mode).tempfile_in(dir).with_context(what)?;
+        let (logits, all) = (4 * seq * vocab, 4 * seq * (vocab + hidden));
+        let header = json!({
+            "logits": { "dtype": "F32", "shape": [seq, vocab], "data_offsets": [0, logits] },
+            "final_hidden": { "dtype": "F32", "shape": [seq, hidden], "data_offsets": [logits, all] },
+        });
+        let mut header = header.to_string();
+        // As the format's own library does, so that the data is aligned.
+        while header.len() % 8 != 0 {
+            header.push(' ');
+        }
+        file.write_all(&(header.len() as u64).to_le_bytes()).with_context(what)?;
+        file.write_all(header.as_bytes()).with_context(what)?;
+        let data = 8 + header.len() as u64;
+        Ok(Output { file: BufWriter::with_capacity(1 << 16, file), logits_at: data, hidden_at: data + logits as u64 })
+    }
+
+    fn rows(&mut self, logits: &[f32], hidden: &[f32]) -> anyhow::Result<()> {
+        let Output { file, logits_at, hidden_at } = self;
+        write_at(file, logits_at, logits).and_then(|()| write_at(file, hidden_at, hidden)).context("cannot write rows")
+    }
+
+    fn finish(self, path: &Path) -> anyhow::Result<()> {
+        let what = || format!("{} cannot be written", path.display());
+        let file = self.file.into_inner().map_err(io::IntoInnerError::into_error).with_context(what)?;
+        file.persist(path).with_context(what)?;
+        Ok(())
+    }
+}
+
+fn write_at(file: &mut BufWriter<NamedTempFile>, at: &mut u64, values: &[f32]) -> io::Result<()> {
+    file.seek(SeekFrom::Start(*at))?;
+    for v in values {
+        file.write_all(&v.to_le_bytes())?;
+    }
+    *at += 4 * values.len() as u64;
+    Ok(())
+}

@@ -1,0 +1,7 @@
+//! One file for each command.
+
+pub(crate) mod chat;
+pub(crate) mod generate;
+pub(crate) mod inspect;
+pub(crate) mod logits;
+pub(crate) mod prompt;
