@@ -1,0 +1,12 @@
+# Everything that CI runs.
+check:
+    .ci/run
+
+# The embedded model speaks.
+demo:
+    cargo run --release -- generate
+
+# Make the reference checkpoints again (needs Python with torch, transformers, safetensors, tokenizers).
+references:
+    python tools/reference.py
+    python tools/chat_reference.py
