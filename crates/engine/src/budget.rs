@@ -102,8 +102,10 @@ pub(crate) fn plan(
         let weights = demand.weights.unwrap_or_else(|| budget.saturating_sub(fixed));
         // Buffers beyond an eighth of the budget are worth less than the weights they displace.
         let roomy = demand.chunk.is_some() || activations <= budget / 8;
+        // Weights that are part of the program need no room of their own, so that their plan never fails.
+        let fits = demand.weights.is_some() || fixed <= budget;
         match Plan::with_tiles(checkpoint, &uses, weights, demand.tile) {
-            Ok(plan) if plan.streamed_bytes() == 0 || roomy || rows == fewest => {
+            Ok(plan) if fits && (plan.streamed_bytes() == 0 || roomy || rows == fewest) => {
                 let memory = MemoryPlan {
                     budget,
                     process,
@@ -118,7 +120,8 @@ pub(crate) fn plan(
                 };
                 return Ok((memory, plan));
             }
-            Err(TooSmall { needed }) if rows == fewest => {
+            result if rows == fewest => {
+                let needed = result.err().map_or(0, |TooSmall { needed }| needed);
                 return Err(Error::BudgetTooSmall { budget, needed: fixed + needed });
             }
             _ => rows = (rows / 2).max(fewest),

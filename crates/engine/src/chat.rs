@@ -8,15 +8,19 @@
 //! A checkpoint's chat template is a program in Jinja, written for Python's
 //! implementation and the functions transformers adds to it. The prompt must
 //! be the one the model was trained on to the last byte, so a template is
-//! first translated ([`syntax`]) into one whose every operation is a function
-//! with Python's meaning ([`python`]), and then run by `minijinja`. Whatever
+//! first translated (`syntax`) into one whose every operation is a function
+//! with Python's meaning (`python`), and then run by `minijinja`. Whatever
 //! cannot be done as Python does it is an error, never a different prompt.
 //!
 //! # What is refused
 //!
-//! - tags: `include`, `import`, `extends`, `block`, `autoescape` (transformers
-//!   has nothing to include from either), `break` out of a `with`, `filter`,
-//!   `set` or `generation` block;
+//! - the tags `include`, `import`, `extends` (transformers has nothing to
+//!   include either), `block`, `autoescape`, `print`;
+//! - `break` and `continue` out of a `with`, `filter`, `set` or `generation`
+//!   block, or in a loop with an `else` or a macro in it; a recursive loop with
+//!   a macro in it;
+//! - a variable that is passed in, read in an inner block, and only then set
+//!   by the template in the block around it, which Jinja takes for undefined;
 //! - `*args` and `**kwargs` in calls, `varargs` and `kwargs` in macros, a
 //!   chained comparison whose middle is more than a name or a constant;
 //! - names beyond ASCII, `\N{…}` escapes, whole numbers beyond 128 bits;

@@ -62,7 +62,7 @@ pub enum Error {
         expected: Vec<usize>,
     },
     /// The budget cannot work.
-    #[error("a memory budget of {} is too small for this model; the smallest that works here is {}", format_size(*budget), format_size(needed.next_multiple_of(1 << 20)))]
+    #[error("a memory budget of {} is too small for this model; the smallest that works here is {} MiB", format_size(*budget), needed.div_ceil(1 << 20) + 1)]
     BudgetTooSmall {
         /// What was given, in bytes.
         budget: u64,
@@ -110,6 +110,9 @@ pub enum Error {
         /// Rows planned.
         max_rows: usize,
     },
+    /// A sequence that another model made.
+    #[error("the sequence was made by another model; a sequence can only be used with the model that made it")]
+    ForeignSequence,
     /// The caller asked to stop.
     #[error("interrupted")]
     Cancelled,

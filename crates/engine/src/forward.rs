@@ -168,13 +168,35 @@ impl KvSource for Layer<'_, '_> {
 }
 
 impl Pass<'_> {
-    /// One pass over `inputs`, whose rows fit `ws`. On an error no sequence has grown.
+    /// One pass over `inputs`, whose rows fit `ws`. On an error every sequence is as it was.
     pub(crate) fn run<'w, O: Observer>(
         &self,
         inputs: &mut [Input<'_>],
         ws: &'w mut Workspace,
         observer: &mut O,
     ) -> Result<Output<'w>, Error> {
+        let result = self.blocks_and_head(inputs, ws, observer);
+        for input in inputs.iter_mut() {
+            match result {
+                Ok(_) => input.sequence.advance(input.tokens.len()),
+                // Room that was reserved is given back.
+                Err(_) => input.sequence.truncate(input.sequence.len()),
+            }
+        }
+        let wanted = result?;
+        Ok(Output {
+            logits: &ws.logits[..wanted * self.decoder.vocab_size],
+            final_hidden: &ws.final_hidden[..wanted * self.decoder.hidden_size],
+        })
+    }
+
+    /// The pass itself; returns the number of wanted rows, which are in `ws`.
+    fn blocks_and_head<O: Observer>(
+        &self,
+        inputs: &mut [Input<'_>],
+        ws: &mut Workspace,
+        observer: &mut O,
+    ) -> Result<usize, Error> {
         for input in inputs.iter_mut() {
             input.sequence.reserve(input.tokens.len())?;
         }
@@ -193,13 +215,7 @@ impl Pass<'_> {
             observer.resid_post(i, &ws.x[..n * self.decoder.hidden_size]);
         }
         self.head(inputs, wanted, ws)?;
-        for input in inputs.iter_mut() {
-            input.sequence.advance(input.tokens.len());
-        }
-        Ok(Output {
-            logits: &ws.logits[..wanted * self.decoder.vocab_size],
-            final_hidden: &ws.final_hidden[..wanted * self.decoder.hidden_size],
-        })
+        Ok(wanted)
     }
 
     /// `x` = the tokens' rows of the embedding table, from memory if the table is there, else from disk.

@@ -50,6 +50,11 @@ impl Sequence {
         Sequence { layers: vec![Vec::new(); shape.len()], shape, len: 0, prompt_len, pool: Arc::clone(pool) }
     }
 
+    /// Whether its blocks come from `pool`.
+    pub(crate) fn is_of(&self, pool: &Arc<KvPool>) -> bool {
+        Arc::ptr_eq(&self.pool, pool)
+    }
+
     /// Tokens so far.
     #[must_use]
     pub fn len(&self) -> usize {

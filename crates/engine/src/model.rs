@@ -130,7 +130,6 @@ impl Model {
     }
 
     /// A counter of bytes read that another thread can watch.
-    #[must_use]
     pub fn reading_watch(&self) -> impl Fn() -> u64 + Send + use<> {
         self.weights.watch()
     }
@@ -176,6 +175,9 @@ impl Model {
         let wanted: usize = inputs.iter().map(wanted_rows).sum();
         if inputs.iter().any(|i| i.tokens.is_empty()) {
             return Err(Error::EmptyPrompt);
+        }
+        if inputs.iter().any(|i| !i.sequence.is_of(&self.kv)) {
+            return Err(Error::ForeignSequence);
         }
         if rows > self.plan.rows {
             return Err(Error::TooManyRows { rows, max_rows: self.plan.rows });
@@ -254,22 +256,36 @@ fn plan(
         Some(threads) => threads,
         None => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
     };
-    let memory = options.memory.unwrap_or_else(budget::default_budget);
+    let budget = options.memory.unwrap_or_else(budget::default_budget);
     let column = crate::kv::column_bytes(decoder);
-    let tokens = options.context.unwrap_or_else(|| {
-        let columns = (memory / 8 / column).max(1) as usize;
-        decoder.context.min(columns.saturating_mul(KV_BLOCK))
-    });
-    let demand = Demand {
-        memory,
-        threads,
-        tokens,
-        sequences: options.sequences.max(1),
-        chunk: options.chunk,
-        logits: options.logits,
-        weights: options.weights,
-        tile: options.tile,
+    let plan = |memory: u64| {
+        let tokens = options.context.unwrap_or_else(|| {
+            let columns = (memory / 8 / column).max(1) as usize;
+            decoder.context.min(columns.saturating_mul(KV_BLOCK))
+        });
+        let demand = Demand {
+            memory,
+            threads,
+            tokens,
+            sequences: options.sequences.max(1),
+            chunk: options.chunk,
+            logits: options.logits,
+            weights: options.weights,
+            tile: options.tile,
+        };
+        budget::plan(decoder, checkpoint, bound, &demand).map(|(memory, residency)| (memory, residency, demand))
     };
-    let (memory, residency) = budget::plan(decoder, checkpoint, bound, &demand)?;
-    Ok((memory, residency, demand))
+    plan(budget).map_err(|mut error| {
+        // A larger budget promises a longer context, which takes an eighth of what was added: what is needed is
+        // found in a few steps.
+        while let Error::BudgetTooSmall { needed, .. } = error {
+            match plan(needed) {
+                Err(Error::BudgetTooSmall { needed: more, .. }) if more > needed => {
+                    error = Error::BudgetTooSmall { budget, needed: more };
+                }
+                _ => return Error::BudgetTooSmall { budget, needed },
+            }
+        }
+        error
+    })
 }

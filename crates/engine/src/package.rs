@@ -153,11 +153,21 @@ fn read(path: &PathBuf) -> Result<Option<Vec<u8>>, Error> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::File { path: path.clone(), what: format!("it cannot be read: {e}") }),
+        Err(e) => {
+            let e = e.to_string();
+            let system = e.split(" (os error").next().unwrap_or_default();
+            let what = format!("it cannot be read ({system}); put the model's own file in its place");
+            Err(Error::File { path: path.clone(), what })
+        }
     }
 }
 
 fn object(file: &str, text: &[u8]) -> Result<Map<String, Value>, ConfigError> {
-    serde_json::from_slice(text)
-        .map_err(|e| ConfigError { file: file.to_owned(), kind: ConfigErrorKind::NotJson(e.to_string()) })
+    serde_json::from_slice(text).map_err(|e| {
+        // Python writes numbers into JSON that JSON does not have.
+        let has = |word: &str| text.windows(word.len()).any(|w| w == word.as_bytes());
+        let python = ["NaN", "-Infinity", "Infinity"].into_iter().find(|word| has(word));
+        let hint = python.map_or_else(String::new, |word| format!(" ({word} is Python, not JSON)"));
+        ConfigError { file: file.to_owned(), kind: ConfigErrorKind::NotJson(format!("{e}{hint}")) }
+    })
 }

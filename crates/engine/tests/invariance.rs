@@ -212,3 +212,40 @@ fn storage_formats() {
     }
     assert!(narrow >= 5, "only {narrow} references in bf16 or f16");
 }
+
+/// A pass that cannot be made says why, and leaves everything as it was.
+#[test]
+fn passes_that_are_refused() {
+    let case = common::case(common::testdata().join("qwen3_tied"));
+    let mut model = case.load(&Options { context: Some(128), chunk: Some(8), ..options() });
+    let vocab = model.decoder().vocab_size as u32;
+    let (tokens, want) = baseline(&case).into_iter().next().unwrap();
+    let mut other = case.load(&options()).sequence(1);
+    let mut sequence = model.sequence(1);
+    let many = vec![1; 9];
+    let long = vec![1; 1 << 16];
+    for (tokens, expected) in [
+        (&[][..], "the prompt is empty"),
+        (&[1, vocab], "is out of range"),
+        (&many, "9 rows in one pass, but memory was planned for 8"),
+    ] {
+        let input = Input { sequence: &mut sequence, tokens, want: Want::Last };
+        let error = model.forward(&mut [input]).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert!(sequence.is_empty());
+    }
+    let error = model.forward(&mut [Input { sequence: &mut other, tokens: &[1], want: Want::Last }]).unwrap_err();
+    assert!(matches!(error, rheostat::Error::ForeignSequence), "{error}");
+    let error = model.prefill(&mut sequence, &long).unwrap_err();
+    assert!(matches!(error, rheostat::Error::ContextExceeded { tokens: 65_536, .. }), "{error}");
+    let error = model.prefill(&mut sequence, &many.repeat(15)).unwrap_err();
+    assert!(matches!(error, rheostat::Error::CacheFull { planned: 128, .. }), "{error}");
+    // What was taken by the refused sequence is free again, and the model computes what it always does.
+    sequence.truncate(0);
+    assert_bits("after all this", &logits(&mut model, &tokens, 8), &want);
+    model.cancel_switch().store(true, std::sync::atomic::Ordering::Relaxed);
+    let error = model.prefill(&mut sequence, &[1]).unwrap_err();
+    assert!(matches!(error, rheostat::Error::Cancelled), "{error}");
+    model.cancel_switch().store(false, std::sync::atomic::Ordering::Relaxed);
+    assert_bits("after an interruption", &logits(&mut model, &tokens, 8), &want);
+}

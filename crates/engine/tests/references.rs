@@ -105,18 +105,25 @@ fn rotary_frequencies_are_those_of_transformers() {
     }
 }
 
-/// The greedy continuations that `reference.json` lists: prompt, new tokens, and whether an end token came.
-fn greedy(case: &Case) -> Vec<(Vec<u32>, Vec<u32>, bool, Option<(String, String)>)> {
+/// A greedy continuation that `reference.json` lists.
+struct Continuation {
+    prompt: Vec<u32>,
+    new: Vec<u32>,
+    /// Whether an end token came; it is then the last of `new`.
+    stopped: bool,
+    /// The prompt and the continuation as texts, where there is a tokenizer.
+    texts: Option<(String, String)>,
+}
+
+fn greedy(case: &Case) -> Vec<Continuation> {
     let ids = |v: &serde_json::Value| v.as_array().unwrap().iter().map(|t| t.as_u64().unwrap() as u32).collect();
-    case.info["greedy"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|g| {
-            let text = g["prompt"].as_str().map(|p| (p.to_owned(), g["text"].as_str().unwrap().to_owned()));
-            (ids(&g["prompt_ids"]), ids(&g["new_ids"]), g["stopped_by_eos"].as_bool().unwrap(), text)
-        })
-        .collect()
+    let continuation = |g: &serde_json::Value| Continuation {
+        prompt: ids(&g["prompt_ids"]),
+        new: ids(&g["new_ids"]),
+        stopped: g["stopped_by_eos"].as_bool().unwrap(),
+        texts: g["prompt"].as_str().map(|p| (p.to_owned(), g["text"].as_str().unwrap().to_owned())),
+    };
+    case.info["greedy"].as_array().unwrap().iter().map(continuation).collect()
 }
 
 #[test]
@@ -126,7 +133,7 @@ fn greedy_texts_are_those_of_transformers() {
         let package = Package::open(&case.dir).unwrap();
         let config = package.generation_config().unwrap();
         let mut model = case.load(&Options { chunk: Some(7), ..options() });
-        for (prompt, want, stopped, text) in greedy(&case) {
+        for Continuation { prompt, new: want, stopped, texts: text } in greedy(&case) {
             let mut sequence = model.sequence(prompt.len());
             let mut sampler = Sampler::new(
                 Sampling { repetition_penalty: config.repetition_penalty.unwrap_or(1.0), ..Sampling::default() },

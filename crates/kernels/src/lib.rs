@@ -25,6 +25,7 @@ mod math;
 mod matrix;
 mod norm;
 mod pool;
+pub mod probe;
 mod rope;
 mod simd;
 mod tile;

@@ -18,6 +18,8 @@ const DIRECT_ROWS: usize = 6;
 const K_BLOCK: usize = 1024;
 /// Weight rows in a panel, at most.
 const PANEL_ROWS: usize = 64;
+/// Accumulators of a panel: six rows of x, or fewer, against each of its weight rows.
+const PARKED: usize = 6 * PANEL_ROWS;
 /// Bytes of weights that one item of a direct job reads, about.
 const ITEM_BYTES: usize = 128 << 10;
 
@@ -108,8 +110,10 @@ pub fn linear(exec: &Exec, x: &[f32], n: usize, jobs: &[Linear<'_>]) {
     });
 }
 
+/// Elements from one row of a panel to the next: whole vectors, and one more, since rows a power of two apart
+/// would fall into the same few sets of the L1 cache.
 fn padded(cols: usize) -> usize {
-    cols.next_multiple_of(LANES)
+    cols.next_multiple_of(LANES) + LANES
 }
 
 /// Weight rows `first..last` of one product: one item of the job.
@@ -218,23 +222,26 @@ fn panel<S: Simd, W: Element>(s: S, mut strip: Strip<'_>) {
     for (i, o) in (strip.first..strip.last).enumerate() {
         widen_row::<S, W>(s, strip.job.weight.row(o), &mut scratch[i * stride..][..cols]);
     }
+    // Accumulators wait here between blocks of a dot product.
+    let mut parked = [s.zero(); PARKED];
+    let parked = &mut parked;
     let mut r = 0;
     while r < strip.n {
         let left = strip.n - r;
         r += if S::WIDE_TILE {
             match left {
-                1 => strip.panel_rows::<S, 1, 4>(s, r, scratch, stride),
-                2 => strip.panel_rows::<S, 2, 4>(s, r, scratch, stride),
-                3 => strip.panel_rows::<S, 3, 4>(s, r, scratch, stride),
-                4 => strip.panel_rows::<S, 4, 4>(s, r, scratch, stride),
-                5 => strip.panel_rows::<S, 5, 4>(s, r, scratch, stride),
-                _ => strip.panel_rows::<S, 6, 4>(s, r, scratch, stride),
+                1 => strip.panel_rows::<S, 1, 4>(s, r, scratch, stride, parked),
+                2 => strip.panel_rows::<S, 2, 4>(s, r, scratch, stride, parked),
+                3 => strip.panel_rows::<S, 3, 4>(s, r, scratch, stride, parked),
+                4 => strip.panel_rows::<S, 4, 4>(s, r, scratch, stride, parked),
+                5 => strip.panel_rows::<S, 5, 4>(s, r, scratch, stride, parked),
+                _ => strip.panel_rows::<S, 6, 4>(s, r, scratch, stride, parked),
             }
         } else {
             match left {
-                1 => strip.panel_rows::<S, 1, 4>(s, r, scratch, stride),
-                2 => strip.panel_rows::<S, 2, 2>(s, r, scratch, stride),
-                _ => strip.panel_rows::<S, 3, 2>(s, r, scratch, stride),
+                1 => strip.panel_rows::<S, 1, 4>(s, r, scratch, stride, parked),
+                2 => strip.panel_rows::<S, 2, 2>(s, r, scratch, stride, parked),
+                _ => strip.panel_rows::<S, 3, 2>(s, r, scratch, stride, parked),
             }
         };
     }
@@ -249,19 +256,26 @@ impl Strip<'_> {
         r: usize,
         panel: &[f32],
         stride: usize,
+        parked: &mut [S::V; PARKED],
     ) -> usize {
         let cols = self.job.weight.cols();
         let count = self.last - self.first;
         let tiles = count / C;
-        debug_assert!(tiles <= PANEL_ROWS / C && panel.len() >= count * stride);
+        assert!(tiles * R * C <= PARKED && panel.len() >= count * stride);
         let x = &self.x[r * cols..(r + R) * cols];
-        // Accumulators wait here between blocks; with narrow tiles there are up to twice as many.
-        let mut parked = [[[s.zero(); C]; R]; PANEL_ROWS / 2];
         let mut k = 0;
         while k < cols {
             let len = (cols - k).min(K_BLOCK);
             for t in 0..tiles {
-                let mut acc = if k == 0 { [[s.zero(); C]; R] } else { parked[t] };
+                let own = &mut parked[t * R * C..(t + 1) * R * C];
+                let mut acc = [[s.zero(); C]; R];
+                if k > 0 {
+                    for i in 0..R {
+                        for c in 0..C {
+                            acc[i][c] = own[i * C + c];
+                        }
+                    }
+                }
                 // SAFETY: `x` holds `R` rows of `cols`; the panel holds `count` rows of `stride >= cols`;
                 // `k + len <= cols`.
                 unsafe {
@@ -278,7 +292,11 @@ impl Strip<'_> {
                 if k + len == cols {
                     self.put(s, r, self.first + t * C, &acc);
                 } else {
-                    parked[t] = acc;
+                    for i in 0..R {
+                        for c in 0..C {
+                            own[i * C + c] = acc[i][c];
+                        }
+                    }
                 }
             }
             k += len;

@@ -159,13 +159,8 @@ fn compile(origin: &str, source: &str) -> Result<Compiled, ChatError> {
         message: describe(&error),
     };
     let environment = environment::build(NAME, translated.source).map_err(invalid)?;
-    let reads = environment
-        .get_template(NAME)
-        .map_err(invalid)?
-        .undeclared_variables(false)
-        .into_iter()
-        .filter(|name| !name.starts_with(syntax::PREFIX) && !syntax::is_global(name))
-        .collect();
+    let mut reads = translated.reads;
+    reads.retain(|name| !syntax::is_global(name));
     Ok(Compiled { environment, reads, hidden: translated.hidden })
 }
 

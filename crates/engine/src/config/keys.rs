@@ -130,6 +130,14 @@ impl<'a> Keys<'a> {
         self.opt_size(key)?.ok_or_else(|| self.missing(key))
     }
 
+    /// A number of layers: a size within reason, as a description is made of each.
+    pub(crate) fn layers(&self, key: &str) -> Result<usize, ConfigError> {
+        match self.size(key)? {
+            n if n > 10_000 => Err(self.invalid(key, "a whole number from 1 to 10000")),
+            n => Ok(n),
+        }
+    }
+
     pub(crate) fn size_or(&self, key: &str, default: usize) -> Result<usize, ConfigError> {
         Ok(self.opt_size(key)?.unwrap_or(default))
     }

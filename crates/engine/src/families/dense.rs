@@ -48,7 +48,7 @@ impl Dense {
     ) -> Result<Decoder, ConfigError> {
         let hidden_size = keys.size("hidden_size")?;
         let vocab_size = keys.size("vocab_size")?;
-        let layers = keys.size("num_hidden_layers")?;
+        let layers = keys.layers("num_hidden_layers")?;
         let intermediate = keys.size("intermediate_size")?;
         let n_heads = keys.size("num_attention_heads")?;
         let n_kv_heads = match (keys.opt_size("num_key_value_heads")?, &self.default_kv_heads) {
@@ -72,6 +72,9 @@ impl Dense {
             return Err(keys.invalid("head_dim", "an even number from 4 to 4096"));
         }
         let eps = keys.opt_positive("rms_norm_eps")?.unwrap_or(1e-6) as f32;
+        if !eps.is_finite() {
+            return Err(keys.invalid("rms_norm_eps", "a small positive number, such as 1e-6"));
+        }
         let act = match keys.opt_str("hidden_act")?.unwrap_or("silu") {
             "silu" | "swish" => Activation::Silu,
             _ => return Err(keys.invalid("hidden_act", "one of silu, swish")),
@@ -146,7 +149,7 @@ impl Dense {
 /// The windows of the Qwen families: `layer_types` if given, else those from `max_window_layers` on, and
 /// only where `use_sliding_window` says so (`configuration_qwen2.py`).
 pub(super) fn qwen_windows(keys: &Keys<'_>) -> Result<Vec<Option<usize>>, ConfigError> {
-    let layers = keys.size("num_hidden_layers")?;
+    let layers = keys.layers("num_hidden_layers")?;
     let size = keys.opt_size("sliding_window")?;
     let size = if keys.contains("sliding_window") { size } else { Some(4096) };
     let window = size.filter(|_| keys.bool_or("use_sliding_window", false).unwrap_or(false));

@@ -21,7 +21,7 @@ pub enum TokenizerError {
         message: String,
     },
     /// A file could not be read.
-    #[error("{file}: cannot be read: {message}; check that it exists and may be read")]
+    #[error("{file}: cannot be read ({message}); put the model's own file in its place")]
     Read {
         /// The file, with its folder.
         file: String,

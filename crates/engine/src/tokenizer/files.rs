@@ -86,6 +86,10 @@ fn read(path: &Path) -> Result<Option<Contents>, TokenizerError> {
     match fs::read(path) {
         Ok(contents) => Ok(Some(Cow::Owned(contents))),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(TokenizerError::Read { file: path.display().to_string(), message: error.to_string() }),
+        Err(error) => {
+            let message = error.to_string();
+            let message = message.split(" (os error").next().unwrap_or_default().to_owned();
+            Err(TokenizerError::Read { file: path.display().to_string(), message })
+        }
     }
 }

@@ -58,7 +58,7 @@ fn directories() -> Vec<Attack> {
         ),
         attack("a hostile file name", Kind::NoWeights, &["", r"\u{1b}[31m"], |dir| put(dir, "\x1b[31m", "")),
         attack("an adapter", Kind::NoWeights, &["", "an adapter, not a model"], |dir| {
-            put(dir, "adapter_model.safetensors", tensors(&["a"]))
+            put(dir, "adapter_model.safetensors", tensors(&["a"]));
         }),
         attack(
             "shards without an index",

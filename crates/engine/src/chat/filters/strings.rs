@@ -58,10 +58,11 @@ pub(super) fn escape(_: &mut State<'_, '_>, value: &Value, args: Args) -> PyResu
 
 pub(super) fn format(_: &mut State<'_, '_>, value: &Value, args: Args) -> PyResult {
     refuse_markup(&[value])?;
-    if !args.keywords.is_empty() {
+    let Args { positional, keywords } = args;
+    if !keywords.is_empty() {
         return unsupported("the filter `format` with named fields");
     }
-    formatting::printf(&text::str(value)?, &args.positional).map(Value::from)
+    formatting::printf(&text::str(value)?, &positional).map(Value::from)
 }
 
 pub(super) fn title(_: &mut State<'_, '_>, value: &Value, args: Args) -> PyResult {

@@ -21,7 +21,7 @@ pub(in crate::chat) fn attribute(object: &Value, name: &str, what: &str) -> PyRe
     if name.starts_with("__") {
         return unsupported(format!("the attribute `{name}`"));
     }
-    if methods::exists(object, name)? {
+    if methods::exists(object, name) {
         return Ok(Value::from_object(BoundMethod { object: object.clone(), name: name.to_owned() }));
     }
     Ok(match Py::of(object) {
@@ -52,7 +52,7 @@ pub(in crate::chat) fn item(object: &Value, key: &Value, what: &str) -> PyResult
             // A present key wins here; only an absent one falls back to the
             // method of that name, which no template means to read.
             let found = object.get_attr(name)?;
-            if !found.is_undefined() || !methods::exists(object, name)? {
+            if !found.is_undefined() || !methods::exists(object, name) {
                 return Ok(found);
             }
             return fail(format!("`{what}` has no key `{name}`, and Jinja would give the dict's method of that name"));

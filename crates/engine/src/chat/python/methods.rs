@@ -67,7 +67,7 @@ const MUTATORS: &[&str] =
     &["append", "clear", "extend", "insert", "pop", "popitem", "remove", "reverse", "setdefault", "sort", "update"];
 
 /// Whether Python's type of `object` has a method of that name.
-pub(in crate::chat) fn exists(object: &Value, name: &str) -> PyResult<bool> {
+pub(in crate::chat) fn exists(object: &Value, name: &str) -> bool {
     let methods = match Py::of(object) {
         Py::Str(_) => STRING,
         Py::List => LIST,
@@ -75,7 +75,7 @@ pub(in crate::chat) fn exists(object: &Value, name: &str) -> PyResult<bool> {
         Py::Tuple(_) => &["count", "index"],
         _ => &[],
     };
-    Ok(methods.contains(&name))
+    methods.contains(&name)
 }
 
 /// `object.name(...)`. `what` is the template's text of the object.
@@ -89,7 +89,7 @@ pub(in crate::chat) fn call_attribute(
     if let Py::Undefined = Py::of(object) {
         return Err(undefined(what, &format!("`.{name}()`")));
     }
-    if exists(object, name)? {
+    if exists(object, name) {
         return call(state, object, name, Args::split(args)?);
     }
     let callee = lookup::attribute(object, name, what)?;

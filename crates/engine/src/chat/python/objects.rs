@@ -138,8 +138,9 @@ impl Object for BoundMethod {
     }
 
     fn call(self: &Arc<Self>, state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
-        let args = Args::split(args.to_vec())?;
-        methods::call(state, &self.object, &self.name, args)
+        let mut values = Vec::with_capacity(args.len());
+        values.extend_from_slice(args);
+        methods::call(state, &self.object, &self.name, Args::split(values)?)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Macros and `call` blocks.
 
+use std::collections::BTreeSet;
+
 use super::cursor::Tokens;
 use super::expressions::Conditional;
 use super::statements::{Loops, Translator};
@@ -14,6 +16,7 @@ impl<'a> Translator<'a> {
         tokens.end()?;
         parameters.refuse_variadic(self.pieces.as_slice(), "endmacro")?;
         self.scopes.set(name);
+        self.macros += 1;
         self.tag(line, &format!("macro {name}({})", parameters.names.join(", ")));
         self.parameterized_body(tokens, &parameters, "endmacro", line)
     }
@@ -36,8 +39,12 @@ impl<'a> Translator<'a> {
             true => String::new(),
             false => format!("({})", parameters.names.join(", ")),
         };
-        self.tag(line, &format!("call{names} {}", call.code));
-        self.parameterized_body(tokens, &parameters, "endcall", line)
+        // Inside a loop the engine hands on variables of the round before,
+        // were it not for the `with`.
+        self.tag(line, &format!("with %}}{{% call{names} {}", call.code));
+        self.parameterized_body(tokens, &parameters, "endcall", line)?;
+        self.tag(self.line, "endwith");
+        Ok(())
     }
 
     /// The body of a macro or `call`; `tokens` has what the defaults read.
@@ -48,14 +55,17 @@ impl<'a> Translator<'a> {
         end: &'static str,
         line: usize,
     ) -> Result<()> {
-        self.scopes.enter();
+        self.scopes.enter(&["caller"]);
         for name in &parameters.names {
             self.scopes.set(name);
         }
+        let (start, reads_before) = (self.out.len(), self.read_names.len());
         self.note_reads(tokens);
         self.prologue(line, parameters);
         self.block(end, line, Loops::Outside)?;
         self.scopes.leave();
+        let capture = capture(&self.read_names[reads_before..]);
+        self.out.insert_str(start, &capture);
         Ok(())
     }
 
@@ -70,4 +80,19 @@ impl<'a> Translator<'a> {
             self.tag(line, &format!("set {name} = {value}"));
         }
     }
+}
+
+/// Names every variable that a macro reads, at the beginning of its body.
+///
+/// The engine hands a macro the variables of the blocks around it, but misses
+/// some that are read in statements that also set something; what is read
+/// before anything is set, it finds.
+fn capture(names: &[&str]) -> String {
+    let own = |name: &&&str| **name != "loop" && **name != "caller";
+    let names: BTreeSet<&str> = names.iter().filter(own).copied().collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    let names: Vec<&str> = names.into_iter().collect();
+    format!("{{% if false %}}{{{{ [{}] }}}}{{% endif %}}", names.join(", "))
 }

@@ -14,6 +14,7 @@
 mod cursor;
 mod expressions;
 mod lexer;
+mod loops;
 mod macros;
 mod numbers;
 mod postfix;

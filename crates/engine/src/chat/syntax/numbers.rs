@@ -47,7 +47,7 @@ pub(super) enum AfterDot {
     No,
 }
 
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Leading {
     Digit,
     Underscore,

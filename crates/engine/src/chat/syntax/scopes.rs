@@ -1,4 +1,8 @@
-//! Which names are read in an inner block before the block around it sets them.
+//! Which variables a template reads, and which of them Jinja would not find.
+//!
+//! A variable is read where a name is read that is not sure to have been set.
+//! The engine can list these too, but leaves out names that are set from
+//! themselves, as in `{% set x = x or 1 %}`.
 //!
 //! Jinja decides for a whole block at a time where its names live. A name
 //! that a block sets, and reads only in blocks inside it until then, is the
@@ -10,8 +14,10 @@
 use std::collections::BTreeSet;
 
 /// The names seen in one block that has names of its own.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Frame {
+    /// Set for sure: in the block, and in the branch of each `if` that is open.
+    known: Vec<BTreeSet<String>>,
     /// Read or set in the block itself.
     seen: BTreeSet<String>,
     /// Read by blocks inside, before the block itself saw the name.
@@ -35,16 +41,28 @@ pub(super) struct Scopes {
     frames: Vec<Frame>,
     /// Names whose variable Jinja would not find.
     pub(super) hidden: BTreeSet<String>,
+    /// Names read as variables from outside.
+    pub(super) free: BTreeSet<String>,
 }
 
 impl Scopes {
+    /// The outermost block.
     pub(super) fn new() -> Scopes {
-        Scopes { frames: vec![Frame::default()], hidden: BTreeSet::new() }
+        let mut scopes = Scopes { frames: Vec::new(), hidden: BTreeSet::new(), free: BTreeSet::new() };
+        scopes.enter(&[]);
+        scopes
     }
 
-    /// A loop, a macro or another block with names of its own begins.
-    pub(super) fn enter(&mut self) {
-        self.frames.push(Frame::default());
+    /// A loop, a macro or another block with names of its own begins; `given`
+    /// are those it has without setting them.
+    pub(super) fn enter(&mut self, given: &[&str]) {
+        let given = given.iter().map(|&name| name.to_owned());
+        self.frames.push(Frame {
+            known: vec![given.collect()],
+            seen: BTreeSet::new(),
+            read_inside: BTreeSet::new(),
+            conditional: Vec::new(),
+        });
     }
 
     /// It ends.
@@ -54,6 +72,10 @@ impl Scopes {
 
     /// The name is read.
     pub(super) fn read(&mut self, name: &str) {
+        let mut known = self.frames.iter().flat_map(|frame| &frame.known);
+        if !known.any(|names| names.contains(name)) {
+            self.free.insert(name.to_owned());
+        }
         let mut frames = self.frames.iter_mut().rev();
         if let Some(own) = frames.next()
             && !own.seen.insert(name.to_owned())
@@ -73,6 +95,9 @@ impl Scopes {
         let Some(own) = self.frames.last_mut() else {
             return;
         };
+        if let Some(known) = own.known.last_mut() {
+            known.insert(name.to_owned());
+        }
         if own.seen.insert(name.to_owned()) && own.read_inside.contains(name) {
             match own.conditional.last_mut() {
                 Some(names) => names.push(name.to_owned()),
@@ -87,6 +112,14 @@ impl Scopes {
     pub(super) fn enter_condition(&mut self) {
         if let Some(own) = self.frames.last_mut() {
             own.conditional.push(Vec::new());
+            own.known.push(BTreeSet::new());
+        }
+    }
+
+    /// Its next branch begins.
+    pub(super) fn next_branch(&mut self) {
+        if let Some(known) = self.frames.last_mut().and_then(|own| own.known.last_mut()) {
+            known.clear();
         }
     }
 
@@ -95,6 +128,7 @@ impl Scopes {
         let Some(own) = self.frames.last_mut() else {
             return;
         };
+        own.known.pop();
         let names = own.conditional.pop().unwrap_or_default();
         if branches == Branches::All {
             match own.conditional.last_mut() {

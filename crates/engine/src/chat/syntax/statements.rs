@@ -7,7 +7,7 @@ use super::expressions::Conditional;
 use super::lexer::lex;
 use super::scopes::{Branches, Scopes};
 use super::strings::encode;
-use super::targets::{Target, assigned, targets};
+use super::targets::{Target, assigned};
 use super::tokens::{Kind, Piece, Token};
 use super::{PREFIX, Result, error};
 
@@ -24,6 +24,8 @@ pub(in crate::chat) struct Translated {
     pub(in crate::chat) source: String,
     /// Names whose variables Jinja would not find; see [`super::scopes`].
     pub(in crate::chat) hidden: BTreeSet<String>,
+    /// Names of the variables it reads.
+    pub(in crate::chat) reads: BTreeSet<String>,
 }
 
 /// Translates a template; see the module above.
@@ -36,10 +38,12 @@ pub(in crate::chat) fn translate(source: &str) -> Result<Translated> {
         depth: 0,
         loops: Loops::Outside,
         jumps: 0,
+        macros: 0,
         scopes: Scopes::new(),
+        read_names: Vec::new(),
     };
     translator.body(&[], 1)?;
-    Ok(Translated { source: translator.out, hidden: translator.scopes.hidden })
+    Ok(Translated { source: translator.out, hidden: translator.scopes.hidden, reads: translator.scopes.free })
 }
 
 /// Whether `break` and `continue` have a loop to act on.
@@ -52,21 +56,27 @@ pub(super) enum Loops {
 /// Writes the translation while going through the pieces.
 pub(super) struct Translator<'a> {
     pub(super) pieces: std::slice::Iter<'a, Piece>,
-    out: String,
+    /// The translation so far.
+    pub(super) out: String,
     /// Line of `out` being written.
-    line: usize,
+    pub(super) line: usize,
     depth: usize,
-    loops: Loops,
+    /// Whether a loop is open.
+    pub(super) loops: Loops,
     /// Number of `break` and `continue` tags so far.
-    jumps: usize,
+    pub(super) jumps: usize,
+    /// Number of `macro` tags so far.
+    pub(super) macros: usize,
     pub(super) scopes: Scopes,
+    /// Every name read so far, in order.
+    pub(super) read_names: Vec<&'a str>,
 }
 
 /// The tag that ended a body.
-struct End<'a> {
-    name: &'a str,
-    line: usize,
-    rest: &'a [Token],
+pub(super) struct End<'a> {
+    pub(super) name: &'a str,
+    pub(super) line: usize,
+    pub(super) rest: &'a [Token],
 }
 
 impl<'a> Translator<'a> {
@@ -86,11 +96,12 @@ impl<'a> Translator<'a> {
     pub(super) fn note_reads(&mut self, tokens: &mut Tokens<'a>) {
         for name in tokens.reads.drain(..) {
             self.scopes.read(name);
+            self.read_names.push(name);
         }
     }
 
     /// Translates up to one of the tags `ends`, which is consumed.
-    fn body(&mut self, ends: &[&str], opened: usize) -> Result<Option<End<'a>>> {
+    pub(super) fn body(&mut self, ends: &[&str], opened: usize) -> Result<Option<End<'a>>> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return error(opened, "tags are nested too deep");
@@ -142,7 +153,10 @@ impl<'a> Translator<'a> {
             match end {
                 // `generation` has become `with`.
                 "endgeneration" => self.tag(found.line, "endwith"),
-                "endset" => self.tag(found.line, "endwith %}{% endset"),
+                // See where these begin. `endfor` is that of an `else`.
+                "endset" | "endfilter" | "endfor" => {
+                    self.tag(found.line, &format!("endwith %}}{{% {end}"));
+                }
                 _ => self.tag(found.line, end),
             }
         }
@@ -150,8 +164,8 @@ impl<'a> Translator<'a> {
     }
 
     /// A body with names of its own, of which it begins with `names`.
-    fn inner_block(&mut self, end: &'static str, line: usize, names: &[String]) -> Result<()> {
-        self.scopes.enter();
+    pub(super) fn inner_block(&mut self, end: &'static str, line: usize, names: &[String]) -> Result<()> {
+        self.scopes.enter(&[]);
         for name in names {
             self.scopes.set(name);
         }
@@ -173,7 +187,8 @@ impl<'a> Translator<'a> {
                 let filters = filter_chain(&mut tokens)?;
                 tokens.end()?;
                 self.note_reads(&mut tokens);
-                self.tag(line, &format!("filter {filters}"));
+                // As in `set`: the engine gives this block no names of its own.
+                self.tag(line, &format!("filter {filters} %}}{{% with"));
                 self.inner_block("endfilter", line, &[])
             }
             "generation" => {
@@ -199,51 +214,6 @@ impl<'a> Translator<'a> {
         }
     }
 
-    fn for_loop(&mut self, tokens: &mut Tokens<'a>, line: usize) -> Result<()> {
-        let mut names = Vec::new();
-        let targets = targets(tokens, &mut names)?;
-        if !tokens.take_name("in") {
-            return error(line, "`for` needs `in` after its variables");
-        }
-        let items = tokens.tuple(Conditional::NotHere)?;
-        self.note_reads(tokens);
-        self.scopes.enter();
-        for name in &names {
-            self.scopes.set(name);
-        }
-        let mut head = format!("for {targets} in __py_listed({})", items.code);
-        if tokens.take_name("if") {
-            let test = tokens.expression(Conditional::Allowed)?;
-            self.note_reads(tokens);
-            head.push_str(&format!(" if {}", test.code));
-        }
-        if tokens.take_name("recursive") {
-            head.push_str(" recursive");
-        }
-        tokens.end()?;
-        self.tag(line, &head);
-        let outer = std::mem::replace(&mut self.loops, Loops::Inside);
-        let jumps_before = std::mem::take(&mut self.jumps);
-        let end = self.body(&["else", "endfor"], line)?;
-        self.loops = outer;
-        let jumps = std::mem::replace(&mut self.jumps, jumps_before);
-        self.scopes.leave();
-        if let Some(end) = end {
-            Tokens::new(end.rest, end.line).end()?;
-            if end.name == "else" && jumps > 0 {
-                // Jinja takes the `else` unless a round has run to its end.
-                return error(line, "a loop with `else` cannot have `break` or `continue`");
-            }
-            self.tag(end.line, end.name);
-            if end.name == "else" {
-                self.scopes.enter();
-                self.block("endfor", line, outer)?;
-                self.scopes.leave();
-            }
-        }
-        Ok(())
-    }
-
     fn condition(&mut self, tokens: &mut Tokens<'a>, line: usize) -> Result<()> {
         let test = tokens.tuple(Conditional::NotHere)?;
         tokens.end()?;
@@ -258,6 +228,7 @@ impl<'a> Translator<'a> {
                 let test = rest.tuple(Conditional::NotHere)?;
                 rest.end()?;
                 self.note_reads(&mut rest);
+                self.scopes.next_branch();
                 self.tag(end.line, &format!("elif {}", test.code));
                 elif = true;
                 continue;
@@ -265,6 +236,7 @@ impl<'a> Translator<'a> {
             rest.end()?;
             self.tag(end.line, end.name);
             if end.name == "else" {
+                self.scopes.next_branch();
                 self.block("endif", line, self.loops)?;
                 if elif {
                     branches = Branches::All;
@@ -307,7 +279,7 @@ impl<'a> Translator<'a> {
         self.tag(line, &format!("set {name}{filters}"));
         // The engine gives the block no names of its own; `with` does.
         self.tag(line, "with");
-        self.scopes.enter();
+        self.scopes.enter(&[]);
         self.block("endset", line, Loops::Outside)?;
         self.scopes.leave();
         self.note_target(&target);

@@ -1,0 +1,95 @@
+//! What this machine can do at best, measured with the same threads as everything else: the ceilings that
+//! the speed of a model is compared with.
+
+use std::time::{Duration, Instant};
+
+use crate::exec::Exec;
+use crate::simd::{LANES, Op, Simd};
+
+/// Accumulators of the arithmetic probe: enough to hide the latency of a multiply-add on two pipes.
+const CHAINS: usize = 10;
+
+/// Bytes per second at which all threads together read `bytes`, at best, over several passes within `time`.
+///
+/// `bytes` should be far larger than the caches.
+#[must_use]
+pub fn read_rate(exec: &Exec, bytes: &[u8], time: Duration) -> f64 {
+    const PIECE: usize = 1 << 20;
+    let pieces = bytes.len().div_ceil(PIECE);
+    let isa = exec.isa();
+    let pass = || {
+        exec.pool().run(pieces, &|i, _| {
+            let piece = &bytes[i * PIECE..((i + 1) * PIECE).min(bytes.len())];
+            std::hint::black_box(isa.run(Read(piece)));
+        });
+    };
+    best(time, pass, bytes.len() as f64)
+}
+
+/// f32 multiply-adds per second of all threads together, at best, within `time`, times two: FLOP/s.
+#[must_use]
+pub fn f32_rate(exec: &Exec, time: Duration) -> f64 {
+    const STEPS: usize = 100_000;
+    let isa = exec.isa();
+    let pass = || {
+        exec.pool().run(exec.threads(), &|i, _| {
+            std::hint::black_box(isa.run(Multiply { start: i as f32, steps: STEPS }));
+        });
+    };
+    best(time, pass, (2 * exec.threads() * STEPS * CHAINS * LANES) as f64)
+}
+
+/// The highest rate of a pass that does `work`, over as many passes as `time` allows, three at least.
+fn best(time: Duration, mut pass: impl FnMut(), work: f64) -> f64 {
+    let start = Instant::now();
+    let mut best = 0.0f64;
+    let mut passes = 0;
+    while passes < 3 || start.elapsed() < time {
+        let begin = Instant::now();
+        pass();
+        best = best.max(work / begin.elapsed().as_secs_f64());
+        passes += 1;
+    }
+    best
+}
+
+struct Read<'a>(&'a [u8]);
+
+impl Op for Read<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        // Eight streams, as a decode step reads eight rows of weights at once.
+        let lines = self.0.len() / (8 * 64);
+        let mut acc = [s.zero(); 8];
+        for i in 0..lines {
+            for (c, a) in acc.iter_mut().enumerate() {
+                // SAFETY: line `c * lines + i` of `8 * lines` lines of 64 bytes within the slice.
+                *a = s.max(*a, unsafe { s.load(self.0.as_ptr().add((c * lines + i) * 64).cast()) });
+            }
+        }
+        acc.into_iter().map(|v| s.sum(v)).sum()
+    }
+}
+
+struct Multiply {
+    start: f32,
+    steps: usize,
+}
+
+impl Op for Multiply {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let (a, b) = (s.splat(0.999_9), s.splat(1e-6));
+        let mut acc = [s.splat(self.start); CHAINS];
+        for _ in 0..self.steps {
+            for v in &mut acc {
+                *v = s.fma(*v, a, b);
+            }
+        }
+        acc.into_iter().map(|v| s.sum(v)).sum()
+    }
+}
