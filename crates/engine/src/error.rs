@@ -50,7 +50,7 @@ pub enum Error {
         shape: Vec<usize>,
     },
     /// A tensor has another shape than the configuration says.
-    #[error("{}: the tensor \"{tensor}\" is {found:?}, but config.json asks for {expected:?}", path.display())]
+    #[error("{}: the tensor \"{tensor}\" is {found:?}, but config.json asks for {expected:?}; the two are not of one model", path.display())]
     WrongShape {
         /// The checkpoint.
         path: PathBuf,
@@ -117,7 +117,9 @@ pub enum Error {
     #[error("interrupted")]
     Cancelled,
     /// A logit is not a number.
-    #[error("the model computed a logit that is not a finite number; its weights are damaged or its numbers overflow")]
+    #[error(
+        "the model computed a logit that is not a finite number; its weights are damaged (download them again), or its numbers overflow"
+    )]
     NotFinite,
     /// A sampling parameter that makes no sense.
     #[error("{name} is {value}, but must be {expected}")]

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rheostat_kernels as kernels;
-use rheostat_kernels::{Attention, Columns, Exec, KvBlock, KvSource, Linear, Matrix, SPAN_ROWS, Span};
+use rheostat_kernels::{Attention, Buffer, Columns, Exec, KvBlock, KvSource, Linear, Matrix, SPAN_ROWS, Span};
 use rheostat_store::{Checkpoint, Head, Place, Weights};
 
 use crate::bind::{self, Bound, MATRICES};
@@ -59,30 +59,30 @@ impl Observer for () {
 /// The buffers of a pass, taken once. Their shapes are for `rows` rows.
 pub(crate) struct Workspace {
     /// Residual stream `[rows, hidden]`.
-    x: Vec<f32>,
+    x: Buffer,
     /// Normed input of a sublayer `[rows, hidden]`.
-    normed: Vec<f32>,
+    normed: Buffer,
     /// What a sublayer adds `[rows, hidden]`.
-    delta: Vec<f32>,
+    delta: Buffer,
     /// `[rows, n_heads, head_dim]`.
-    q: Vec<f32>,
+    q: Buffer,
     /// `[rows, n_kv_heads, head_dim]`.
-    k: Vec<f32>,
+    k: Buffer,
     /// `[rows, n_kv_heads, head_dim]`.
-    v: Vec<f32>,
+    v: Buffer,
     /// Attention's result `[rows, n_heads, head_dim]`.
-    z: Vec<f32>,
+    z: Buffer,
     /// `[rows, intermediate]`.
-    gate: Vec<f32>,
+    gate: Buffer,
     /// `[rows, intermediate]`.
-    up: Vec<f32>,
+    up: Buffer,
     /// Rotary angles `[rows, dim / 2]`.
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+    cos: Buffer,
+    sin: Buffer,
     /// Wanted rows `[logit_rows, hidden]`, after the final norm.
-    final_hidden: Vec<f32>,
+    final_hidden: Buffer,
     /// `[logit_rows, vocab]`.
-    logits: Vec<f32>,
+    logits: Buffer,
     /// Stored bytes of an embedding row.
     row: Vec<u8>,
     spans: Vec<Span>,
@@ -117,7 +117,7 @@ pub(crate) fn workspace_elements(decoder: &Decoder, rows: usize, logit_rows: usi
 impl Workspace {
     pub(crate) fn new(decoder: &Decoder, rows: usize, logit_rows: usize) -> Workspace {
         let Widths { q, kv, intermediate } = widths(decoder);
-        let buffer = |width: usize| vec![0.0; rows * width];
+        let buffer = |width: usize| Buffer::new(rows * width);
         let hidden = decoder.hidden_size;
         Workspace {
             x: buffer(hidden),
@@ -131,8 +131,8 @@ impl Workspace {
             up: buffer(intermediate),
             cos: buffer(decoder.rope.dim() / 2),
             sin: buffer(decoder.rope.dim() / 2),
-            final_hidden: vec![0.0; logit_rows * hidden],
-            logits: vec![0.0; logit_rows * decoder.vocab_size],
+            final_hidden: Buffer::new(logit_rows * hidden),
+            logits: Buffer::new(logit_rows * decoder.vocab_size),
             row: Vec::new(),
             spans: Vec::new(),
             gathered: 0,

@@ -6,6 +6,7 @@
 //! in order of the blocks. What a query sees depends on its own position and the window alone, so
 //! neither chunking, nor padding, nor the rows beside it, nor the thread changes a bit.
 
+use crate::buffer::Buffer;
 use crate::exec::{Exec, SCRATCH, SharedMut};
 use crate::math;
 use crate::matrix::F32;
@@ -26,8 +27,8 @@ const QUERIES: usize = 48;
 /// Both are `[n_kv_heads, KV_BLOCK, padded head_dim]`, the padding zero, so that no kernel meets a short tail.
 #[derive(Clone, Debug)]
 pub struct KvBlock {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    keys: Buffer,
+    values: Buffer,
 }
 
 impl KvBlock {
@@ -35,7 +36,7 @@ impl KvBlock {
     #[must_use]
     pub fn new(n_kv_heads: usize, head_dim: usize) -> KvBlock {
         let len = n_kv_heads * KV_BLOCK * padded(head_dim);
-        KvBlock { keys: vec![0.0; len], values: vec![0.0; len] }
+        KvBlock { keys: Buffer::new(len), values: Buffer::new(len) }
     }
 
     /// Bytes of memory that one block takes.
@@ -326,7 +327,9 @@ impl Chunk<'_> {
             tile::accumulate::<S, F32, R, C>(s, q.as_ptr(), stride, k.as_ptr().cast(), stride * 4, stride, &mut acc);
         }
         let scores = &mut self.scores[i * KV_BLOCK..(i + R) * KV_BLOCK];
-        tile::finish(s, &acc, |r, c, sum| scores[r * KV_BLOCK + j + c] = sum);
+        tile::finish(s, &acc, |r, c, sums| {
+            scores[r * KV_BLOCK + j + c..][..sums.len()].copy_from_slice(sums);
+        });
     }
 
     /// `part += weights · values` for `R` queries from `i` on, each over what it sees, in order. Returns `R`.

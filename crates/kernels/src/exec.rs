@@ -5,8 +5,9 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+use crate::buffer::Buffer;
 use crate::pool::Pool;
-use crate::simd::{Isa, LANES};
+use crate::simd::Isa;
 
 /// f32 elements in each thread's scratch buffer: 1 MiB, half of a usual L2 cache.
 pub(crate) const SCRATCH: usize = 1 << 18;
@@ -15,23 +16,7 @@ pub(crate) const SCRATCH: usize = 1 << 18;
 pub struct Exec {
     isa: Isa,
     pool: Pool,
-    scratch: Vec<Mutex<Scratch>>,
-}
-
-/// One cache line, so that a buffer of them is aligned to 64 bytes.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line(#[expect(dead_code, reason = "read as part of a slice of f32")] [f32; LANES]);
-
-/// A thread's scratch buffer: [`SCRATCH`] f32, aligned to a cache line.
-struct Scratch(Vec<Line>);
-
-impl Scratch {
-    fn as_mut_slice(&mut self) -> &mut [f32] {
-        let len = self.0.len() * LANES;
-        // SAFETY: `Line` is 16 f32 without padding: its size equals its alignment.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
-    }
+    scratch: Vec<Mutex<Buffer>>,
 }
 
 impl Exec {
@@ -40,8 +25,7 @@ impl Exec {
     /// # Errors
     /// When the system refuses to start a thread.
     pub fn new(isa: Isa, threads: NonZeroUsize) -> std::io::Result<Exec> {
-        let scratch =
-            (0..threads.get()).map(|_| Mutex::new(Scratch(vec![Line([0.0; LANES]); SCRATCH / LANES]))).collect();
+        let scratch = (0..threads.get()).map(|_| Mutex::new(Buffer::new(SCRATCH))).collect();
         Ok(Exec { isa, pool: Pool::new(threads)?, scratch })
     }
 
@@ -74,7 +58,7 @@ impl Exec {
         self.pool.run(items, &|item, worker| {
             // Never contended: a worker runs one item at a time.
             let mut scratch = self.scratch[worker].lock().unwrap_or_else(PoisonError::into_inner);
-            task(item, scratch.as_mut_slice());
+            task(item, &mut scratch);
         });
     }
 }

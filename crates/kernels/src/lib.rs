@@ -18,6 +18,7 @@
 #![allow(clippy::needless_range_loop, reason = "a tile's loops read best with its indices")]
 
 mod attention;
+mod buffer;
 mod elementwise;
 mod exec;
 mod linear;
@@ -31,6 +32,7 @@ mod simd;
 mod tile;
 
 pub use attention::{Attention, KV_BLOCK, KvBlock, KvSource, SPAN_ROWS, Span, attention};
+pub use buffer::Buffer;
 pub use elementwise::{Activation, add_assign, gate};
 pub use exec::Exec;
 pub use linear::{Columns, Linear, linear, widen};

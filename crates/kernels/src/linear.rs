@@ -110,10 +110,8 @@ pub fn linear(exec: &Exec, x: &[f32], n: usize, jobs: &[Linear<'_>]) {
     });
 }
 
-/// Elements from one row of a panel to the next: whole vectors, and one more, since rows a power of two apart
-/// would fall into the same few sets of the L1 cache.
 fn padded(cols: usize) -> usize {
-    cols.next_multiple_of(LANES) + LANES
+    cols.next_multiple_of(LANES)
 }
 
 /// Weight rows `first..last` of one product: one item of the job.
@@ -201,14 +199,21 @@ impl Strip<'_> {
     #[inline(always)]
     fn put<S: Simd, const R: usize, const C: usize>(&self, s: S, r: usize, o: usize, acc: &[[S::V; C]; R]) {
         debug_assert!(r + R <= self.n && o + C <= self.last);
-        tile::finish(s, acc, |i, c, sum| {
-            let sum = match self.job.bias {
-                Some(bias) => sum + bias[o + c],
-                None => sum,
+        tile::finish(s, acc, |i, c, sums| {
+            // SAFETY: `linear` checked that the destination has room for `[n, rows]`; these elements
+            // belong to this item alone.
+            let out = unsafe {
+                let start = self.job.out.start.add((r + i) * self.job.out.stride + o + c);
+                std::slice::from_raw_parts_mut(start, sums.len())
             };
-            // SAFETY: `linear` checked that the destination has room for `[n, rows]`; this element
-            // belongs to this item alone.
-            unsafe { *self.job.out.start.add((r + i) * self.job.out.stride + o + c) = sum };
+            match self.job.bias {
+                Some(bias) => {
+                    for (j, out) in out.iter_mut().enumerate() {
+                        *out = sums[j] + bias[o + c + j];
+                    }
+                }
+                None => out.copy_from_slice(sums),
+            }
         });
     }
 }

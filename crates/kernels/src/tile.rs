@@ -65,24 +65,22 @@ pub(crate) unsafe fn accumulate<S: Simd, W: Element, const R: usize, const C: us
     *acc = a;
 }
 
-/// Hands `(r, c, sum)` of every accumulator to `put`.
+/// Hands the sums of all accumulators to `put`: for each row `r` some neighbours, from column `c` on.
 #[inline(always)]
 pub(crate) fn finish<S: Simd, const R: usize, const C: usize>(
     s: S,
     acc: &[[S::V; C]; R],
-    mut put: impl FnMut(usize, usize, f32),
+    mut put: impl FnMut(usize, usize, &[f32]),
 ) {
     for r in 0..R {
         if C.is_multiple_of(4) {
             for c in (0..C).step_by(4) {
                 let sums = s.sum4([acc[r][c], acc[r][c + 1], acc[r][c + 2], acc[r][c + 3]]);
-                for (i, sum) in sums.into_iter().enumerate() {
-                    put(r, c + i, sum);
-                }
+                put(r, c, &sums);
             }
         } else {
             for c in 0..C {
-                put(r, c, s.sum(acc[r][c]));
+                put(r, c, &[s.sum(acc[r][c])]);
             }
         }
     }

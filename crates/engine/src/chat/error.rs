@@ -17,8 +17,8 @@ pub enum ChatError {
     },
     /// Several named templates, none of them the default.
     #[error(
-        "the checkpoint has chat templates named {}, but none named default; name one with \
-         --chat-template or add a chat_template.jinja",
+        "the checkpoint has chat templates named {}, but none named default; put the one to use into \
+         its folder as chat_template.jinja",
         .names.join(", ")
     )]
     NoDefault {

@@ -69,7 +69,9 @@ impl fmt::Display for ConfigErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ConfigErrorKind::NotJson(why) => write!(f, "not a JSON object: {why}; correct it or download it again"),
-            ConfigErrorKind::Missing { key } => write!(f, "the key \"{key}\" is missing; add it or download the file again"),
+            ConfigErrorKind::Missing { key } => {
+                write!(f, "the key \"{key}\" is missing; add it or download the file again")
+            }
             ConfigErrorKind::Invalid { key, value, expected } => {
                 write!(f, "\"{key}\" is {value}, but must be {expected}")
             }
