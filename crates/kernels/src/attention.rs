@@ -324,7 +324,7 @@ impl Chunk<'_> {
         let mut acc = [[s.zero(); C]; R];
         // SAFETY: the slices above hold `R` and `C` rows of `stride` elements.
         unsafe {
-            tile::accumulate::<S, F32, R, C>(s, q.as_ptr(), stride, k.as_ptr().cast(), stride * 4, stride, &mut acc);
+            tile::accumulate::<S, F32, R, C, 0>(s, q.as_ptr(), stride, k.as_ptr().cast(), stride * 4, stride, &mut acc);
         }
         let scores = &mut self.scores[i * KV_BLOCK..(i + R) * KV_BLOCK];
         tile::finish(s, &acc, |r, c, sums| {

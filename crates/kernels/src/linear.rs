@@ -20,6 +20,8 @@ const K_BLOCK: usize = 1024;
 const PANEL_ROWS: usize = 64;
 /// Accumulators of a panel: six rows of x, or fewer, against each of its weight rows.
 const PARKED: usize = 6 * PANEL_ROWS;
+/// Bytes of a stored row by which reading runs ahead of computing.
+const AHEAD: usize = 1024;
 /// Bytes of weights that one item of a direct job reads, about.
 const ITEM_BYTES: usize = 128 << 10;
 
@@ -192,7 +194,9 @@ impl Strip<'_> {
         let w = &self.job.weight.bytes()[o * cols * W::BYTES..(o + C) * cols * W::BYTES];
         let mut acc = [[s.zero(); C]; R];
         // SAFETY: the slices above hold `R` and `C` whole rows.
-        unsafe { tile::accumulate::<S, W, R, C>(s, x.as_ptr(), cols, w.as_ptr(), cols * W::BYTES, cols, &mut acc) };
+        unsafe {
+            tile::accumulate::<S, W, R, C, AHEAD>(s, x.as_ptr(), cols, w.as_ptr(), cols * W::BYTES, cols, &mut acc)
+        };
         self.put(s, r, o, &acc);
     }
 
@@ -284,7 +288,7 @@ impl Strip<'_> {
                 // SAFETY: `x` holds `R` rows of `cols`; the panel holds `count` rows of `stride >= cols`;
                 // `k + len <= cols`.
                 unsafe {
-                    tile::accumulate::<S, F32, R, C>(
+                    tile::accumulate::<S, F32, R, C, 0>(
                         s,
                         x.as_ptr().add(k),
                         cols,
@@ -311,7 +315,7 @@ impl Strip<'_> {
             // SAFETY: as above, one whole row of the panel.
             unsafe {
                 let row = panel.as_ptr().add(i * stride).cast();
-                tile::accumulate::<S, F32, R, 1>(s, x.as_ptr(), cols, row, stride * 4, cols, &mut acc);
+                tile::accumulate::<S, F32, R, 1, 0>(s, x.as_ptr(), cols, row, stride * 4, cols, &mut acc);
             }
             self.put(s, r, self.first + i, &acc);
         }

@@ -73,7 +73,7 @@ impl Op for RmsRow<'_> {
         // SAFETY: `x`, `weight` and `out` hold `n` elements; each is read before it is overwritten.
         unsafe {
             let mut acc = [[s.zero(); 1]; 1];
-            tile::accumulate::<S, F32, 1, 1>(s, x, n, x.cast(), n * 4, n, &mut acc);
+            tile::accumulate::<S, F32, 1, 1, 0>(s, x, n, x.cast(), n * 4, n, &mut acc);
             let mean = s.sum(acc[0][0]) / n as f32;
             let scale = s.splat(1.0 / (mean + self.eps).sqrt());
             let whole = n - n % LANES;

@@ -10,6 +10,7 @@ use crate::simd::{LANES, Simd};
 
 /// Adds the products of elements `0..len` to the lanes of each of the tile's accumulators.
 ///
+/// Lines that lie `AHEAD` bytes after the elements of `w` in use are asked for, unless it is 0.
 /// `len` is a multiple of 16 unless the tile ends the dot products.
 ///
 /// # Safety
@@ -17,7 +18,7 @@ use crate::simd::{LANES, Simd};
 /// `w + c * w_stride` (in bytes) is valid for reading `len` elements of `W`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "pointers and strides of two operands")]
-pub(crate) unsafe fn accumulate<S: Simd, W: Element, const R: usize, const C: usize>(
+pub(crate) unsafe fn accumulate<S: Simd, W: Element, const R: usize, const C: usize, const AHEAD: usize>(
     s: S,
     x: *const f32,
     x_stride: usize,
@@ -35,7 +36,11 @@ pub(crate) unsafe fn accumulate<S: Simd, W: Element, const R: usize, const C: us
         unsafe {
             let mut wv = [s.zero(); C];
             for c in 0..C {
-                wv[c] = W::load(s, w.add(c * w_stride + k * W::BYTES));
+                let p = w.add(c * w_stride + k * W::BYTES);
+                if AHEAD > 0 {
+                    s.prefetch(p.wrapping_add(AHEAD));
+                }
+                wv[c] = W::load(s, p);
             }
             for r in 0..R {
                 let xv = s.load(x.add(r * x_stride + k));
