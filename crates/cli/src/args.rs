@@ -3,13 +3,13 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgGroup, Parser, Subcommand};
 use rheostat::Isa;
 use rheostat::memory::parse_size;
 
 /// Run Hugging Face language models, from their safetensors checkpoints, inside a memory budget.
 #[derive(Debug, Parser)]
-#[command(name = "rheostat", version, about, max_term_width = 100)]
+#[command(name = "rheostat", version, max_term_width = 100)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -31,18 +31,19 @@ pub(crate) enum Command {
 
 /// What every command that runs a model takes.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Resources")]
 pub(crate) struct RunArgs {
     /// Memory that the process may use, such as 4GiB or 512M; "auto" is what is free now, less some headroom
     #[arg(long, value_name = "SIZE", default_value = "auto", value_parser = memory)]
     pub(crate) memory: Memory,
     /// Threads that compute; one for each core unless given
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<NonZeroUsize>,
     /// Instruction set to use instead of the widest
     #[arg(long, value_name = "ISA", env = "RHEOSTAT_ISA", value_parser = isa, hide = true)]
     pub(crate) isa: Option<Isa>,
     /// Rows of a prefill pass at the most
-    #[arg(long, value_name = "ROWS", hide = true)]
+    #[arg(long, value_name = "ROWS", value_parser = at_least_one, hide = true)]
     pub(crate) chunk: Option<NonZeroUsize>,
 }
 
@@ -69,31 +70,64 @@ fn memory(text: &str) -> Result<Memory, String> {
 fn isa(name: &str) -> Result<Isa, String> {
     Isa::by_name(name).ok_or_else(|| {
         let known: Vec<_> = Isa::available().iter().map(|isa| isa.name()).collect();
-        format!("this CPU has {}", known.join(", "))
+        format!("RHEOSTAT_ISA or --isa must name an instruction set that this CPU has: {}", known.join(", "))
     })
 }
 
-/// How the next token is chosen. Any of these turns sampling on, with the model's own defaults for the rest.
+/// Threads beyond this are a slip of the hand, and would only take memory.
+const MOST_THREADS: usize = 4096;
+
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let threads = text.parse().ok().filter(|n: &NonZeroUsize| n.get() <= MOST_THREADS);
+    threads.ok_or_else(|| format!("write a whole number from 1 to {MOST_THREADS}"))
+}
+
+fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "write a whole number, 1 or more".to_owned())
+}
+
+fn whole<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "write a whole number, 0 or more".to_owned())
+}
+
+fn number(text: &str) -> Result<f64, String> {
+    text.parse().map_err(|_| "write a number, such as 0.7".to_owned())
+}
+
+fn token_id(text: &str) -> Result<u32, String> {
+    text.trim().parse().map_err(|_| "write token ids as whole numbers with commas between, such as 1,2,3".to_owned())
+}
+
+fn stop(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        Err("an empty text never ends anything; leave it out".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+/// How the next token is chosen: the likeliest (greedy), unless one of the first five turns sampling on, with the
+/// model's own defaults for the rest.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Sampling (greedy unless one of these is given)")]
+#[command(next_help_heading = "Sampling (off unless one of these is given: the likeliest token is taken)")]
 pub(crate) struct SamplingArgs {
-    /// Divide the logits by this; 0 is greedy
-    #[arg(long, value_name = "T")]
+    /// Divide the logits by this: below 1 is more sober, above 1 wilder, 0 takes the likeliest token
+    #[arg(long, value_name = "T", value_parser = number, allow_negative_numbers = true)]
     pub(crate) temperature: Option<f64>,
-    /// Only the K likeliest tokens
-    #[arg(long, value_name = "K")]
+    /// Only the K likeliest tokens; 0 is all
+    #[arg(long, value_name = "K", value_parser = whole::<usize>, allow_negative_numbers = true)]
     pub(crate) top_k: Option<usize>,
     /// Only the likeliest tokens that together have probability P
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = number, allow_negative_numbers = true)]
     pub(crate) top_p: Option<f64>,
     /// Only tokens with at least P times the likeliest one's probability
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = number, allow_negative_numbers = true)]
     pub(crate) min_p: Option<f64>,
-    /// Pick the draws
-    #[arg(long, value_name = "N")]
+    /// Another number gives another text, the same number the same; 0 unless given
+    #[arg(long, value_name = "N", value_parser = whole::<u64>, allow_negative_numbers = true)]
     pub(crate) seed: Option<u64>,
-    /// Divide positive and multiply negative logits of tokens that the text has (in greedy generation too)
-    #[arg(long, value_name = "R")]
+    /// Make tokens that the text already has less likely (above 1); without the others, greedy all the same
+    #[arg(long, value_name = "R", value_parser = number, allow_negative_numbers = true)]
     pub(crate) repetition_penalty: Option<f64>,
 }
 
@@ -104,26 +138,26 @@ pub(crate) struct GenerateArgs {
     /// Text to continue, or "-" to read it from standard input
     pub(crate) prompt: Option<String>,
     /// Tokens to generate at the most
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 256, value_parser = whole::<usize>, allow_negative_numbers = true)]
     pub(crate) max_new_tokens: usize,
     /// End the text before this string; can be given more than once
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = stop, allow_hyphen_values = true)]
     pub(crate) stop: Vec<String>,
-    /// Give the prompt to the model as it is
+    /// Continue the prompt as it is, even if the model has a chat template
     #[arg(long, conflicts_with = "chat")]
     pub(crate) raw: bool,
-    /// Give the prompt to the model as a user's message, through its chat template
+    /// Give the prompt as a user's message, through the chat template, which the model must have
     #[arg(long)]
     pub(crate) chat: bool,
     #[command(flatten)]
     pub(crate) template: TemplateArgs,
+    /// Print one JSON object instead of the text
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]
     pub(crate) run: RunArgs,
-    /// Print one JSON object instead of the text
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// Variables for the chat template.
@@ -139,13 +173,13 @@ pub(crate) struct ChatArgs {
     /// Directory of a checkpoint that has a chat template
     pub(crate) model: PathBuf,
     /// What the model is told before the conversation
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) system: Option<String>,
     /// Tokens of an answer at the most
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 1024)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1024, value_parser = whole::<usize>, allow_negative_numbers = true)]
     pub(crate) max_new_tokens: usize,
-    /// Tokens of the whole conversation at the most; as much as memory allows unless given
-    #[arg(long, value_name = "N")]
+    /// Tokens of the whole conversation at the most; as many as model and memory allow unless given
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) context: Option<NonZeroUsize>,
     #[command(flatten)]
     pub(crate) template: TemplateArgs,
@@ -156,29 +190,24 @@ pub(crate) struct ChatArgs {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(group(ArgGroup::new("input").required(true).args(["tokens", "prompt"])))]
 pub(crate) struct LogitsArgs {
     /// Directory of a checkpoint, or "embedded"
     pub(crate) model: PathBuf,
     /// Token ids, such as 1,2,3
-    #[arg(
-        long,
-        value_name = "IDS",
-        value_delimiter = ',',
-        conflicts_with = "prompt",
-        required_unless_present = "prompt"
-    )]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = token_id, allow_hyphen_values = true)]
     pub(crate) tokens: Vec<u32>,
     /// A text, encoded with the special tokens that the tokenizer adds
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) prompt: Option<String>,
     /// File to write: "logits" f32 [seq, vocab] and "final_hidden" f32 [seq, hidden], after the final norm
     #[arg(short, long, value_name = "FILE")]
     pub(crate) out: PathBuf,
-    #[command(flatten)]
-    pub(crate) run: RunArgs,
     /// Print a JSON object about what was written
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -205,12 +234,12 @@ pub(crate) struct PromptArgs {
 pub(crate) struct InspectArgs {
     /// Directory of a checkpoint, or "embedded"
     pub(crate) model: PathBuf,
-    /// Tokens of KV cache to plan for
-    #[arg(long, value_name = "N")]
+    /// Tokens of text to plan memory for; as many as model and memory allow unless given
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) context: Option<NonZeroUsize>,
-    #[command(flatten)]
-    pub(crate) run: RunArgs,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
 }

@@ -13,6 +13,9 @@ use clap::Parser;
 
 use crate::args::{Args, Command};
 
+/// The exit code after Ctrl-C, as shells have it.
+const INTERRUPTED: u8 = 130;
+
 fn main() -> ExitCode {
     let args = Args::parse();
     let result = match &args.command {
@@ -23,12 +26,12 @@ fn main() -> ExitCode {
         Command::Inspect(args) => commands::inspect::run(args),
     };
     match result {
-        Ok(()) if interrupt::happened() => ExitCode::from(130),
+        Ok(()) if interrupt::happened() => ExitCode::from(INTERRUPTED),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            output::tell(&format!("error: {}", output::sentence(&error)));
+            if interrupt::is_cause(&error) { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -1,29 +1,48 @@
 //! What several commands share: opening a model, its sampling, its chat template.
 
 use std::io::Read;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use rheostat::chat::{ChatTemplates, parse_argument};
+use rheostat::decoder::Decoder;
 use rheostat::memory::{self, format_size};
-use rheostat::{GenerationConfig, Model, Options, Package, Sampling};
+use rheostat::{Error, GenerationConfig, Model, Options, Package, Sampler, Sampling};
 use serde_json::{Map, Value};
 
 use crate::args::{RunArgs, SamplingArgs, TemplateArgs};
+use crate::output;
 
 /// The name of the model that is part of the program.
 pub(crate) const EMBEDDED: &str = "embedded";
+/// The name of standard input where a file or a text is wanted.
+pub(crate) const STDIN: &str = "-";
 
 /// Opens MODEL.
 pub(crate) fn open(model: &Path) -> anyhow::Result<Package> {
-    let package = if model == Path::new(EMBEDDED) { Package::embedded() } else { Package::open(model) };
-    package.map_err(|error| {
-        // A hub id looks like a path that is not there.
-        let text = model.to_string_lossy();
-        let hub_like = !model.exists() && text.split('/').count() == 2 && !text.starts_with('.');
-        let error = anyhow::Error::from(error);
-        if hub_like { error.context(format!("{text} is no directory; download the checkpoint first")) } else { error }
-    })
+    if model == Path::new(EMBEDDED) {
+        return Ok(Package::embedded()?);
+    }
+    if let Some(id) = hub_id(model) {
+        let name = id.rsplit('/').next().unwrap_or(id);
+        bail!(
+            "there is no directory {id}; if this is the name of a model on the Hugging Face Hub, download it \
+             (hf download {id} --local-dir {name}) and give the directory"
+        );
+    }
+    Ok(Package::open(model)?)
+}
+
+/// `model` if it is not there and has the form of a name on the hub, as `Qwen/Qwen3-8B`.
+fn hub_id(model: &Path) -> Option<&str> {
+    let text = model.to_str()?;
+    let (owner, name) = text.split_once('/')?;
+    let word = |s: &str| {
+        s.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    (word(owner) && word(name) && !Path::new(owner).exists()).then_some(text)
 }
 
 /// Options that follow from the command line.
@@ -32,9 +51,30 @@ pub(crate) fn options(run: &RunArgs) -> Options {
         memory: run.memory.bytes(),
         threads: run.threads,
         isa: run.isa,
-        chunk: run.chunk.map(std::num::NonZeroUsize::get),
+        chunk: run.chunk.map(NonZeroUsize::get),
         ..Options::default()
     }
+}
+
+/// A sampler for `sampling`, in whose errors the user finds the place to correct.
+pub(crate) fn sampler(sampling: Sampling, args: &SamplingArgs, vocab_size: usize) -> anyhow::Result<Sampler> {
+    Sampler::new(sampling, vocab_size).map_err(|error| {
+        let Error::Sampling { name, value, expected } = error else { return error.into() };
+        let given = match name {
+            "temperature" => args.temperature,
+            "top_p" => args.top_p,
+            "min_p" => args.min_p,
+            _ => args.repetition_penalty,
+        };
+        let flag = format!("--{}", name.replace('_', "-"));
+        match given {
+            Some(_) => anyhow!("{flag} is {value}, but must be {expected}"),
+            None => anyhow!(
+                "{name} is {value} in the model's generation settings, but must be {expected}; correct \
+                 generation_config.json or give {flag}"
+            ),
+        }
+    })
 }
 
 /// How to sample: greedy unless a flag asks for more, and then by the model's own defaults where no flag speaks.
@@ -61,47 +101,75 @@ pub(crate) fn sampling(args: &SamplingArgs, config: &GenerationConfig) -> Sampli
 /// Says what of the model's generation settings is not followed.
 pub(crate) fn warn_unsupported(config: &GenerationConfig) {
     for key in &config.unsupported {
-        eprintln!("note: generation_config.json sets {key}, which is not supported; generation goes on without it");
+        output::tell(&format!(
+            "note: generation_config.json sets {key}, which is not supported; generation goes on without it"
+        ));
     }
 }
 
 /// The variables that `--template-arg` sets.
 pub(crate) fn template_args(args: &TemplateArgs) -> anyhow::Result<Map<String, Value>> {
-    args.template_args
-        .iter()
-        .map(|text| {
-            parse_argument(text).with_context(|| {
-                format!("--template-arg {text}: write a name and a value, such as enable_thinking=false")
-            })
-        })
-        .collect()
+    let mut map = Map::new();
+    for text in &args.template_args {
+        let (name, value) = parse_argument(text).with_context(|| {
+            format!("--template-arg {text}: write a name and a value, such as enable_thinking=false")
+        })?;
+        if map.insert(name.clone(), value).is_some() {
+            bail!("--template-arg sets {name} more than once; give it one value");
+        }
+    }
+    Ok(map)
 }
 
 /// The model's chat templates, which it must have.
 pub(crate) fn chat_templates(package: &Package) -> anyhow::Result<ChatTemplates> {
     match package.chat_templates()? {
         Some(templates) => Ok(templates),
-        None => bail!("{} has no chat template; use `rheostat generate --raw` to continue plain text", package.name()),
+        None => bail!(
+            "{} has no chat template; it is made to continue plain text, which `rheostat generate` does",
+            package.name()
+        ),
     }
 }
 
 /// Reads a whole file, or standard input for `-`.
 pub(crate) fn read_text(path: &Path) -> anyhow::Result<String> {
-    if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("standard input cannot be read as text")?;
-        return Ok(text);
-    }
-    std::fs::read_to_string(path).with_context(|| format!("{} cannot be read as text", path.display()))
+    let name = name_of(path);
+    let bytes = if path == Path::new(STDIN) {
+        let mut bytes = Vec::new();
+        std::io::stdin().read_to_end(&mut bytes).map(|_| bytes)
+    } else {
+        std::fs::read(path)
+    };
+    let bytes = bytes.with_context(|| format!("{name} cannot be read; check that it is a file that you may read"))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        anyhow!("{name} is not text in UTF-8 (byte {at} is not); convert it first")
+    })
 }
 
-/// Reads a JSON file that holds a list.
-pub(crate) fn read_list(path: &Path) -> anyhow::Result<Vec<Value>> {
+/// A file's name for messages.
+fn name_of(path: &Path) -> String {
+    if path == Path::new(STDIN) { "standard input".to_owned() } else { path.display().to_string() }
+}
+
+/// Reads a JSON file that holds a list, such as `example`.
+pub(crate) fn read_list(path: &Path, example: &str) -> anyhow::Result<Vec<Value>> {
     let text = read_text(path)?;
-    let value: Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))?;
-    match value {
-        Value::Array(list) => Ok(list),
-        _ => bail!("{} holds no JSON list; write one, such as [{{\"role\": \"user\", …}}]", path.display()),
+    match serde_json::from_str(&text) {
+        Ok(Value::Array(list)) => Ok(list),
+        Ok(_) => bail!("{} is no JSON list; write one, such as {example}", name_of(path)),
+        Err(error) => bail!("{} is not JSON ({error}); write a list, such as {example}", name_of(path)),
+    }
+}
+
+/// The context to plan for, which cannot be longer than the model's.
+pub(crate) fn context(asked: Option<NonZeroUsize>, decoder: &Decoder) -> anyhow::Result<Option<usize>> {
+    match asked.map(NonZeroUsize::get) {
+        Some(n) if n > decoder.context => {
+            bail!("--context {n} is more than the model's context of {} tokens; give at most that", decoder.context)
+        }
+        context => Ok(context),
     }
 }
 
@@ -117,13 +185,14 @@ pub(crate) struct Cost {
 }
 
 impl Cost {
-    pub(crate) fn new(model: &Model, new_tokens: usize, first: Option<f64>, total: f64) -> Cost {
+    /// `read` bytes were read before.
+    pub(crate) fn new(model: &Model, read: u64, new_tokens: usize, first: Option<f64>, total: f64) -> Cost {
         let decode = first.map(|first| (new_tokens.saturating_sub(1), total - first)).filter(|(n, _)| *n > 0);
         Cost {
             new_tokens,
             tokens_per_second: decode.map(|(n, seconds)| n as f64 / seconds.max(1e-9)),
             seconds_to_first_token: first,
-            bytes_read: model.reading().bytes,
+            bytes_read: model.reading().bytes - read,
             peak_memory_bytes: memory::peak(),
         }
     }

@@ -44,7 +44,7 @@ pub use forward::{Input, Observer, Output, Want};
 pub use generate::{Finish, Generation, Progress, Request, generate};
 pub use generation_config::GenerationConfig;
 pub use kv::Sequence;
-pub use model::{Model, Options, Reading, check_tokens, plan_memory};
+pub use model::{Limits, Model, Options, Reading, check_tokens, plan_memory};
 pub use package::Package;
 pub use rheostat_kernels::Isa;
 pub use rheostat_store::{Checkpoint, Dtype, StoreError, StoreErrorKind, TensorInfo, memory};

@@ -3,9 +3,10 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
-use rheostat_kernels::{Exec, Isa, KV_BLOCK};
-use rheostat_store::{Checkpoint, Weights};
+use rheostat_kernels::{Exec, Isa, KV_BLOCK, probe};
+use rheostat_store::{Checkpoint, Place, Weights};
 
 use crate::bind::Bound;
 use crate::budget::{self, Demand, LogitRows, MemoryPlan};
@@ -78,6 +79,15 @@ pub struct Reading {
     pub waited: f64,
 }
 
+/// What the machine can do at best with a model's threads, measured now.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Limits {
+    /// Bytes per second at which the weights that are in memory can be read; `None` where all are streamed.
+    pub read_bytes_per_second: Option<f64>,
+    /// f32 operations per second by fused multiply-add, two each.
+    pub f32_flops: f64,
+}
+
 impl Model {
     /// Plans memory for `package` and starts to read its weights.
     ///
@@ -134,6 +144,19 @@ impl Model {
         self.weights.watch()
     }
 
+    /// Measures what the machine can do at best, for about `time`: the ceilings to compare a speed with.
+    ///
+    /// # Errors
+    /// When weights that should be in memory could not be read.
+    pub fn limits(&self, time: Duration) -> Result<Limits, Error> {
+        let tiles = self.weights.plan().tiles();
+        let resident = (0..tiles.len()).filter(|t| tiles[*t].place != Place::Streamed);
+        let held = resident.map(|t| self.weights.acquire(t)).collect::<Result<Vec<_>, _>>()?;
+        let regions: Vec<&[u8]> = held.iter().map(|bytes| &**bytes).collect();
+        let read = (!regions.is_empty()).then(|| probe::read_rate(&self.exec, &regions, time / 2));
+        Ok(Limits { read_bytes_per_second: read, f32_flops: probe::f32_rate(&self.exec, time / 2) })
+    }
+
     /// A switch that another thread can set: passes then end with [`Error::Cancelled`] within one block.
     #[must_use]
     pub fn cancel_switch(&self) -> Arc<AtomicBool> {
@@ -145,6 +168,12 @@ impl Model {
     #[must_use]
     pub fn sequence(&self, prompt_len: usize) -> Sequence {
         Sequence::new(&self.decoder, prompt_len, &self.kv)
+    }
+
+    /// Bytes of all matrices: what a pass that uses the head goes through.
+    #[must_use]
+    pub fn weight_bytes(&self) -> u64 {
+        self.bound.matrices.iter().map(|m| m.tensor.byte_len()).sum()
     }
 
     /// Rows that one pass takes at the most.

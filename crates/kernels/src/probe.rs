@@ -9,21 +9,21 @@ use crate::simd::{LANES, Op, Simd};
 /// Accumulators of the arithmetic probe: enough to hide the latency of a multiply-add on two pipes.
 const CHAINS: usize = 10;
 
-/// Bytes per second at which all threads together read `bytes`, at best, over several passes within `time`.
+/// Bytes per second at which all threads together read `regions`, at best, over several passes within `time`.
 ///
-/// `bytes` should be far larger than the caches.
+/// Together they should be far larger than the caches.
 #[must_use]
-pub fn read_rate(exec: &Exec, bytes: &[u8], time: Duration) -> f64 {
+pub fn read_rate(exec: &Exec, regions: &[&[u8]], time: Duration) -> f64 {
     const PIECE: usize = 1 << 20;
-    let pieces = bytes.len().div_ceil(PIECE);
+    let pieces: Vec<&[u8]> = regions.iter().flat_map(|region| region.chunks(PIECE)).collect();
+    let bytes: usize = regions.iter().map(|region| region.len()).sum();
     let isa = exec.isa();
     let pass = || {
-        exec.pool().run(pieces, &|i, _| {
-            let piece = &bytes[i * PIECE..((i + 1) * PIECE).min(bytes.len())];
-            std::hint::black_box(isa.run(Read(piece)));
+        exec.pool().run(pieces.len(), &|i, _| {
+            std::hint::black_box(isa.run(Read(pieces[i])));
         });
     };
-    best(time, pass, bytes.len() as f64)
+    best(time, pass, bytes as f64)
 }
 
 /// f32 multiply-adds per second of all threads together, at best, within `time`, times two: FLOP/s.

@@ -25,12 +25,14 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     session::warn_unsupported(&config);
     let tokenizer = package.tokenizer()?;
     let decoder = package.describe()?;
-    let sampler = Sampler::new(session::sampling(&args.sampling, &config), decoder.vocab_size)?;
-    let context = args.context.map(std::num::NonZeroUsize::get);
+    let sampling = session::sampling(&args.sampling, &config);
+    let sampler = session::sampler(sampling, &args.sampling, decoder.vocab_size)?;
+    let context = session::context(args.context, &decoder)?;
     let mut conversation = Conversation {
         template_args: session::template_args(&args.template)?,
         messages: Vec::new(),
         max_new_tokens: args.max_new_tokens,
+        context,
         templates,
         tokenizer,
         config,
@@ -44,26 +46,27 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let mut model = load(&package, &Options { context, ..session::options(&args.run) })?;
     let mut lines = Lines::new()?;
     if lines.is_terminal() {
-        eprintln!("{} ({} tokens of context). {HELP}.", package.name(), model.plan().tokens.min(decoder.context));
+        let room = conversation.room(&model);
+        output::tell(&format!("{} ({room} tokens of context). {HELP}.", package.name()));
     }
     while let Some(line) = lines.next()? {
         match line.trim() {
             "" => {}
             "/exit" | "/quit" => break,
             "/clear" => conversation.clear(args.system.as_deref()),
-            "/help" => eprintln!("{HELP}."),
+            "/help" => output::tell(&format!("{HELP}.")),
             command if command.starts_with('/') && !command.contains(' ') => {
-                eprintln!("there is no command {command}; {HELP}.");
+                output::tell(&format!("there is no command {command}; {HELP}."));
             }
             _ => {
                 if let Err(error) = conversation.answer(&mut model, &line) {
                     // The conversation stands as it was before this message.
-                    match error.downcast_ref::<Error>() {
-                        Some(Error::ContextExceeded { .. } | Error::CacheFull { .. }) if lines.is_terminal() => {
-                            eprintln!("error: {error:#}; /clear starts anew");
-                        }
-                        _ => return Err(error),
+                    let message_is_to_blame = error.is::<Full>()
+                        || matches!(error.downcast_ref(), Some(Error::Chat(_) | Error::Tokenizer(_)));
+                    if !(message_is_to_blame && lines.is_terminal()) {
+                        return Err(error);
                     }
+                    output::tell(&format!("error: {}", output::sentence(&error)));
                 }
             }
         }
@@ -77,6 +80,26 @@ fn load(package: &Package, options: &Options) -> anyhow::Result<Model> {
     Ok(model)
 }
 
+/// A conversation that has grown too long.
+#[derive(Debug)]
+struct Full {
+    tokens: usize,
+    room: usize,
+}
+
+impl std::error::Error for Full {}
+
+impl std::fmt::Display for Full {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Full { tokens, room } = self;
+        write!(
+            f,
+            "with this message the conversation has {tokens} tokens, and there is room for {room} with the answer; \
+             shorten the message, or forget the conversation with /clear"
+        )
+    }
+}
+
 /// What was said so far, and what the model has read of it.
 struct Conversation {
     templates: ChatTemplates,
@@ -86,6 +109,8 @@ struct Conversation {
     sampler: Sampler,
     messages: Vec<Value>,
     max_new_tokens: usize,
+    /// Tokens of the whole conversation that were asked for.
+    context: Option<usize>,
     sequence: Option<Sequence>,
     /// The tokens that `sequence` has read, and the last one generated.
     read: Vec<u32>,
@@ -95,6 +120,11 @@ impl Conversation {
     fn clear(&mut self, system: Option<&str>) {
         self.messages.clear();
         self.messages.extend(system.map(|text| json!({"role": "system", "content": text})));
+    }
+
+    /// Tokens that the conversation may have.
+    fn room(&self, model: &Model) -> usize {
+        model.plan().tokens.min(model.decoder().context).min(self.context.unwrap_or(usize::MAX))
     }
 
     /// The conversation's tokens, with one more message of the user.
@@ -115,15 +145,17 @@ impl Conversation {
     fn answer(&mut self, model: &mut Model, message: &str) -> anyhow::Result<()> {
         let start = Instant::now();
         let tokens = self.tokens_with(message)?;
-        let room = model.plan().tokens.min(model.decoder().context);
+        let room = self.room(model);
         if tokens.len() >= room {
-            return Err(Error::ContextExceeded { tokens: tokens.len(), context: room }.into());
+            return Err(Full { tokens: tokens.len(), room }.into());
         }
         let mut sequence = self.reuse(model, &tokens);
         let known = sequence.len();
         let mut text = tokens[..known].to_vec();
         let status = Status::new(model.reading_watch());
-        status.begin("reading", model.reading().bytes, model.plan().streamed);
+        let (read, streamed, watch) = (model.reading().bytes, model.plan().streamed, model.reading_watch());
+        let first_sweep = if read == 0 { model.plan().pinned + streamed } else { streamed };
+        status.begin("reading", watch(), first_sweep);
         let mut decoded = self.tokenizer.stream(ShowSpecial::Skip);
         let (mut answer, mut first, mut failed) = (String::new(), None, None);
         let request = Request {
@@ -138,8 +170,13 @@ impl Conversation {
         };
         let result = generate(model, &mut sequence, &mut text, &mut self.sampler, &request, |token| {
             first.get_or_insert_with(|| start.elapsed().as_secs_f64());
-            match decoded.push(token).map_err(anyhow::Error::from).and_then(|piece| Ok(say(&piece)?)) {
-                Ok(()) => Progress::Continue,
+            match decoded.push(token).map_err(anyhow::Error::from).and_then(|piece| say(&piece)) {
+                Ok(()) => {
+                    if streamed > 0 {
+                        status.begin("next token", watch(), streamed);
+                    }
+                    Progress::Continue
+                }
                 Err(error) => {
                     failed = Some(error);
                     Progress::Stop
@@ -158,14 +195,15 @@ impl Conversation {
         (self.read, self.sequence) = (text, Some(sequence));
         match result {
             Ok(_) => {}
-            Err(Error::Cancelled) if interrupt::happened() => interrupt::forget(),
+            Err(Error::Cancelled) if interrupt::happened() => {}
             Err(error) => return Err(error.into()),
         }
+        interrupt::forget();
         self.messages.push(json!({"role": "user", "content": message}));
         self.messages.push(json!({"role": "assistant", "content": answer}));
         if io::stderr().is_terminal() {
-            let cost = Cost::new(model, new_tokens, first, start.elapsed().as_secs_f64());
-            eprintln!("({})", cost.line());
+            let cost = Cost::new(model, read, new_tokens, first, start.elapsed().as_secs_f64());
+            output::tell(&format!("({})", cost.line()));
         }
         Ok(())
     }
@@ -202,10 +240,10 @@ impl Lines {
 
     fn next(&mut self) -> anyhow::Result<Option<String>> {
         match self {
-            Lines::Pipe(lines) => match lines.next() {
+            Lines::Pipe(lines) => match interrupt::idle(|| lines.next()) {
                 None => Ok(None),
                 Some(Ok(line)) => Ok(Some(line)),
-                Some(Err(error)) => bail!("standard input cannot be read as text: {error}"),
+                Some(Err(error)) => bail!("standard input cannot be read as text in UTF-8: {error}"),
             },
             Lines::Terminal(editor) => match editor.readline("> ") {
                 Ok(line) => {

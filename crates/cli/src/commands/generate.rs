@@ -7,11 +7,11 @@ use std::time::Instant;
 use anyhow::bail;
 use rheostat::chat::{Clock, GenerationPrompt, RenderRequest};
 use rheostat::tokenizer::{AddSpecial, ShowSpecial, StopMatcher, Tokenizer};
-use rheostat::{Error, Finish, Model, Options, Package, Progress, Request, Sampler, check_tokens, generate};
+use rheostat::{Error, Finish, Model, Options, Package, Progress, Request, check_tokens, generate};
 use serde_json::json;
 
 use crate::args::GenerateArgs;
-use crate::session::{self, Cost, EMBEDDED};
+use crate::session::{self, Cost, EMBEDDED, STDIN};
 use crate::status::Status;
 use crate::{interrupt, output};
 
@@ -39,8 +39,8 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         sampling.temperature = config.temperature.unwrap_or(0.8);
         sampling.top_p = args.sampling.top_p.or(config.top_p).unwrap_or(1.0);
     }
-    let mut sampler = Sampler::new(sampling, decoder.vocab_size)?;
-    let tokens = (prompt.len() + args.max_new_tokens).min(decoder.context);
+    let mut sampler = session::sampler(sampling, &args.sampling, decoder.vocab_size)?;
+    let tokens = prompt.len().saturating_add(args.max_new_tokens).min(decoder.context);
     let mut model = Model::load(&package, &Options { context: Some(tokens), ..session::options(&args.run) })?;
     interrupt::listen(model.cancel_switch())?;
 
@@ -102,14 +102,15 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     }
     drop(status);
     let new_tokens = all_tokens.len().saturating_sub(prompt.len());
-    let cost = Cost::new(&model, new_tokens, first, start.elapsed().as_secs_f64());
-    let finish = match generation.map(|g| g.finish) {
-        None => json!("interrupted"),
-        Some(_) if stopped => json!("stop"),
-        Some(Finish::Eos(_)) => json!("eos"),
-        Some(other) => json!(other),
-    };
+    let cost = Cost::new(&model, 0, new_tokens, first, start.elapsed().as_secs_f64());
+    let finish = generation.map(|g| g.finish);
     if args.json {
+        let finish = match finish {
+            None => json!("interrupted"),
+            Some(_) if stopped => json!("stop"),
+            Some(Finish::Eos(_)) => json!("eos"),
+            Some(other) => json!(other),
+        };
         return output::print_json(&json!({
             "model": package.name(),
             "prompt_tokens": prompt,
@@ -121,7 +122,10 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         }));
     }
     output::print("\n")?;
-    eprintln!("{}", cost.line());
+    output::tell(&match finish {
+        Some(Finish::Context) => format!("{} (the model's context of {} tokens is full)", cost.line(), decoder.context),
+        _ => cost.line(),
+    });
     Ok(())
 }
 
@@ -139,7 +143,7 @@ impl Out<'_> {
         if !self.quiet && !text.is_empty() {
             self.status.clear();
             if let Err(error) = output::print(text) {
-                return self.fail(error.into());
+                return self.fail(error);
             }
         }
         Progress::Continue
@@ -153,7 +157,7 @@ impl Out<'_> {
 
 fn prompt_text(args: &GenerateArgs, model: &Path) -> anyhow::Result<String> {
     match args.prompt.as_deref() {
-        Some("-") => session::read_text(Path::new("-")),
+        Some(STDIN) => session::read_text(Path::new(STDIN)),
         Some(text) => Ok(text.to_owned()),
         None if model == Path::new(EMBEDDED) => Ok(OUR_PROMPT.to_owned()),
         None => bail!("there is no prompt; give one after the model, or \"-\" to read it from standard input"),
@@ -170,12 +174,12 @@ fn encode(args: &GenerateArgs, package: &Package, tokenizer: &Tokenizer, text: &
     };
     let Some(templates) = templates else {
         if !template_args.is_empty() {
-            bail!("--template-arg is for a chat template, and none is in use");
+            bail!("--template-arg sets what a chat template reads, and none is in use here; leave it out");
         }
         return Ok(tokenizer.encode(text, AddSpecial::Add)?);
     };
     if !args.chat && stderr().is_terminal() {
-        eprintln!("note: the prompt goes through the model's chat template; --raw gives it as it is");
+        output::tell("note: the prompt goes through the model's chat template; --raw gives it as it is");
     }
     if text.is_empty() {
         return Err(Error::EmptyPrompt.into());

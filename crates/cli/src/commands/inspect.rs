@@ -15,7 +15,7 @@ use crate::{output, session};
 pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let package = session::open(&args.model)?;
     let decoder = package.describe()?;
-    let options = Options { context: args.context.map(std::num::NonZeroUsize::get), ..session::options(&args.run) };
+    let options = Options { context: session::context(args.context, &decoder)?, ..session::options(&args.run) };
     // A budget that is too small is part of the answer, not the end of it.
     let plan = plan_memory(&package, &options);
     let plan = match plan {
@@ -51,8 +51,7 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
             "odd": odd,
         }));
     }
-    output::print(&table(&package, &decoder, &dtypes, plan.as_ref(), &odd)?)?;
-    Ok(())
+    output::print(&table(&package, &decoder, &dtypes, plan.as_ref(), &odd)?)
 }
 
 fn table(

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use rheostat::tokenizer::AddSpecial;
 use rheostat::{Error, Input, LogitRows, Model, Options, Want, check_tokens};
 use serde_json::json;
@@ -26,40 +26,48 @@ pub(crate) fn run(args: &LogitsArgs) -> anyhow::Result<()> {
     }
     let decoder = package.describe()?;
     check_tokens(&decoder, &tokens, 0)?;
-    // Before anything is computed: a place to write to.
-    let mut out = Output::create(&args.out, tokens.len(), decoder.vocab_size, decoder.hidden_size)?;
     let options = Options { context: Some(tokens.len()), logits: LogitRows::All, ..session::options(&args.run) };
     let mut model = Model::load(&package, &options)?;
+    // From here on Ctrl-C leaves no half of a file behind.
     interrupt::listen(model.cancel_switch())?;
+    let mut out = Output::create(&args.out, tokens.len(), decoder.vocab_size, decoder.hidden_size)?;
     let status = Status::new(model.reading_watch());
     let sweeps = tokens.len().div_ceil(model.max_rows()) as u64;
     status.begin("reading", 0, model.plan().pinned + sweeps * model.plan().streamed);
     let mut sequence = model.sequence(tokens.len());
     let rows = model.max_rows();
+    let mut not_finite = 0;
     for chunk in tokens.chunks(rows) {
         let input = Input { sequence: &mut sequence, tokens: chunk, want: Want::All };
         let result = model.forward(&mut [input])?;
-        out.rows(result.logits, result.final_hidden)?;
+        not_finite += result.logits.iter().filter(|x| !x.is_finite()).count();
+        out.rows(result.logits, result.final_hidden).with_context(|| cannot_write(&args.out))?;
     }
     out.finish(&args.out)?;
     drop(status);
+    if not_finite > 0 {
+        output::tell(&format!(
+            "note: {not_finite} of the logits are not finite numbers; the model's weights may be damaged"
+        ));
+    }
     if args.json {
         return output::print_json(&json!({
             "file": args.out,
             "tokens": tokens,
             "logits": [tokens.len(), decoder.vocab_size],
             "final_hidden": [tokens.len(), decoder.hidden_size],
+            "not_finite": not_finite,
             "bytes_read": model.reading().bytes,
             "peak_memory_bytes": rheostat::memory::peak(),
         }));
     }
-    eprintln!(
+    output::tell(&format!(
         "wrote {}: logits [{n}, {}], final_hidden [{n}, {}]",
         args.out.display(),
         decoder.vocab_size,
         decoder.hidden_size,
         n = tokens.len()
-    );
+    ));
     Ok(())
 }
 
@@ -73,10 +81,13 @@ struct Output {
 
 impl Output {
     fn create(path: &Path, seq: usize, vocab: usize, hidden: usize) -> anyhow::Result<Output> {
-        let what = || format!("{} cannot be written", path.display());
+        let what = || cannot_write(path);
         let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         if path.is_dir() {
-            anyhow::bail!("{}: it is a directory; give the name of a file", what());
+            bail!("{} is a directory; give the name of a file to write", path.display());
+        }
+        if !dir.is_dir() {
+            bail!("{} cannot be written: there is no directory {}; make it first", path.display(), dir.display());
         }
         // Readable like any other new file, where a temporary one would be private.
         let mode = Permissions::from_mode(0o666);
@@ -88,7 +99,7 @@ impl Output {
         });
         let mut header = header.to_string();
         // As the format's own library does, so that the data is aligned.
-        while header.len() % 8 != 0 {
+        while !header.len().is_multiple_of(8) {
             header.push(' ');
         }
         file.write_all(&(header.len() as u64).to_le_bytes()).with_context(what)?;
@@ -97,17 +108,21 @@ impl Output {
         Ok(Output { file: BufWriter::with_capacity(1 << 16, file), logits_at: data, hidden_at: data + logits as u64 })
     }
 
-    fn rows(&mut self, logits: &[f32], hidden: &[f32]) -> anyhow::Result<()> {
+    fn rows(&mut self, logits: &[f32], hidden: &[f32]) -> io::Result<()> {
         let Output { file, logits_at, hidden_at } = self;
-        write_at(file, logits_at, logits).and_then(|()| write_at(file, hidden_at, hidden)).context("cannot write rows")
+        write_at(file, logits_at, logits).and_then(|()| write_at(file, hidden_at, hidden))
     }
 
     fn finish(self, path: &Path) -> anyhow::Result<()> {
-        let what = || format!("{} cannot be written", path.display());
+        let what = || cannot_write(path);
         let file = self.file.into_inner().map_err(io::IntoInnerError::into_error).with_context(what)?;
-        file.persist(path).with_context(what)?;
+        file.persist(path).map_err(|e| e.error).with_context(what)?;
         Ok(())
     }
+}
+
+fn cannot_write(path: &Path) -> String {
+    format!("{} cannot be written; check the directory and the room on its disk", path.display())
 }
 
 fn write_at(file: &mut BufWriter<NamedTempFile>, at: &mut u64, values: &[f32]) -> io::Result<()> {

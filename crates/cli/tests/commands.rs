@@ -1,0 +1,211 @@
+//! `rheostat logits`, `prompt` and `inspect`: what they write is what the references say.
+#![allow(clippy::unwrap_used, reason = "a test may stop")]
+
+mod common;
+
+use common::checkpoint::Checkpoint;
+use common::{dir, ids, reference, succeed, succeed_with, tensors, testdata};
+use serde_json::{Value, json};
+
+/// The ten likeliest tokens.
+fn top(logits: &[f32]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+    order.truncate(10);
+    order
+}
+
+#[test]
+fn logits_are_the_reference_whatever_the_chunk() {
+    let cases = ["llama_plain", "mistral_window", "opensci_flags", "qwen2_layer_types", "qwen3_sharded", "text_qwen3"];
+    let scratch = tempfile::tempdir().unwrap();
+    for case in cases {
+        let want = tensors(&testdata(case).join("reference.safetensors"));
+        let mut prompts = 0;
+        for (name, (_, tokens)) in want.iter().filter(|(name, _)| name.ends_with(".tokens")) {
+            let prompt = name.strip_suffix(".tokens").unwrap();
+            let list: Vec<String> = tokens.iter().map(ToString::to_string).collect();
+            let write = |file: &str, flags: &[&str]| {
+                let path = scratch.path().join(file);
+                let (model, list, out) = (dir(case), list.join(","), path.to_str().unwrap());
+                let outcome = succeed(&[&["logits", &model, "--tokens", &list, "-o", out], flags].concat());
+                assert!(outcome.stderr.contains(&format!("[{}, ", tokens.len())), "{outcome:?}");
+                assert_eq!(outcome.stdout, "");
+                tensors(&path)
+            };
+            let whole = write("whole", &[]);
+            assert_eq!(whole.keys().collect::<Vec<_>>(), ["final_hidden", "logits"]);
+            for (tensor, tolerance) in [("logits", 3e-5), ("final_hidden", 3e-5)] {
+                let (shape, values) = &want[&format!("{prompt}.{tensor}")];
+                assert_eq!(&whole[tensor].0, shape, "{case} {prompt} {tensor}");
+                let far = whole[tensor].1.iter().zip(values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(far <= tolerance, "{case} {prompt} {tensor}: {far}");
+            }
+            let (shape, values) = &want[&format!("{prompt}.logits")];
+            for (ours, theirs) in whole["logits"].1.chunks(shape[1]).zip(values.chunks(shape[1])) {
+                assert_eq!(top(ours), top(theirs), "{case} {prompt}");
+            }
+            let bits = |file: &Tensors| -> Vec<u32> {
+                file.values().flat_map(|(_, values)| values.iter().map(|v| v.to_bits())).collect()
+            };
+            for flags in [&["--chunk", "1"][..], &["--chunk", "3", "--threads", "1"], &["--isa", "portable"]] {
+                assert_eq!(bits(&write("other", flags)), bits(&whole), "{case} {prompt} {flags:?}");
+            }
+            prompts += 1;
+        }
+        assert!(prompts > 0, "{case}");
+    }
+}
+
+type Tensors = std::collections::BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+#[test]
+fn logits_of_a_text_and_about_them() {
+    let scratch = tempfile::tempdir().unwrap();
+    let out = scratch.path().join("out.safetensors");
+    let greedy = &reference("text_llama3")["greedy"][0];
+    let prompt = greedy["prompt"].as_str().unwrap();
+    let args = ["logits", &dir("text_llama3"), "--prompt", prompt, "-o", out.to_str().unwrap(), "--json"];
+    let json = succeed(&args).json();
+    assert_eq!(ids(&json["tokens"]), ids(&greedy["prompt_ids"]));
+    assert_eq!(json["logits"], json!([4, 365]));
+    assert_eq!(json["final_hidden"], json!([4, 48]));
+    assert_eq!(json["not_finite"], 0);
+    assert_eq!(json["file"], out.to_str().unwrap());
+    let (shape, values) = &tensors(&out)["logits"];
+    assert_eq!(*shape, [4, 365]);
+    assert_eq!(top(&values[3 * 365..])[0] as u64, ids(&greedy["new_ids"])[0]);
+    // Readable by whoever may read a new file.
+    use std::os::unix::fs::PermissionsExt;
+    let fresh = scratch.path().join("fresh");
+    std::fs::write(&fresh, b"").unwrap();
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode(&out), mode(&fresh));
+}
+
+/// Logits that are no numbers are written, as this is the place to look at them, and spoken of.
+#[test]
+fn logits_that_are_not_finite_are_counted() {
+    let checkpoint = Checkpoint::copy("text_qwen3");
+    checkpoint.tensor("model.embed_tokens.weight", |t| t.data[2 * 40 * 7..][..2].copy_from_slice(&[0xC0, 0x7F]));
+    let out = checkpoint.scratch().join("out");
+    let args = ["logits", checkpoint.dir(), "--tokens", "1,2,3", "-o", out.to_str().unwrap()];
+    let outcome = succeed(&args);
+    // Row 7 of the tied head is damaged: one logit at each position.
+    assert!(outcome.stderr.starts_with("note: 3 of the logits are not finite"), "{outcome:?}");
+    assert_eq!(tensors(&out)["logits"].1.iter().filter(|x| x.is_nan()).count(), 3);
+}
+
+#[test]
+fn prompts_are_the_reference() {
+    let mut compared = 0;
+    for case in ["text_qwen2", "text_qwen3"] {
+        for chat in reference(case)["chats"].as_array().unwrap() {
+            let messages = chat["messages"].to_string();
+            let model = dir(case);
+            let mut args = vec!["prompt", &model, "--messages", "-"];
+            if chat["add_generation_prompt"] == false {
+                args.push("--no-generation-prompt");
+            }
+            assert_eq!(succeed_with(&args, messages.as_bytes(), &[]).stdout, *chat["text"].as_str().unwrap());
+            args.push("--json");
+            let outcome = succeed_with(&args, messages.as_bytes(), &[]);
+            assert_eq!(outcome.json()["text"], chat["text"]);
+            assert_eq!(ids(&outcome.json()["token_ids"]), ids(&chat["ids"]));
+            assert_eq!(outcome.stderr, "");
+            compared += 1;
+        }
+    }
+    assert!(compared >= 8, "{compared} conversations");
+}
+
+#[test]
+fn templates_read_tools_and_arguments() {
+    let checkpoint = Checkpoint::copy("text_qwen3");
+    checkpoint.template("{{ tools[0].name }} {{ mood }} {{ count + 1 }} {% if quiet %}quiet{% else %}loud{% endif %}");
+    let (messages, tools) = (checkpoint.scratch().join("m"), checkpoint.scratch().join("t"));
+    std::fs::write(&messages, r#"[{"role": "user", "content": "Hello"}]"#).unwrap();
+    std::fs::write(&tools, r#"[{"name": "now"}]"#).unwrap();
+    let args = ["prompt", checkpoint.dir(), "--messages", messages.to_str().unwrap()];
+    let args = [&args[..], &["--tools", tools.to_str().unwrap()]].concat();
+    for (set, want) in [
+        (&["mood=a=b", "count=2", "quiet=true"][..], "now a=b 3 quiet"),
+        (&["mood=\"7\"", "count=-1", "quiet=false"], "now 7 0 loud"),
+        (&["mood=calm and merry", "count=0", "quiet=\"\""], "now calm and merry 1 loud"),
+    ] {
+        let flags = set.iter().flat_map(|arg| ["--template-arg", arg]);
+        assert_eq!(succeed(&args.iter().copied().chain(flags).collect::<Vec<_>>()).stdout, want);
+    }
+}
+
+#[test]
+fn inspection_says_what_a_model_is() {
+    let fields = |case: &str| succeed(&["inspect", case, "--json"]).json();
+    let json = fields("embedded");
+    for (field, want) in [
+        ("family", json!("qwen3")),
+        ("parameters", json!(3_410_688)),
+        ("num_hidden_layers", json!(4)),
+        ("hidden_size", json!(256)),
+        ("head_dim", json!(64)),
+        ("vocab_size", json!(1024)),
+        ("context", json!(1024)),
+        ("tied_head", json!(true)),
+        ("tokenizer", json!(true)),
+        ("chat_template", json!(false)),
+        ("odd", json!([])),
+        ("plan_error", Value::Null),
+    ] {
+        assert_eq!(json[field], want, "{field}");
+    }
+    let json = fields(&dir("qwen3_sharded"));
+    let sizes = ["files", "num_attention_heads", "num_key_value_heads", "intermediate_size", "bytes"];
+    assert_eq!(sizes.map(|key| json[key].clone()), [json!(3), json!(4), json!(1), json!(88), json!(200_960)]);
+    assert_eq!(json["dtypes"], json!({ "BF16": 200_960 }));
+    assert!(json["rope"].as_str().unwrap().contains("yarn × 4 from 64"), "{json}");
+    assert_eq!(json["tokenizer"], false);
+    assert!(fields(&dir("qwen3_head_differs"))["odd"].to_string().contains("the stored one is used"));
+    assert_eq!(fields(&dir("text_qwen2"))["chat_template"], true);
+}
+
+#[test]
+fn inspection_is_a_table() {
+    let outcome = succeed(&["inspect", &dir("qwen2_layer_types"), "--context", "100"]);
+    for (row, want) in [
+        ("family", "qwen2"),
+        ("shape", "3 layers, hidden 56, intermediate 72, vocabulary 131, context 256"),
+        ("attention", "7 heads over 1 key-value head"),
+        ("block", "biases on q, k, v"),
+        ("windows", "11 tokens in layers 0, 2"),
+        ("rope", "theta 1000000"),
+        ("tokenizer", "has no tokenizer.json"),
+        ("streams", "nothing: all weights stay in memory"),
+    ] {
+        let line = outcome.stdout.lines().find(|l| l.split("  ").next() == Some(row));
+        assert!(line.is_some_and(|l| l.contains(want)), "{row}: {}", outcome.stdout);
+    }
+    assert_eq!(outcome.stderr, "");
+    let plan = |flags: &[&str]| succeed(&[&["inspect", "embedded", "--json"], flags].concat()).json()["plan"].clone();
+    assert!(plan(&["--context", "64"])["kv_cache"].as_u64() < plan(&["--context", "1024"])["kv_cache"].as_u64());
+    assert_eq!(plan(&["--memory", "100MiB"])["budget"], 100 << 20);
+    assert!(plan(&["--threads", "9"])["process"].as_u64() > plan(&["--threads", "1"])["process"].as_u64());
+}
+
+/// Every command has a page of help on standard output, with a sentence for every argument.
+#[test]
+fn help() {
+    for (command, words) in [
+        ("generate", &["MODEL", "--raw", "--stop", "--memory", "Sampling", "Resources"][..]),
+        ("chat", &["MODEL", "--system", "--context", "--temperature"]),
+        ("logits", &["--tokens", "--prompt", "--out", "safetensors"]),
+        ("prompt", &["--messages", "--tools", "--template-arg"]),
+        ("inspect", &["--context", "--json", "--memory"]),
+    ] {
+        let outcome = succeed(&[command, "--help"]);
+        assert!(words.iter().all(|word| outcome.stdout.contains(word)), "{command}: {}", outcome.stdout);
+        assert_eq!(outcome.stderr, "");
+        assert!(!outcome.stdout.contains("--isa"), "what only tests need is not shown");
+    }
+    assert!(succeed(&["--help"]).stdout.starts_with("Run Hugging Face language models"));
+    assert_eq!(succeed(&["--version"]).stdout, format!("rheostat {}\n", env!("CARGO_PKG_VERSION")));
+}
