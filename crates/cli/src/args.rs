@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Prompt(PromptArgs),
     /// Say what a model is, what it needs, and what is odd about it.
     Inspect(InspectArgs),
+    /// Measure how fast a model runs here, beside what the machine can do at best in the same run.
+    Bench(BenchArgs),
 }
 
 /// What every command that runs a model takes.
@@ -37,7 +39,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "SIZE", default_value = "auto", value_parser = memory)]
     pub(crate) memory: Memory,
     /// Threads that compute; one for each core unless given
-    #[arg(long, value_name = "N", value_parser = threads)]
+    #[arg(short = 't', long, value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<NonZeroUsize>,
     /// Instruction set to use instead of the widest
     #[arg(long, value_name = "ISA", env = "RHEOSTAT_ISA", value_parser = isa, hide = true)]
@@ -242,4 +244,28 @@ pub(crate) struct InspectArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) run: RunArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchArgs {
+    /// Directory of a checkpoint, or "embedded"
+    pub(crate) model: PathBuf,
+    /// Tokens to read at once; 0 leaves the test out
+    #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
+    pub(crate) n_prompt: usize,
+    /// Tokens to write one by one; 0 leaves the tests out
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
+    pub(crate) n_gen: usize,
+    /// Tokens that are there before writing begins, several with commas; 0 and, if the context allows, 4096 unless
+    /// given
+    #[arg(short = 'd', long, value_name = "N", value_delimiter = ',')]
+    pub(crate) n_depth: Option<Vec<usize>>,
+    /// Repetitions of each test, of which the median is given
+    #[arg(short = 'r', long, value_name = "N", default_value = "5")]
+    pub(crate) repetitions: NonZeroUsize,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }

@@ -200,6 +200,7 @@ fn help() {
         ("logits", &["--tokens", "--prompt", "--out", "safetensors"]),
         ("prompt", &["--messages", "--tools", "--template-arg"]),
         ("inspect", &["--context", "--json", "--memory"]),
+        ("bench", &["--n-prompt", "--n-depth", "--repetitions", "--json", "--memory"]),
     ] {
         let outcome = succeed(&[command, "--help"]);
         assert!(words.iter().all(|word| outcome.stdout.contains(word)), "{command}: {}", outcome.stdout);

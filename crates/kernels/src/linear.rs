@@ -195,7 +195,7 @@ impl Strip<'_> {
         let mut acc = [[s.zero(); C]; R];
         // SAFETY: the slices above hold `R` and `C` whole rows.
         unsafe {
-            tile::accumulate::<S, W, R, C, AHEAD>(s, x.as_ptr(), cols, w.as_ptr(), cols * W::BYTES, cols, &mut acc)
+            tile::accumulate::<S, W, R, C, AHEAD>(s, x.as_ptr(), cols, w.as_ptr(), cols * W::BYTES, cols, &mut acc);
         };
         self.put(s, r, o, &acc);
     }

@@ -1,0 +1,208 @@
+//! `rheostat bench`: how fast a model runs here, beside what the machine can do at best in the same run.
+
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use rheostat::{Input, Limits, Model, Options, Want};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::args::BenchArgs;
+use crate::{interrupt, output, session};
+
+/// One line of the table.
+#[derive(Serialize)]
+struct Row {
+    test: String,
+    /// Median over the repetitions.
+    tokens_per_second: f64,
+    slowest: f64,
+    fastest: f64,
+    /// GB/s of weights and cache in decode, GFLOP/s in prefill.
+    rate: f64,
+    unit: &'static str,
+    /// Share of what the machine can do at best, measured around the test.
+    share_of_limit: Option<f64>,
+}
+
+pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    let package = session::open(&args.model)?;
+    let decoder = package.describe()?;
+    let depths = match &args.n_depth {
+        Some(depths) => depths.clone(),
+        None => {
+            [0usize, 4096].into_iter().filter(|d| *d == 0 || d.saturating_add(args.n_gen) <= decoder.context).collect()
+        }
+    };
+    let deepest = depths.iter().copied().max().unwrap_or(0);
+    let longest = args.n_prompt.max(deepest.saturating_add(args.n_gen)).max(1);
+    if longest > decoder.context {
+        bail!("{longest} tokens do not fit the model's context of {}; give smaller -p, -d or -n", decoder.context);
+    }
+    let mut model = Model::load(&package, &Options { context: Some(longest), ..session::options(&args.run) })?;
+    interrupt::listen(model.cancel_switch())?;
+    // Everything that is to stay in memory is read before anything is measured.
+    let mut sequence = model.sequence(1);
+    model.forward(&mut [Input { sequence: &mut sequence, tokens: &[0], want: Want::Last }])?;
+    drop(sequence);
+    let mut bench = Bench { model: &mut model, repetitions: args.repetitions.get(), limits: Vec::new() };
+    let mut rows = Vec::new();
+    if args.n_prompt > 0 {
+        rows.push(bench.prefill(args.n_prompt)?);
+    }
+    if args.n_gen > 0 {
+        for depth in depths {
+            rows.push(bench.decode(depth, args.n_gen)?);
+        }
+    }
+    let limits = bench.best_limits();
+    if args.json {
+        return output::print_json(&json!({
+            "model": package.name(),
+            "parameters": decoder.parameters(),
+            "threads": model.exec().threads(),
+            "isa": model.exec().isa().name(),
+            "limits": limits,
+            "streamed_bytes_per_sweep": model.plan().streamed,
+            "tests": rows,
+        }));
+    }
+    let mut text = format!(
+        "{}, {:.0} million parameters, {} threads, {}\n",
+        package.name(),
+        decoder.parameters() as f64 * 1e-6,
+        model.exec().threads(),
+        model.exec().isa().name()
+    );
+    if let Some(read) = limits.read_bytes_per_second {
+        text += &format!("limits measured in this run: memory {:.1} GB/s, ", read * 1e-9);
+    } else {
+        text += "limits measured in this run: ";
+    }
+    text += &format!("f32 multiply-add {:.0} GFLOP/s\n\n", limits.f32_flops * 1e-9);
+    text += &format!("{:18}{:>10}{:>22}{:>18}{:>10}\n", "test", "tok/s", "slowest to fastest", "rate", "of limit");
+    for row in &rows {
+        let range = format!("{:.2} to {:.2}", row.slowest, row.fastest);
+        let rate = format!("{:.1} {}", row.rate, row.unit);
+        let share = row.share_of_limit.map_or("-".to_owned(), |s| format!("{:.0} %", 100.0 * s));
+        text += &format!("{:18}{:>10.2}{range:>22}{rate:>18}{share:>10}\n", row.test, row.tokens_per_second);
+    }
+    output::print(&text)
+}
+
+struct Bench<'a> {
+    model: &'a mut Model,
+    repetitions: usize,
+    limits: Vec<Limits>,
+}
+
+impl Bench<'_> {
+    /// Reads `n` tokens, with the logits of the last.
+    fn prefill(&mut self, n: usize) -> anyhow::Result<Row> {
+        let tokens = self.tokens(n);
+        let flops = self.prefill_flops(n);
+        let mut seconds = Vec::new();
+        let mut ceiling = 0.0f64;
+        for _ in 0..self.repetitions {
+            ceiling = ceiling.max(self.measure_limits()?.f32_flops);
+            let mut sequence = self.model.sequence(n);
+            let start = Instant::now();
+            self.model.prefill(&mut sequence, &tokens)?;
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+        Ok(row(format!("prefill {n}"), n, &mut seconds, flops, "GFLOP/s", Some(ceiling)))
+    }
+
+    /// Writes `n` tokens after `depth` others.
+    fn decode(&mut self, depth: usize, n: usize) -> anyhow::Result<Row> {
+        let tokens = self.tokens(depth + n);
+        let bytes = self.sweep_bytes() + self.cache_bytes(depth + n / 2);
+        let streams = self.model.plan().streamed > 0;
+        let mut seconds = Vec::new();
+        let mut ceiling = 0.0f64;
+        let mut sequence = self.model.sequence(1);
+        if depth > 0 {
+            self.model.prefill(&mut sequence, &tokens[..depth])?;
+        }
+        for _ in 0..self.repetitions {
+            ceiling = ceiling.max(self.measure_limits()?.read_bytes_per_second.unwrap_or(0.0));
+            sequence.truncate(depth);
+            let start = Instant::now();
+            for token in &tokens[depth..] {
+                let token = std::slice::from_ref(token);
+                self.model.forward(&mut [Input { sequence: &mut sequence, tokens: token, want: Want::Last }])?;
+            }
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+        let name = if depth == 0 { format!("decode {n}") } else { format!("decode {n} @ {depth}") };
+        // With weights from disk the memory is not the limit.
+        let ceiling = Some(ceiling).filter(|_| !streams);
+        Ok(row(name, n, &mut seconds, bytes * n as f64, "GB/s", ceiling))
+    }
+
+    /// The machine is shared: its limits are measured again before every repetition.
+    fn measure_limits(&mut self) -> anyhow::Result<Limits> {
+        let limits = self.model.limits(Duration::from_millis(300))?;
+        self.limits.push(limits);
+        Ok(limits)
+    }
+
+    /// The best of all that was measured.
+    fn best_limits(&self) -> Limits {
+        let best = |f: fn(&Limits) -> Option<f64>| self.limits.iter().filter_map(f).reduce(f64::max);
+        Limits {
+            read_bytes_per_second: best(|l| l.read_bytes_per_second),
+            f32_flops: best(|l| Some(l.f32_flops)).unwrap_or(0.0),
+        }
+    }
+
+    /// Tokens without meaning, the same in every run.
+    fn tokens(&self, n: usize) -> Vec<u32> {
+        let vocab = self.model.decoder().vocab_size as u64;
+        (0..n as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as u32 % vocab as u32).collect()
+    }
+
+    /// Bytes of weights that one token needs: every matrix once.
+    fn sweep_bytes(&self) -> f64 {
+        self.model.weight_bytes() as f64
+    }
+
+    /// Bytes of keys and values that one token at `depth` reads.
+    fn cache_bytes(&self, depth: usize) -> f64 {
+        let layer = |b: &rheostat::decoder::Block| {
+            let seen = b.mixer.window.map_or(depth, |w| w.min(depth));
+            (8 * seen * b.mixer.k.out_features) as f64
+        };
+        self.model.decoder().blocks.iter().map(layer).sum()
+    }
+
+    /// Operations of a prefill of `n` tokens: two for each weight and row (the head for one row only), and those
+    /// of attention.
+    fn prefill_flops(&self, n: usize) -> f64 {
+        let decoder = self.model.decoder();
+        let matrices: f64 = decoder
+            .blocks
+            .iter()
+            .flat_map(rheostat::decoder::Block::linears)
+            .map(|l| (l.in_features * l.out_features) as f64)
+            .sum();
+        let attention: f64 = decoder.blocks.iter().map(|b| (2 * n * n * b.mixer.q.out_features) as f64).sum();
+        2.0 * (matrices * n as f64 + (decoder.vocab_size * decoder.hidden_size) as f64) + attention
+    }
+}
+
+/// `work` in operations or bytes; `unit` of a billion per second.
+fn row(test: String, tokens: usize, seconds: &mut [f64], work: f64, unit: &'static str, ceiling: Option<f64>) -> Row {
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds[seconds.len() / 2];
+    let rate = |s: f64| tokens as f64 / s;
+    Row {
+        test,
+        tokens_per_second: rate(median),
+        slowest: rate(seconds[seconds.len() - 1]),
+        fastest: rate(seconds[0]),
+        rate: work / median * 1e-9,
+        unit,
+        share_of_limit: ceiling.filter(|c| *c > 0.0).map(|c| work / median / c),
+    }
+}
