@@ -276,15 +276,10 @@ impl Strip<'_> {
         while k < cols {
             let len = (cols - k).min(K_BLOCK);
             for t in 0..tiles {
-                let own = &mut parked[t * R * C..(t + 1) * R * C];
-                let mut acc = [[s.zero(); C]; R];
-                if k > 0 {
-                    for i in 0..R {
-                        for c in 0..C {
-                            acc[i][c] = own[i * C + c];
-                        }
-                    }
-                }
+                // SAFETY: `R * C` accumulators from `t * R * C` on, by the check above; arrays of arrays lie
+                // without gaps.
+                let own = unsafe { &mut *parked.as_mut_ptr().add(t * R * C).cast::<[[S::V; C]; R]>() };
+                let mut acc = if k == 0 { [[s.zero(); C]; R] } else { *own };
                 // SAFETY: `x` holds `R` rows of `cols`; the panel holds `count` rows of `stride >= cols`;
                 // `k + len <= cols`.
                 unsafe {
@@ -301,11 +296,7 @@ impl Strip<'_> {
                 if k + len == cols {
                     self.put(s, r, self.first + t * C, &acc);
                 } else {
-                    for i in 0..R {
-                        for c in 0..C {
-                            own[i * C + c] = acc[i][c];
-                        }
-                    }
+                    *own = acc;
                 }
             }
             k += len;

@@ -31,24 +31,18 @@ pub(crate) unsafe fn accumulate<S: Simd, W: Element, const R: usize, const C: us
     let mut a = *acc;
     let whole = len - len % LANES;
     let mut k = 0;
-    while k < whole {
-        // SAFETY: `k + 16 <= len`, within what the caller vouches for.
-        unsafe {
-            let mut wv = [s.zero(); C];
-            for c in 0..C {
-                let p = w.add(c * w_stride + k * W::BYTES);
-                if AHEAD > 0 {
-                    s.prefetch(p.wrapping_add(AHEAD));
-                }
-                wv[c] = W::load(s, p);
-            }
-            for r in 0..R {
-                let xv = s.load(x.add(r * x_stride + k));
-                for c in 0..C {
-                    a[r][c] = s.fma(xv, wv[c], a[r][c]);
-                }
-            }
+    // Four steps a round leave the ports to the multiply-adds rather than to the loop.
+    while k + 4 * LANES <= whole {
+        for step in 0..4 {
+            let k = k + step * LANES;
+            // SAFETY: `k + 16 <= len`, within what the caller vouches for.
+            unsafe { add_step::<S, W, R, C, AHEAD>(s, x.add(k), x_stride, w.add(k * W::BYTES), w_stride, &mut a) };
         }
+        k += 4 * LANES;
+    }
+    while k < whole {
+        // SAFETY: as above.
+        unsafe { add_step::<S, W, R, C, AHEAD>(s, x.add(k), x_stride, w.add(k * W::BYTES), w_stride, &mut a) };
         k += LANES;
     }
     let rest = len - whole;
@@ -68,6 +62,38 @@ pub(crate) unsafe fn accumulate<S: Simd, W: Element, const R: usize, const C: us
         }
     }
     *acc = a;
+}
+
+/// Sixteen elements of every row.
+///
+/// # Safety
+/// As [`accumulate`], with 16 elements.
+#[inline(always)]
+unsafe fn add_step<S: Simd, W: Element, const R: usize, const C: usize, const AHEAD: usize>(
+    s: S,
+    x: *const f32,
+    x_stride: usize,
+    w: *const u8,
+    w_stride: usize,
+    a: &mut [[S::V; C]; R],
+) {
+    // SAFETY: the caller vouches for 16 elements of each row.
+    unsafe {
+        let mut wv = [s.zero(); C];
+        for c in 0..C {
+            let p = w.add(c * w_stride);
+            if AHEAD > 0 {
+                s.prefetch(p.wrapping_add(AHEAD));
+            }
+            wv[c] = W::load(s, p);
+        }
+        for r in 0..R {
+            let xv = s.load(x.add(r * x_stride));
+            for c in 0..C {
+                a[r][c] = s.fma(xv, wv[c], a[r][c]);
+            }
+        }
+    }
 }
 
 /// Hands the sums of all accumulators to `put`: for each row `r` some neighbours, from column `c` on.
