@@ -1,0 +1,104 @@
+//! The kernels one by one, on all cores and the widest instruction set, in shapes of a model of 1.7 billion
+//! parameters. Throughput is in bytes of weights or cache where reading them is the limit, else in operations.
+//!
+//! `cargo bench -p rheostat-kernels`
+#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark may stop")]
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use rheostat_kernels::{
+    Attention, Buffer, Columns, Exec, Format, Isa, KV_BLOCK, KvBlock, KvSource, Linear, Matrix, SPAN_ROWS, Span,
+    attention, linear, rms_norm,
+};
+
+const HIDDEN: usize = 2048;
+const INNER: usize = 6144;
+/// Every byte of a weight: a small number in each format. (Zeroed memory would be one page, read from cache.)
+const FILL: u8 = 0x3c;
+
+fn exec() -> Exec {
+    Exec::new(Isa::detect(), std::thread::available_parallelism().unwrap()).unwrap()
+}
+
+/// One product of `n` rows after another, over more weights than the caches hold.
+fn products(c: &mut Criterion) {
+    let exec = exec();
+    let mut group = c.benchmark_group("linear");
+    for (n, format) in [
+        (1, Format::F32),
+        (1, Format::Bf16),
+        (1, Format::F16),
+        (4, Format::Bf16),
+        (16, Format::Bf16),
+        (512, Format::Bf16),
+    ] {
+        let bytes = INNER * HIDDEN * format.bytes();
+        let matrices: Vec<Vec<u8>> = (0..(1 << 30) / bytes).map(|_| vec![FILL; bytes]).collect();
+        let x = Buffer::new(n * HIDDEN);
+        let mut out = Buffer::new(n * INNER);
+        let mut next = matrices.iter().cycle();
+        group.throughput(if n == 1 {
+            Throughput::Bytes(bytes as u64)
+        } else {
+            Throughput::Elements((2 * n * INNER * HIDDEN) as u64)
+        });
+        group.bench_function(BenchmarkId::new(format!("{format:?}"), n), |b| {
+            b.iter(|| {
+                let weight = Matrix::new(next.next().unwrap(), format, INNER, HIDDEN);
+                linear(&exec, &x, n, &[Linear { weight, bias: None, out: Columns::new(&mut out, INNER, 0) }]);
+            });
+        });
+    }
+    group.finish();
+}
+
+struct Cache(Vec<KvBlock>);
+
+impl KvSource for Cache {
+    fn blocks(&self, _seq: usize) -> &[KvBlock] {
+        &self.0
+    }
+}
+
+fn attentions(c: &mut Criterion) {
+    let exec = exec();
+    let shape = Attention { n_heads: 16, n_kv_heads: 8, head_dim: 128, scale: 0.088, window: None };
+    let mut group = c.benchmark_group("attention");
+    for (depth, n) in [(4096_usize, 1_usize), (32_768, 1), (0, 512)] {
+        let cache = Cache((0..(depth + n).div_ceil(KV_BLOCK)).map(|_| KvBlock::new(8, 128)).collect());
+        let q = Buffer::new(n * 16 * 128);
+        let mut out = Buffer::new(n * 16 * 128);
+        let span = |row: usize| Span { row, len: SPAN_ROWS.min(n - row), seq: 0, pos: depth + row };
+        let spans: Vec<Span> = (0..n).step_by(SPAN_ROWS).map(span).collect();
+        group.throughput(if n == 1 {
+            Throughput::Bytes((depth * 2 * 8 * 128 * 4) as u64)
+        } else {
+            Throughput::Elements((2 * n * n * 16 * 128) as u64)
+        });
+        group.bench_function(BenchmarkId::new(format!("after {depth}"), n), |b| {
+            b.iter(|| attention(&exec, &shape, &q, &spans, &cache, &mut out));
+        });
+    }
+    group.finish();
+}
+
+fn norms(c: &mut Criterion) {
+    let exec = exec();
+    let mut group = c.benchmark_group("rms_norm");
+    for n in [1, 512] {
+        let x = Buffer::new(n * HIDDEN);
+        let weight = Buffer::new(HIDDEN);
+        let mut out = Buffer::new(n * HIDDEN);
+        group.throughput(Throughput::Elements((n * HIDDEN) as u64));
+        group.bench_function(BenchmarkId::from_parameter(n), |b| {
+            b.iter(|| rms_norm(&exec, &x, &weight, 1e-6, &mut out));
+        });
+    }
+    group.finish();
+}
+
+criterion_group! {
+    name = kernels;
+    config = Criterion::default().sample_size(20);
+    targets = products, attentions, norms
+}
+criterion_main!(kernels);
