@@ -1,5 +1,7 @@
 //! The `rheostat` command: parse, open, plan, run, report.
 
+#![forbid(unsafe_code)]
+
 mod args;
 mod commands;
 mod interrupt;

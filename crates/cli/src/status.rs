@@ -56,7 +56,7 @@ impl Status {
     pub(crate) fn clear(&self) {
         self.update(|state| {
             if state.shown {
-                eprint!("\x1b[J");
+                let _ = write!(io::stderr(), "\x1b[J");
                 let _ = io::stderr().flush();
                 state.shown = false;
             }
@@ -91,7 +91,7 @@ fn draw(state: &Mutex<State>, stopped: &Receiver<()>, bytes: impl Fn() -> u64) {
         let line = line(&state.what, age, bytes().saturating_sub(state.from), state.total);
         // One line further down, scrolling if need be, and back; then the line is written below, and the
         // cursor returns to where the text goes on.
-        eprint!("\x1bD\x1b[A\x1b7\x1b[E\x1b[K{line}\x1b8");
+        let _ = write!(io::stderr(), "\x1bD\x1b[A\x1b7\x1b[E\x1b[K{line}\x1b8");
         let _ = io::stderr().flush();
         state.shown = true;
     }

@@ -36,7 +36,7 @@ fn arguments_that_make_no_sense() {
         flag!("top-p of nothing", 1, ["--top-p", "0"], "--top-p is 0", "above 0 and at most 1"),
         flag!("top-p of more than all", 1, ["--top-p", "2"], "--top-p is 2", "above 0 and at most 1"),
         flag!("min-p of more than all", 1, ["--min-p", "1.5"], "--min-p is 1.5", "from 0 to 1"),
-        flag!("no penalty factor", 1, ["--repetition-penalty", "0"], "--repetition-penalty is 0", "above 0"),
+        flag!("no penalty factor", 1, ["--repetition-penalty", "0"], "--repetition-penalty is 0", "from 0.01 to 100"),
         flag!("negative top-k", 2, ["--top-k", "-1"], "--top-k", "'-1'", "a whole number, 0 or more"),
         flag!("seed in words", 2, ["--seed", "lucky"], "--seed", "'lucky'", "a whole number"),
         flag!("negative number of tokens", 2, ["-n", "-5"], "--max-new-tokens", "'-5'", "a whole number, 0 or more"),

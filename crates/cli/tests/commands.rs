@@ -4,7 +4,7 @@
 mod common;
 
 use common::checkpoint::Checkpoint;
-use common::{dir, ids, reference, succeed, succeed_with, tensors, testdata};
+use common::{dir, ids, reference, run, succeed, succeed_with, tensors, testdata};
 use serde_json::{Value, json};
 
 /// The ten likeliest tokens.
@@ -209,4 +209,56 @@ fn help() {
     }
     assert!(succeed(&["--help"]).stdout.starts_with("Run Hugging Face language models"));
     assert_eq!(succeed(&["--version"]).stdout, format!("rheostat {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+/// What is not a regular file cannot be written out of order, and a link leads to what is written.
+#[test]
+fn logits_go_where_the_name_leads() {
+    let dir = tempfile::tempdir().unwrap();
+    let (target, link) = (dir.path().join("target"), dir.path().join("link"));
+    std::fs::write(&target, "old").unwrap();
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let out = link.to_str().unwrap();
+    succeed(&["logits", "embedded", "--tokens", "1,2", "--out", out]);
+    assert!(link.is_symlink(), "the link stays a link");
+    let bytes = std::fs::read(&target).unwrap();
+    assert_eq!(safetensors::SafeTensors::deserialize(&bytes).unwrap().tensor("logits").unwrap().shape(), [2, 1024]);
+    let outcome = run(&["logits", "embedded", "--tokens", "1,2", "--out", "/dev/null"]);
+    assert_eq!(outcome.code, Some(1));
+    assert!(outcome.stderr.contains("/dev/null is no regular file"), "{outcome:?}");
+}
+
+/// A prompt that goes through a chat template says so; one that does not has nothing to say.
+#[test]
+fn the_chat_template_is_not_used_in_silence() {
+    let words = "went through the model's chat template; --raw";
+    let model = dir("text_qwen3");
+    assert!(succeed(&["generate", &model, "hi", "-n", "2"]).stderr.contains(words));
+    assert!(!succeed(&["generate", &model, "hi", "-n", "2", "--raw"]).stderr.contains(words));
+    assert_eq!(succeed(&["generate", &model, "hi", "-n", "2", "--json"]).json()["chat_template"], true);
+    assert_eq!(succeed(&["generate", &model, "hi", "-n", "2", "--json", "--raw"]).json()["chat_template"], false);
+}
+
+/// Keys that published checkpoints carry and that change nothing.
+#[test]
+fn harmless_keys_are_no_obstacle() {
+    for (case, key, value) in [
+        ("text_llama3", "rope_interleaved", json!(false)),
+        ("text_llama3", "is_llama_config", json!(true)),
+        ("text_llama3", "pretraining_tp", json!(1)),
+        ("text_qwen2", "use_mrope", json!(false)),
+        ("text_qwen2", "add_cross_attention", json!(false)),
+        ("text_mistral", "no_repeat_ngram_size", json!(0)),
+    ] {
+        let copy = Checkpoint::copy(case);
+        copy.config(key, value);
+        let outcome = succeed(&["inspect", copy.dir(), "--json"]);
+        assert_eq!(outcome.json()["odd"], json!([]), "{case} with {key}");
+    }
+    for (case, key) in [("text_llama3", "rope_interleaved"), ("text_qwen2", "use_mrope")] {
+        let copy = Checkpoint::copy(case);
+        copy.config(key, json!(true));
+        let outcome = run(&["inspect", copy.dir()]);
+        assert!(outcome.stderr.contains(key) && outcome.stderr.contains("must be false"), "{outcome:?}");
+    }
 }

@@ -13,6 +13,8 @@ use crate::kv;
 
 /// Allowance for what is not counted one by one: thread stacks, the allocator's slack, page tables.
 const SLACK: u64 = 24 << 20;
+/// Allowance for memory that a process takes before it plans and that differs from run to run.
+const MARGIN: u64 = 4 << 20;
 /// Rows of a prefill pass, unless the caller or the budget says otherwise.
 const CHUNK: usize = 512;
 
@@ -92,18 +94,20 @@ pub(crate) fn plan(
     let process = memory::resident().unwrap_or(0) + SLACK + Exec::memory(demand.threads) + statics;
     let vectors = bound.vector_bytes();
     let columns = demand.tokens.div_ceil(KV_BLOCK) + demand.sequences - 1;
-    let kv_cache = columns as u64 * kv::column_bytes(decoder);
+    let kv_cache = (columns as u64).saturating_mul(kv::column_bytes(decoder));
+    // Memory that was taken before, if only for a moment, counts as well: reading a tokenizer is the usual case.
+    let taken = memory::peak().map_or(0, |peak| peak + MARGIN);
     let uses = bound.uses();
     let fewest = demand.sequences.max(1);
     let mut rows = demand.chunk.unwrap_or(CHUNK).min(demand.tokens).max(fewest);
     loop {
         let activations = activation_bytes(decoder, rows, demand);
-        let fixed = process + vectors + kv_cache + activations;
+        let fixed = (process + vectors + activations).saturating_add(kv_cache);
         let weights = demand.weights.unwrap_or_else(|| budget.saturating_sub(fixed));
         // Buffers beyond an eighth of the budget are worth less than the weights they displace.
         let roomy = demand.chunk.is_some() || activations <= budget / 8;
         // Weights that are part of the program need no room of their own, so that their plan never fails.
-        let fits = demand.weights.is_some() || fixed <= budget;
+        let fits = demand.weights.is_some() || fixed.max(taken) <= budget;
         match Plan::with_tiles(checkpoint, &uses, weights, demand.tile) {
             Ok(plan) if fits && (plan.streamed_bytes() == 0 || roomy || rows == fewest) => {
                 let memory = MemoryPlan {
@@ -115,14 +119,14 @@ pub(crate) fn plan(
                     pinned: plan.pinned_bytes(),
                     ring: plan.ring_bytes(),
                     streamed: plan.streamed_bytes(),
-                    tokens: columns * KV_BLOCK,
+                    tokens: columns.saturating_mul(KV_BLOCK),
                     rows,
                 };
                 return Ok((memory, plan));
             }
             result if rows == fewest => {
                 let needed = result.err().map_or(0, |TooSmall { needed }| needed);
-                return Err(Error::BudgetTooSmall { budget, needed: fixed + needed });
+                return Err(Error::BudgetTooSmall { budget, needed: fixed.saturating_add(needed).max(taken) });
             }
             _ => rows = (rows / 2).max(fewest),
         }

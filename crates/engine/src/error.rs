@@ -83,9 +83,7 @@ pub enum Error {
         vocab_size: usize,
     },
     /// More tokens than the model is made for.
-    #[error(
-        "{tokens} tokens do not fit the model's context of {context}; shorten the prompt or ask for fewer new tokens"
-    )]
+    #[error("{tokens} tokens do not fit the model's context of {context}; shorten the text")]
     ContextExceeded {
         /// Tokens asked for.
         tokens: usize,

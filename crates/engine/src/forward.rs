@@ -379,7 +379,7 @@ impl Pass<'_> {
                     out: Columns::new(p.out, info.rows, 0),
                 });
             }
-            kernels::linear(self.exec, x, n, &jobs);
+            kernels::linear(self.exec, x, n, &mut jobs);
             return Ok(());
         }
         for p in products {
@@ -392,7 +392,7 @@ impl Pass<'_> {
                     bias: p.bias.map(|b| &b[first..first + rows]),
                     out: Columns::new(p.out, info.rows, first),
                 };
-                kernels::linear(self.exec, x, n, &[job]);
+                kernels::linear(self.exec, x, n, &mut [job]);
             }
         }
         Ok(())

@@ -20,6 +20,8 @@
 //! Whatever the budget, the threads, the batch or the chunks, the logits are the same bits; the contract
 //! that makes it so is in [`rheostat_kernels`].
 
+#![forbid(unsafe_code)]
+
 mod bind;
 mod budget;
 pub mod chat;

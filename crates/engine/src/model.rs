@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rheostat_kernels::{Exec, Isa, KV_BLOCK, probe};
-use rheostat_store::{Checkpoint, Place, Weights};
+use rheostat_store::{Checkpoint, Weights};
 
 use crate::bind::Bound;
 use crate::budget::{self, Demand, LogitRows, MemoryPlan};
@@ -82,7 +82,7 @@ pub struct Reading {
 /// What the machine can do at best with a model's threads, measured now.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Limits {
-    /// Bytes per second at which the weights that are in memory can be read; `None` where all are streamed.
+    /// Bytes per second at which the weights that are in memory can be read; `None` where none is yet.
     pub read_bytes_per_second: Option<f64>,
     /// f32 operations per second by fused multiply-add, two each.
     pub f32_flops: f64,
@@ -150,7 +150,7 @@ impl Model {
     /// When weights that should be in memory could not be read.
     pub fn limits(&self, time: Duration) -> Result<Limits, Error> {
         let tiles = self.weights.plan().tiles();
-        let resident = (0..tiles.len()).filter(|t| tiles[*t].place != Place::Streamed);
+        let resident = (0..tiles.len()).filter(|t| self.weights.is_here(*t));
         let held = resident.map(|t| self.weights.acquire(t)).collect::<Result<Vec<_>, _>>()?;
         let regions: Vec<&[u8]> = held.iter().map(|bytes| &**bytes).collect();
         let read = (!regions.is_empty()).then(|| probe::read_rate(&self.exec, &regions, time / 2));

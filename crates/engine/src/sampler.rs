@@ -35,7 +35,12 @@ impl Sampling {
             ("temperature", self.temperature, self.temperature >= 0.0, "0 (greedy) or more"),
             ("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1"),
             ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "from 0 to 1"),
-            ("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0.0, "above 0"),
+            (
+                "repetition_penalty",
+                self.repetition_penalty,
+                (0.01..=100.0).contains(&self.repetition_penalty),
+                "from 0.01 to 100",
+            ),
         ];
         for (name, value, good, expected) in cases {
             if !good || !value.is_finite() {
@@ -85,9 +90,10 @@ impl Sampler {
         if self.sampling.temperature == 0.0 {
             return Ok(argmax(&self.scores));
         }
-        let temperature = self.sampling.temperature as f32;
+        // In f64 and from the largest down, so that no temperature is too small: 0 is then the largest.
+        let max = self.scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         for score in &mut self.scores {
-            *score /= temperature;
+            *score = (f64::from(*score - max) / self.sampling.temperature) as f32;
         }
         self.keep_likeliest();
         let uniform = uniform(self.sampling.seed, text.len() as u64);
@@ -230,6 +236,14 @@ mod tests {
         assert_eq!(support(Sampling { top_p: 0.6, ..hot.clone() }), [1, 3, 5]);
         assert_eq!(support(Sampling { min_p: 0.6, ..hot.clone() }), [1, 3, 5]);
         assert_eq!(support(Sampling { min_p: 1.0, ..hot }), [1, 3]);
+    }
+
+    #[test]
+    fn the_smallest_temperature_is_greedy() {
+        for temperature in [1e-3, 1e-40, 1e-300, f64::MIN_POSITIVE] {
+            let sampling = Sampling { temperature, ..Sampling::default() };
+            assert_eq!(support(sampling), [1, 3], "{temperature}: one of the two likeliest");
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@ fn products(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new(format!("{format:?}"), n), |b| {
             b.iter(|| {
                 let weight = Matrix::new(next.next().unwrap(), format, INNER, HIDDEN);
-                linear(&exec, &x, n, &[Linear { weight, bias: None, out: Columns::new(&mut out, INNER, 0) }]);
+                linear(&exec, &x, n, &mut [Linear { weight, bias: None, out: Columns::new(&mut out, INNER, 0) }]);
             });
         });
     }

@@ -101,18 +101,23 @@ pub struct Attention {
     pub window: Option<usize>,
 }
 
-/// Attention of `q: [n, n_heads, head_dim]` into `out` of the same shape. The keys and values of the rows
+/// Attention of `q: [n, n_heads, head_dim]` into `out` of the same shape, for the rows of `spans`, which follow one
+/// another. The keys and values of the rows
 /// themselves are already in the cache.
 ///
 /// # Panics
-/// When shapes do not agree or a block that a row sees is missing.
+/// When shapes do not agree, spans overlap, or a block that a row sees is missing.
 pub fn attention(exec: &Exec, shape: &Attention, q: &[f32], spans: &[Span], kv: &dyn KvSource, out: &mut [f32]) {
     let width = shape.n_heads * shape.head_dim;
     assert_eq!(q.len(), out.len(), "queries and output of one shape");
     assert!(shape.n_kv_heads > 0 && shape.n_heads.is_multiple_of(shape.n_kv_heads), "whole groups of heads");
     assert!(shape.window != Some(0), "a window that shows at least the row itself");
+    let n = q.len() / width.max(1);
+    let mut free = 0;
     for span in spans {
-        assert!((1..=SPAN_ROWS).contains(&span.len) && (span.row + span.len) * width <= q.len(), "{span:?}");
+        let fits = span.row >= free && span.row < n && (1..=SPAN_ROWS.min(n - span.row)).contains(&span.len);
+        assert!(fits, "{span:?} among {n} rows, of which the first {free} are taken");
+        free = span.row + span.len;
     }
     let out = SharedMut::new(out);
     let isa = exec.isa();

@@ -12,6 +12,9 @@ use crate::simd::Isa;
 /// f32 elements in each thread's scratch buffer: 1 MiB, half of a usual L2 cache.
 pub(crate) const SCRATCH: usize = 1 << 18;
 
+/// Bytes that a thread takes besides: what it touches of its stack, and the allocator's and the kernel's share.
+const STACK: usize = 64 << 10;
+
 /// The execution context that every kernel takes. Made once; shared by all calls.
 pub struct Exec {
     isa: Isa,
@@ -44,7 +47,7 @@ impl Exec {
     /// Bytes of memory that a context of `threads` threads takes.
     #[must_use]
     pub fn memory(threads: NonZeroUsize) -> u64 {
-        (threads.get() * SCRATCH * size_of::<f32>()) as u64
+        (threads.get() * (SCRATCH * size_of::<f32>() + STACK)) as u64
     }
 
     /// The crew.

@@ -68,15 +68,18 @@ pub struct Linear<'a> {
 ///
 /// # Panics
 /// When shapes do not agree.
-pub fn linear(exec: &Exec, x: &[f32], n: usize, jobs: &[Linear<'_>]) {
+pub fn linear(exec: &Exec, x: &[f32], n: usize, jobs: &mut [Linear<'_>]) {
     if n == 0 {
         return;
     }
+    let jobs = &*jobs;
     for job in jobs {
         let (rows, cols) = (job.weight.rows(), job.weight.cols());
         assert_eq!(x.len(), n * cols, "x is [{n}, {cols}]");
         assert!(job.bias.is_none_or(|b| b.len() == rows), "a bias of {rows} elements");
-        assert!(job.out.stride >= rows && job.out.len >= (n - 1) * job.out.stride + rows, "room for [{n}, {rows}]");
+        let last_row = (n - 1).checked_mul(job.out.stride).and_then(|at| at.checked_add(rows));
+        let fits = job.out.stride >= rows && last_row.is_some_and(|end| end <= job.out.len);
+        assert!(fits, "room for [{n}, {rows}]");
     }
     let total: usize = jobs.iter().map(|job| job.weight.bytes().len()).sum();
     let share = total / (exec.threads() * 8) + 1;

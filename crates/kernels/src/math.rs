@@ -25,7 +25,9 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     let p = s.fma(p, s.mul(r, r), s.add(r, s.splat(1.0)));
     let y = s.add_exponent(p, n);
     let y = s.select_lt(x, s.splat(LOW), s.zero(), y);
-    s.select_lt(s.splat(HIGH), x, s.splat(f32::INFINITY), y)
+    // Beyond: infinity, or what is no number as it is.
+    let beyond = s.select_lt(s.splat(HIGH), x, s.splat(f32::INFINITY), x);
+    s.select_lt(x, s.splat(HIGH.next_up()), y, beyond)
 }
 
 /// `x / (1 + e^−x)`.

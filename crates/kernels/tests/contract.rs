@@ -136,7 +136,7 @@ fn check_linear(execs: &[Exec], shape: Shape, format: Format, seed: u64) {
             exec,
             &x,
             n,
-            &[Linear {
+            &mut [Linear {
                 weight: Matrix::new(&bytes, format, rows, cols),
                 bias: Some(&bias),
                 out: Columns::new(&mut out, stride, 0),
@@ -146,7 +146,7 @@ fn check_linear(execs: &[Exec], shape: Shape, format: Format, seed: u64) {
             exec,
             &x,
             n,
-            &[Linear {
+            &mut [Linear {
                 weight: Matrix::new(&shifted[1..], Format::F32, rows2, cols),
                 bias: None,
                 out: Columns::new(&mut out, stride, rows),
@@ -194,7 +194,7 @@ fn several_products_in_one_call() {
         let weights: Vec<_> = sizes.iter().map(|&r| store(&random.vec(r * cols), Format::Bf16)).collect();
         for exec in contexts() {
             let mut outs: Vec<Vec<f32>> = sizes.iter().map(|&r| vec![0.0; n * r]).collect();
-            let jobs: Vec<_> = weights
+            let mut jobs: Vec<_> = weights
                 .iter()
                 .zip(&mut outs)
                 .zip(sizes)
@@ -204,7 +204,7 @@ fn several_products_in_one_call() {
                     out: Columns::new(out, rows, 0),
                 })
                 .collect();
-            linear(&exec, &x, n, &jobs);
+            linear(&exec, &x, n, &mut jobs);
             drop(jobs);
             for (((_, w), out), rows) in weights.iter().zip(&outs).zip(sizes) {
                 let want: Vec<f32> =

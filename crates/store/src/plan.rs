@@ -11,10 +11,12 @@ use crate::checkpoint::{Checkpoint, TensorInfo};
 const TILE: u64 = 4 << 20;
 /// The smallest tile that a small budget leads to, unless a single row is larger.
 const SMALL_TILE: u64 = 128 << 10;
+/// Tiles of a checkpoint, at most: their table must stay small beside any budget.
+const MOST_TILES: u64 = 16_384;
 /// The largest ring: more would not make the disk faster.
 const RING: u64 = 64 << 20;
 /// Bytes to which a pinned run of tiles and a ring slot are aligned.
-const ALIGN: u64 = 64;
+pub(crate) const ALIGN: u64 = 64;
 
 /// When in a sweep a matrix is used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,14 +110,16 @@ impl Plan {
             }
             return Ok(plan);
         }
-        let tile = tile.unwrap_or_else(|| (budget / 16).clamp(SMALL_TILE, TILE));
-        let largest_row = |u: &Use| row_bytes(&u.tensor);
-        let largest = on_disk().map(largest_row).max().unwrap_or(0).max(tile).next_multiple_of(ALIGN);
-        let least_row = on_disk().map(largest_row).max().unwrap_or(0).max(SMALL_TILE.min(tile));
-        let needed = 2 * least_row.next_multiple_of(ALIGN);
+        let row = on_disk().map(|u| row_bytes(&u.tensor)).max().unwrap_or(0);
+        let least = if tile.is_some() { row } else { row.max(SMALL_TILE).max(total / MOST_TILES) };
+        let needed = 2 * least.next_multiple_of(ALIGN);
         if budget < needed {
             return Err(TooSmall { needed });
         }
+        // The ring has room for two tiles, whatever happens.
+        let half = budget / 2 / ALIGN * ALIGN;
+        let tile = tile.unwrap_or((budget / 16).clamp(least, TILE.max(least))).min(half);
+        let largest = row.max(tile).next_multiple_of(ALIGN);
         plan.ring = (budget / 4).clamp(2 * largest, RING.max(2 * largest)).min(budget);
         let share = (budget - plan.ring) as f64 / total as f64;
         let (mut seen, mut pinned) = (0.0, 0u64);

@@ -15,7 +15,7 @@ use std::time::Instant;
 use crate::arena::Arena;
 use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::plan::{Phase, Place, Plan};
+use crate::plan::{ALIGN, Phase, Place, Plan};
 use crate::source::Source;
 
 /// Reads under way at once.
@@ -89,7 +89,7 @@ enum Arrival {
     Asked,
     Reading,
     Here,
-    Failed(Option<StoreError>),
+    Failed(Option<Box<StoreError>>),
 }
 
 struct Slot {
@@ -227,6 +227,13 @@ impl Weights {
         shared.work.notify_all();
     }
 
+    /// Whether a tile that stays in memory has arrived there.
+    #[must_use]
+    pub fn is_here(&self, tile: usize) -> bool {
+        let shared = &*self.shared;
+        shared.plan.tiles()[tile].place == Place::Static || shared.here[tile].load(Ordering::Acquire)
+    }
+
     /// The bytes of a tile, by its index in [`Plan::tiles`]: waits until they have arrived.
     ///
     /// Streamed tiles are acquired in order, every one that the sweep uses, each given back before the next:
@@ -354,7 +361,7 @@ impl Shared {
                 Arrival::Failed(error) => {
                     let error = error.take();
                     state.failed = true;
-                    return Err(error.unwrap_or_else(lost));
+                    return Err(error.map_or_else(lost, |e| *e));
                 }
                 Arrival::Asked | Arrival::Reading => state = self.wait(state),
             }
@@ -379,7 +386,7 @@ impl Shared {
                     Arrival::Failed(error) => {
                         let error = error.take();
                         state.failed = true;
-                        return Err(error.unwrap_or_else(lost));
+                        return Err(error.map_or_else(lost, |e| *e));
                     }
                     Arrival::Asked | Arrival::Reading => {}
                 }
@@ -422,7 +429,7 @@ impl Shared {
             state = self.lock();
             let arrival = match result {
                 Ok(()) => Arrival::Here,
-                Err(error) => Arrival::Failed(Some(error)),
+                Err(error) => Arrival::Failed(Some(Box::new(error))),
             };
             match job.slot {
                 Some(slot) => {
@@ -485,6 +492,7 @@ impl State {
             self.ring_at = 0;
         }
         // A slot is contiguous: what is left before the end may have to be skipped.
+        let len = len.next_multiple_of(ALIGN as usize);
         let wraps = self.ring_at + len > ring;
         let gap = if wraps { ring - self.ring_at } else { 0 };
         let span = gap + len;

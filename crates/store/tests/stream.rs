@@ -176,3 +176,31 @@ fn a_file_that_shrinks_is_an_error_that_names_it() {
         assert!((0..weights.plan().tiles().len()).all(|t| weights.acquire(t).is_ok()));
     }
 }
+
+/// The table of tiles must not outgrow the budget that it serves.
+#[test]
+fn a_small_budget_for_a_huge_checkpoint_has_a_small_plan() {
+    let dir = tempfile::tempdir().unwrap();
+    let (count, rows, cols) = (64u64, 1u64 << 18, 4096u64);
+    let bytes = 2 * rows * cols;
+    let entries: Vec<String> = (0..count)
+        .map(|i| {
+            let range = format!("[{},{}]", i * bytes, (i + 1) * bytes);
+            format!(r#""w{i}":{{"dtype":"BF16","shape":[{rows},{cols}],"data_offsets":{range}}}"#)
+        })
+        .collect();
+    let header = format!("{{{}}}", entries.join(","));
+    let path = dir.path().join("model.safetensors");
+    fs::write(&path, [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat()).unwrap();
+    // Holes: 128 GiB that take no room.
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(8 + header.len() as u64 + count * bytes).unwrap();
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let uses: Vec<Use> = checkpoint.tensors().iter().map(|t| Use { tensor: t.clone(), phase: Phase::Body }).collect();
+    let TooSmall { needed } = Plan::new(&checkpoint, &uses, 1 << 20).unwrap_err();
+    for budget in [needed, 64 << 20, 1 << 30] {
+        let plan = Plan::new(&checkpoint, &uses, budget).unwrap();
+        assert!(plan.tiles().len() <= 20_000, "{} tiles under {budget} bytes", plan.tiles().len());
+        assert!(plan.pinned_bytes() + plan.ring_bytes() <= budget);
+    }
+}

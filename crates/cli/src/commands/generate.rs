@@ -1,6 +1,5 @@
 //! `rheostat generate`: continue a text.
 
-use std::io::{IsTerminal, stderr};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -26,7 +25,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     session::warn_unsupported(&config);
     let tokenizer = package.tokenizer()?;
     let text = prompt_text(args, &model_path)?;
-    let prompt = encode(args, &package, &tokenizer, &text)?;
+    let Prompt { tokens: prompt, through } = encode(args, &package, &tokenizer, &text)?;
     let decoder = package.describe()?;
     check_tokens(&decoder, &prompt, 0)?;
     if prompt.is_empty() {
@@ -113,6 +112,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         };
         return output::print_json(&json!({
             "model": package.name(),
+            "chat_template": through == Through::ChatTemplate,
             "prompt_tokens": prompt,
             "tokens": &all_tokens[prompt.len().min(all_tokens.len())..],
             "text": all,
@@ -122,10 +122,14 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         }));
     }
     output::print("\n")?;
-    output::tell(&match finish {
-        Some(Finish::Context) => format!("{} (the model's context of {} tokens is full)", cost.line(), decoder.context),
-        _ => cost.line(),
-    });
+    let mut line = cost.line();
+    if finish == Some(Finish::Context) {
+        line += &format!(" (the model's context of {} tokens is full)", decoder.context);
+    }
+    if through == Through::ChatTemplate && !args.chat {
+        line += " (the prompt went through the model's chat template; --raw gives it as it is)";
+    }
+    output::tell(&line);
     Ok(())
 }
 
@@ -164,8 +168,21 @@ fn prompt_text(args: &GenerateArgs, model: &Path) -> anyhow::Result<String> {
     }
 }
 
+/// What the model is given.
+struct Prompt {
+    tokens: Vec<u32>,
+    through: Through,
+}
+
+/// What a prompt went through before it was encoded.
+#[derive(PartialEq, Eq)]
+enum Through {
+    Nothing,
+    ChatTemplate,
+}
+
 /// The prompt's tokens: through the chat template if the model has one, unless told otherwise.
-fn encode(args: &GenerateArgs, package: &Package, tokenizer: &Tokenizer, text: &str) -> anyhow::Result<Vec<u32>> {
+fn encode(args: &GenerateArgs, package: &Package, tokenizer: &Tokenizer, text: &str) -> anyhow::Result<Prompt> {
     let template_args = session::template_args(&args.template)?;
     let templates = match package.chat_templates()? {
         _ if args.raw => None,
@@ -176,11 +193,8 @@ fn encode(args: &GenerateArgs, package: &Package, tokenizer: &Tokenizer, text: &
         if !template_args.is_empty() {
             bail!("--template-arg sets what a chat template reads, and none is in use here; leave it out");
         }
-        return Ok(tokenizer.encode(text, AddSpecial::Add)?);
+        return Ok(Prompt { tokens: tokenizer.encode(text, AddSpecial::Add)?, through: Through::Nothing });
     };
-    if !args.chat && stderr().is_terminal() {
-        output::tell("note: the prompt goes through the model's chat template; --raw gives it as it is");
-    }
     if text.is_empty() {
         return Err(Error::EmptyPrompt.into());
     }
@@ -192,5 +206,5 @@ fn encode(args: &GenerateArgs, package: &Package, tokenizer: &Tokenizer, text: &
         generation_prompt: GenerationPrompt::Add,
         clock: Clock::Local,
     })?;
-    Ok(tokenizer.encode(&rendered, AddSpecial::Omit)?)
+    Ok(Prompt { tokens: tokenizer.encode(&rendered, AddSpecial::Omit)?, through: Through::ChatTemplate })
 }

@@ -3,7 +3,7 @@
 use std::fs::Permissions;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use rheostat::tokenizer::AddSpecial;
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &LogitsArgs) -> anyhow::Result<()> {
         not_finite += result.logits.iter().filter(|x| !x.is_finite()).count();
         out.rows(result.logits, result.final_hidden).with_context(|| cannot_write(&args.out))?;
     }
-    out.finish(&args.out)?;
+    out.finish()?;
     drop(status);
     if not_finite > 0 {
         output::tell(&format!(
@@ -74,6 +74,8 @@ pub(crate) fn run(args: &LogitsArgs) -> anyhow::Result<()> {
 /// A safetensors file with two tensors that grow row by row, and that appears under its name when it is whole.
 struct Output {
     file: BufWriter<NamedTempFile>,
+    /// The name it gets.
+    path: PathBuf,
     /// Where the next row of each goes.
     logits_at: u64,
     hidden_at: u64,
@@ -81,10 +83,18 @@ struct Output {
 
 impl Output {
     fn create(path: &Path, seq: usize, vocab: usize, hidden: usize) -> anyhow::Result<Output> {
+        // Through a link, not over it.
+        let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let what = || cannot_write(path);
-        let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let dir = real.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         if path.is_dir() {
             bail!("{} is a directory; give the name of a file to write", path.display());
+        }
+        if real.exists() && !real.is_file() {
+            bail!(
+                "{} is no regular file; give the name of one, since it is not written from front to back",
+                path.display()
+            );
         }
         if !dir.is_dir() {
             bail!("{} cannot be written: there is no directory {}; make it first", path.display(), dir.display());
@@ -105,18 +115,19 @@ impl Output {
         file.write_all(&(header.len() as u64).to_le_bytes()).with_context(what)?;
         file.write_all(header.as_bytes()).with_context(what)?;
         let data = 8 + header.len() as u64;
-        Ok(Output { file: BufWriter::with_capacity(1 << 16, file), logits_at: data, hidden_at: data + logits as u64 })
+        let file = BufWriter::with_capacity(1 << 16, file);
+        Ok(Output { file, path: real, logits_at: data, hidden_at: data + logits as u64 })
     }
 
     fn rows(&mut self, logits: &[f32], hidden: &[f32]) -> io::Result<()> {
-        let Output { file, logits_at, hidden_at } = self;
+        let Output { file, logits_at, hidden_at, .. } = self;
         write_at(file, logits_at, logits).and_then(|()| write_at(file, hidden_at, hidden))
     }
 
-    fn finish(self, path: &Path) -> anyhow::Result<()> {
-        let what = || cannot_write(path);
+    fn finish(self) -> anyhow::Result<()> {
+        let what = || cannot_write(&self.path);
         let file = self.file.into_inner().map_err(io::IntoInnerError::into_error).with_context(what)?;
-        file.persist(path).map_err(|e| e.error).with_context(what)?;
+        file.persist(&self.path).map_err(|e| e.error).with_context(what)?;
         Ok(())
     }
 }

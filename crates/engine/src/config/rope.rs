@@ -74,8 +74,10 @@ pub(crate) fn read_rope(
             return Err(inner.invalid(key, "one of default, linear, dynamic, llama3, yarn"));
         }
     };
-    inner.finish(family)?;
     let rope = Rope::new(dim, theta, scaling, max_position_embeddings);
+    if rope.context() >= 1 << 31 {
+        return Err(inner.invalid("factor", "such that the context stays below 2147483648 tokens"));
+    }
     if rope.is_degenerate() {
         return Err(keys.error(ConfigErrorKind::Invalid {
             key: "rope".to_owned(),
@@ -83,5 +85,6 @@ pub(crate) fn read_rope(
             expected: "such that its frequencies are finite and not all zero".to_owned(),
         }));
     }
+    inner.finish(family)?;
     Ok(rope)
 }

@@ -8,6 +8,7 @@ use crate::config::{ConfigError, Keys};
 use crate::decoder::Decoder;
 
 pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder, ConfigError> {
+    keys.must_be("rope_interleaved", false)?;
     let attention = keys.bool_or("attention_bias", false)?;
     let mlp = keys.bool_or("mlp_bias", false)?;
     let dense = Dense {

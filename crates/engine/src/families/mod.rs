@@ -49,6 +49,8 @@ pub(crate) fn describe(file: &str, config: &Map<String, Value>, tensors: &dyn Te
     if keys.value("quantization_config").is_some() {
         return Err(keys.invalid("quantization_config", "absent: quantised checkpoints cannot be read yet"));
     }
+    keys.must_be("is_encoder_decoder", false)?;
+    keys.must_be("add_cross_attention", false)?;
     let decoder = (family.describe)(&keys, tensors)?;
     keys.finish(family.model_type)?;
     Ok(decoder)

@@ -9,6 +9,7 @@ use crate::decoder::Decoder;
 
 pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder, ConfigError> {
     let windows = qwen_windows(keys)?;
+    keys.must_be("use_mrope", false)?;
     let dense = Dense {
         family: "qwen2",
         default_kv_heads: DefaultKvHeads::Fixed(32),
