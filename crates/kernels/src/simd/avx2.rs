@@ -96,21 +96,11 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn sum(self, v: Pair) -> f32 {
-        unsafe {
-            let v = _mm256_add_ps(v.0, v.1);
-            let v = fold128(v);
-            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
-            _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
-        }
+        unsafe { sum_folded(_mm256_add_ps(v.0, v.1)) }
     }
     #[inline(always)]
     fn max_lane(self, v: Pair) -> f32 {
-        unsafe {
-            let v = _mm256_max_ps(v.0, v.1);
-            let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
-            let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
-            _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
-        }
+        unsafe { max_folded(_mm256_max_ps(v.0, v.1)) }
     }
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
@@ -138,6 +128,34 @@ unsafe fn add_exponent(v: __m256, n: __m256) -> __m256 {
     unsafe {
         let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(n));
         _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), n))
+    }
+}
+
+/// The rest of the tree, from `l + (l + 4)` on.
+///
+/// # Safety
+/// The CPU has AVX.
+#[inline(always)]
+pub(super) unsafe fn sum_folded(v: __m256) -> f32 {
+    // SAFETY: the caller vouches for AVX.
+    unsafe {
+        let v = fold128(v);
+        let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+        _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+    }
+}
+
+/// The largest of eight lanes.
+///
+/// # Safety
+/// The CPU has AVX.
+#[inline(always)]
+pub(super) unsafe fn max_folded(v: __m256) -> f32 {
+    // SAFETY: the caller vouches for AVX.
+    unsafe {
+        let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+        _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
     }
 }
 
