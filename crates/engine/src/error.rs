@@ -61,8 +61,9 @@ pub enum Error {
         /// The shape that the configuration asks for.
         expected: Vec<usize>,
     },
-    /// The budget cannot work.
-    #[error("a memory budget of {} is too small for this model; the smallest that works here is {} MiB", format_size(*budget), needed.div_ceil(1 << 20) + 1)]
+    /// The budget cannot work. The one that is named has 2 MiB of room, since a process takes a little more in one
+    /// run than in another.
+    #[error("a memory budget of {} is too small for this model; the smallest that works here is {} MiB", format_size(*budget), needed.div_ceil(1 << 20) + 2)]
     BudgetTooSmall {
         /// What was given, in bytes.
         budget: u64,
