@@ -104,9 +104,9 @@ pub fn linear(exec: &Exec, x: &[f32], n: usize, jobs: &mut [Linear<'_>]) {
                 let last = (first + step).min(job.weight.rows());
                 let strip = Strip { x, n, job, first, last, scratch };
                 match job.weight.format() {
-                    Format::F32 => isa.run(Run { strip, element: F32 }),
-                    Format::Bf16 => isa.run(Run { strip, element: Bf16 }),
-                    Format::F16 => isa.run(Run { strip, element: F16 }),
+                    Format::F32 => isa.run(Run { strip, element: PhantomData::<F32> }),
+                    Format::Bf16 => isa.run(Run { strip, element: PhantomData::<Bf16> }),
+                    Format::F16 => isa.run(Run { strip, element: PhantomData::<F16> }),
                 }
                 return;
             }
@@ -131,7 +131,7 @@ struct Strip<'a> {
 
 struct Run<'a, W: Element> {
     strip: Strip<'a>,
-    element: W,
+    element: PhantomData<W>,
 }
 
 impl<W: Element> Op for Run<'_, W> {
@@ -139,8 +139,7 @@ impl<W: Element> Op for Run<'_, W> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Run { strip, element } = self;
-        let _ = element;
+        let Run { strip, .. } = self;
         if strip.n <= DIRECT_ROWS || strip.scratch.len() < 4 * padded(strip.job.weight.cols()) {
             direct::<S, W>(s, &strip);
         } else {

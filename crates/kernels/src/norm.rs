@@ -15,16 +15,15 @@ const ITEM: usize = 1 << 14;
 /// When the lengths do not agree.
 pub fn rms_norm(exec: &Exec, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     assert_eq!(x.len(), out.len(), "input and output of one shape");
-    norm(exec, Source::Other(x), weight, eps, out, weight.len());
+    norm(exec, Source::Other(x), weight, eps, out);
 }
 
-/// As [`rms_norm`], in place, on the `width = weight.len()` elements at `h * width` of each row of `stride`
-/// elements, for every `h < stride / width`: the per-head norm of queries and keys.
+/// As [`rms_norm`], in place: with `x: [n, heads, width]` the norm of every query or key head.
 ///
 /// # Panics
 /// When the lengths do not agree.
 pub fn rms_norm_in_place(exec: &Exec, x: &mut [f32], weight: &[f32], eps: f32) {
-    norm(exec, Source::InPlace, weight, eps, x, weight.len());
+    norm(exec, Source::InPlace, weight, eps, x);
 }
 
 #[derive(Clone, Copy)]
@@ -33,7 +32,8 @@ enum Source<'a> {
     Other(&'a [f32]),
 }
 
-fn norm(exec: &Exec, x: Source<'_>, weight: &[f32], eps: f32, out: &mut [f32], width: usize) {
+fn norm(exec: &Exec, x: Source<'_>, weight: &[f32], eps: f32, out: &mut [f32]) {
+    let width = weight.len();
     assert!(width > 0 && out.len().is_multiple_of(width), "rows of {width} elements");
     let rows = out.len() / width;
     let step = (ITEM / width).max(1);

@@ -152,8 +152,7 @@ pub(super) fn qwen_windows(keys: &Keys<'_>) -> Result<Vec<Option<usize>>, Config
     let layers = keys.layers("num_hidden_layers")?;
     let size = keys.opt_size("sliding_window")?;
     let size = if keys.contains("sliding_window") { size } else { Some(4096) };
-    let window = size.filter(|_| keys.bool_or("use_sliding_window", false).unwrap_or(false));
-    keys.bool_or("use_sliding_window", false)?;
+    let window = if keys.bool_or("use_sliding_window", false)? { size } else { None };
     let first = keys.count_or("max_window_layers", 28)?;
     let Some(types) = keys.opt_array("layer_types")? else {
         return Ok((0..layers).map(|i| window.filter(|_| i >= first)).collect());
