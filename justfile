@@ -10,3 +10,4 @@ demo:
 references:
     python tools/reference.py
     python tools/chat_reference.py
+    python tools/packing_reference.py
