@@ -6,7 +6,8 @@ check:
 demo:
     cargo run --release -- generate
 
-# Make the reference checkpoints again (needs Python with torch, transformers, safetensors, tokenizers).
+# Make the reference checkpoints again (needs Python with torch, transformers, safetensors, tokenizers, compressed-tensors).
 references:
     python tools/reference.py
     python tools/chat_reference.py
+    python tools/packing_reference.py

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import toy_tokenizers
+from quantized import Quantization
 
 
 @dataclass
@@ -22,6 +23,7 @@ class Case:
     tokenizer: object = None  # a builder of toy_tokenizers
     texts: tuple = ()  # texts continued greedily, where there is a tokenizer
     chat: bool = False  # record the rendering of the chat template
+    quantization: Quantization | None = None
 
 
 def config(architecture, model_type, vocab, hidden, inner, layers, heads, kv_heads, **more):
@@ -246,6 +248,38 @@ CASES["opensci_bare"] = Case(
     config("OpenSciForCausalLM", "opensci", 131, 48, 88, 3, 4, 2, max_position_embeddings=256, rms_norm_eps=1e-5,
            rope_theta=100000.0, attention_bias=True, tie_word_embeddings=True, torch_dtype="bfloat16"),
     seed=10, dtype="bfloat16", short_norm_names=True,
+)
+
+# ------------------------------------------------- quantised by compressed-tensors
+
+CASES["quant_llama_int4"] = Case(
+    "4-bit weights in groups of 32 with bfloat16 scales, a quantised head of its own.",
+    llama(131, 64, 96, 2, 4, 2, max_position_embeddings=256, rms_norm_eps=1e-5, rope_theta=10000.0,
+          tie_word_embeddings=False, bos_token_id=1, eos_token_id=2, torch_dtype="bfloat16"),
+    seed=1, dtype="bfloat16", quantization=Quantization(4, 32, ignore=()),
+)
+
+CASES["quant_qwen3_int8"] = Case(
+    "8-bit weights in groups of 128 with bfloat16 scales, a head that is kept as it is, per-head norms.",
+    qwen3(131, 128, 256, 2, 4, 2, head_dim=32, max_position_embeddings=256, rms_norm_eps=1e-6, rope_theta=1000000.0,
+          tie_word_embeddings=False, torch_dtype="bfloat16"),
+    seed=2, dtype="bfloat16", quantization=Quantization(8, 128),
+)
+
+CASES["quant_qwen2_int4"] = Case(
+    "4-bit weights in groups of 64 with float16 scales, biases on q, k and v, one projection that is kept as it is, "
+    "tied head.",
+    qwen2(131, 64, 128, 2, 4, 2, max_position_embeddings=256, rms_norm_eps=1e-6, rope_theta=1000000.0,
+          tie_word_embeddings=True, torch_dtype="float16"),
+    seed=1, dtype="float16", quantization=Quantization(4, 64, ignore=("model.layers.1.mlp.down_proj", "lm_head")),
+)
+
+CASES["quant_mistral_int8"] = Case(
+    "8-bit weights with one float32 scale for each row (strategy channel), a sliding window, and widths that are no "
+    "multiple of 32.",
+    mistral(131, 48, 88, 2, 6, 2, max_position_embeddings=256, rms_norm_eps=1e-5, rope_theta=10000.0,
+            sliding_window=8, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2, torch_dtype="float32"),
+    seed=2, quantization=Quantization(8, None),
 )
 
 # ------------------------------------------------- with a tokenizer

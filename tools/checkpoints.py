@@ -92,5 +92,5 @@ def save_tensors(path, tensors):
 def write_json(path, value):
     """Indented JSON, with lists of numbers on one line."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    text = re.sub(r"\[\s+(\d[\d\s,]*\d|\d)\s+\]", lambda found: "[" + re.sub(r"\s+", " ", found[1]) + "]", text)
+    text = re.sub(r"\[\s+(-?\d[-\d\s,]*\d|-?\d)\s+\]", lambda found: "[" + re.sub(r"\s+", " ", found[1]) + "]", text)
     path.write_text(text + "\n", encoding="utf-8")

@@ -26,6 +26,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import checkpoints
+import quantized
 import toy_tokenizers
 from cases import CASES
 from opensci import OpensciForCausalLM, patched_qwen3
@@ -201,6 +202,8 @@ def make(name, root=TESTDATA):
         folder, case.config, case.seed, case.dtype, head=case.head, short_norm_names=case.short_norm_names,
         shards=case.shards, generation_config=case.generation_config,
     )
+    if case.quantization is not None:
+        quantized.rewrite(folder, case.config, case.dtype, case.quantization)
     vocab = case.config["vocab_size"]
     report = {
         "case": name,
@@ -219,6 +222,8 @@ def make(name, root=TESTDATA):
             "numpy": numpy.__version__,
         },
     }
+    if case.quantization is not None:
+        report["versions"]["compressed_tensors"] = quantized.VERSION
     if case.tokenizer is not None:
         tokenizer, tokenizer_config = case.tokenizer()
         tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
@@ -231,6 +236,8 @@ def make(name, root=TESTDATA):
     prompts = {f"p{i}": random_tokens(n, vocab, case.seed) for i, n in enumerate(case.prompts)}
     report["prompts"] = {p: len(tokens) for p, tokens in prompts.items()}
     tensors = record(model, prompts, case.hidden)
+    if case.quantization is not None:
+        report["quantized_modules"] = quantized.check(folder, model)
     if case.config["model_type"] == "opensci":
         generator = patched_qwen3(model)
         twin = record(generator, prompts, case.hidden)

@@ -23,6 +23,9 @@ pub enum Error {
     /// The chat template cannot be used.
     #[error(transparent)]
     Chat(#[from] crate::chat::ChatError),
+    /// The model cannot be quantised.
+    #[error(transparent)]
+    Quantize(#[from] crate::quantize::QuantizeError),
     /// A file beside the weights cannot be read.
     #[error("{}: {what}", path.display())]
     File {

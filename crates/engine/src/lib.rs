@@ -35,6 +35,7 @@ mod generation_config;
 mod kv;
 mod model;
 mod package;
+pub mod quantize;
 pub mod rope;
 mod sampler;
 pub mod tokenizer;

@@ -15,13 +15,23 @@ use crate::generation_config::GenerationConfig;
 use crate::tokenizer::{Tokenizer, TokenizerFiles};
 
 /// What a model consists of, before any weight is read.
+#[derive(Debug)]
 pub struct Package {
     name: String,
+    origin: Origin,
     checkpoint: Checkpoint,
     config_file: String,
     config: Map<String, Value>,
     generation_config: Option<(String, Map<String, Value>)>,
     tokenizer_files: TokenizerFiles,
+}
+
+/// Where a package's files are.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    Directory(PathBuf),
+    /// Part of the program: names and contents of all but the weights.
+    Embedded(&'static [(&'static str, &'static [u8])]),
 }
 
 impl Tensors for Checkpoint {
@@ -55,6 +65,7 @@ impl Package {
         };
         Ok(Package {
             name: dir.display().to_string(),
+            origin: Origin::Directory(dir.to_owned()),
             checkpoint,
             config_file,
             config,
@@ -73,21 +84,31 @@ impl Package {
                 include_bytes!(concat!("../../../assets/tiny-shakespeare/", $name))
             };
         }
+        const CONFIG: &[u8] = asset!("config.json");
+        const GENERATION: &[u8] = asset!("generation_config.json");
+        const TOKENIZER: &[u8] = asset!("tokenizer.json");
+        const TOKENIZER_CONFIG: &[u8] = asset!("tokenizer_config.json");
         let name = |file: &str| format!("<embedded>/{file}");
         let config_file = name("config.json");
         let generation_file = name("generation_config.json");
-        let config = object(&config_file, asset!("config.json"))?;
-        let generation_config = object(&generation_file, asset!("generation_config.json"))?;
+        let config = object(&config_file, CONFIG)?;
+        let generation_config = object(&generation_file, GENERATION)?;
         Ok(Package {
             name: "<embedded>".to_owned(),
+            origin: Origin::Embedded(&[
+                ("config.json", CONFIG),
+                ("generation_config.json", GENERATION),
+                ("tokenizer.json", TOKENIZER),
+                ("tokenizer_config.json", TOKENIZER_CONFIG),
+            ]),
             checkpoint: Checkpoint::from_static("<embedded>/model.safetensors", asset!("model.safetensors"))?,
             config,
             config_file,
             generation_config: Some((generation_file, generation_config)),
             tokenizer_files: TokenizerFiles {
                 origin: "<embedded>".to_owned(),
-                tokenizer_json: Some(Cow::Borrowed(asset!("tokenizer.json"))),
-                tokenizer_config: Some(Cow::Borrowed(asset!("tokenizer_config.json"))),
+                tokenizer_json: Some(Cow::Borrowed(TOKENIZER)),
+                tokenizer_config: Some(Cow::Borrowed(TOKENIZER_CONFIG)),
                 ..TokenizerFiles::default()
             },
         })
@@ -97,6 +118,11 @@ impl Package {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where its files are.
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// The weights' files.

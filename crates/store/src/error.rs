@@ -57,6 +57,8 @@ pub enum StoreErrorKind {
     Shrank,
     /// The operating system failed a read.
     ReadFailed,
+    /// A file cannot be made or written.
+    WriteFailed,
 }
 
 /// A failure of the store: its kind, its place, and a sentence for the user.

@@ -2,6 +2,7 @@
 //!
 //! [`Checkpoint`] reads headers only and says where each tensor lies; [`Plan`] decides which weights stay in
 //! memory under a budget; [`Weights`] reads them, once or in every sweep, ahead of the one who computes.
+//! [`CheckpointWriter`] writes what [`Checkpoint`] reads.
 //! Nothing here knows what the tensors mean.
 
 mod arena;
@@ -12,6 +13,7 @@ pub mod memory;
 mod plan;
 mod source;
 mod stream;
+mod writer;
 
 pub use checkpoint::{Checkpoint, SafetensorsFile, TensorInfo};
 pub use dtype::Dtype;
@@ -19,3 +21,4 @@ pub use error::{StoreError, StoreErrorKind};
 pub use plan::{MOST_PARTS, Phase, Place, Plan, Tile, TooSmall, Use};
 pub use source::Source;
 pub use stream::{Head, TileBytes, Weights};
+pub use writer::{CheckpointWriter, NewTensor};

@@ -6,3 +6,4 @@ pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod logits;
 pub(crate) mod prompt;
+pub(crate) mod quantize;

@@ -29,7 +29,7 @@ pub fn cases() -> Vec<Case> {
         .filter(|p| p.join("reference.json").exists())
         .collect();
     dirs.sort();
-    assert!(dirs.len() >= 28, "only {} reference checkpoints", dirs.len());
+    assert!(dirs.len() >= 32, "only {} reference checkpoints", dirs.len());
     dirs.into_iter().map(case).collect()
 }
 

@@ -1,0 +1,95 @@
+//! What is quantised, what is kept, and in which order it is written.
+
+use std::collections::BTreeMap;
+
+use rheostat_store::{Checkpoint, TensorInfo};
+
+use super::error::QuantizeError;
+use super::{Options, Part, module, names};
+use crate::decoder::{Block, Decoder, Head, Linear};
+
+/// Which linear maps are quantised, and the modules that `ignore` is to name.
+pub(super) struct Choice<'a> {
+    pub(super) quantized: Vec<&'a Linear>,
+    pub(super) ignore: Vec<String>,
+}
+
+/// Chooses what is quantised.
+pub(super) fn choose<'a>(
+    checkpoint: &Checkpoint,
+    decoder: &'a Decoder,
+    options: &Options,
+) -> Result<Choice<'a>, QuantizeError> {
+    let path = || checkpoint.path().to_owned();
+    let names = || checkpoint.tensors().iter().map(TensorInfo::name);
+    let matches = |pattern: &str, tensor: &str| names::names_of(tensor).any(|name| names::matches(pattern, name));
+    for pattern in &options.keep {
+        if !names().any(|name| matches(pattern, name)) {
+            let nearest = names::nearest(pattern, names()).unwrap_or_default().to_owned();
+            return Err(QuantizeError::NothingMatches { path: path(), pattern: pattern.clone(), nearest });
+        }
+    }
+    let kept_by = |linear: &Linear| options.keep.iter().find(|pattern| matches(pattern, &linear.weight));
+    let mut choice = Choice { quantized: Vec::new(), ignore: Vec::new() };
+    for linear in decoder.blocks.iter().flat_map(Block::linears) {
+        if kept_by(linear).is_some() {
+            choice.ignore.push(module(&linear.weight).to_owned());
+        } else {
+            choice.quantized.push(linear);
+        }
+    }
+    match &decoder.head {
+        Head::Tied if options.head => return Err(QuantizeError::TiedHead { path: path() }),
+        Head::Own(linear) if options.head => {
+            if let Some(pattern) = kept_by(linear) {
+                return Err(QuantizeError::HeadKept { pattern: pattern.clone() });
+            }
+            choice.quantized.push(linear);
+        }
+        // A tied head is a module all the same.
+        Head::Tied => choice.ignore.push("lm_head".to_owned()),
+        Head::Own(linear) => choice.ignore.push(module(&linear.weight).to_owned()),
+    }
+    if choice.quantized.is_empty() {
+        return Err(QuantizeError::NothingLeft { path: path() });
+    }
+    Ok(choice)
+}
+
+/// Whether groups divide the rows of all that is quantised.
+pub(super) fn check_groups(checkpoint: &Checkpoint, quantized: &[&Linear], group: usize) -> Result<(), QuantizeError> {
+    let Some(linear) = quantized.iter().find(|linear| !linear.in_features.is_multiple_of(group)) else {
+        return Ok(());
+    };
+    let divides_all = |size: &usize| quantized.iter().all(|linear| linear.in_features.is_multiple_of(*size));
+    Err(QuantizeError::GroupDoesNotDivide {
+        path: checkpoint.path().to_owned(),
+        tensor: linear.weight.clone(),
+        in_features: linear.in_features,
+        group,
+        works: (32..=128).step_by(16).filter(divides_all).collect(),
+    })
+}
+
+/// All tensors in the order in which the engine uses them; those that it does not know come last.
+pub(super) fn parts(checkpoint: &Checkpoint, decoder: &Decoder, quantized: &[&Linear]) -> Vec<Part> {
+    let mut order: Vec<&str> = vec![&decoder.embed.tensor];
+    for block in &decoder.blocks {
+        order.extend(block.norms().map(|norm| norm.tensor.as_str()));
+        order.extend(block.linears().flat_map(|linear| linear.bias.as_deref()));
+        order.extend(block.linears().map(|linear| linear.weight.as_str()));
+    }
+    order.push(&decoder.norm.tensor);
+    if let Head::Own(head) = &decoder.head {
+        order.push(&head.weight);
+    }
+    let place: BTreeMap<&str, usize> = order.into_iter().enumerate().map(|(i, name)| (name, i)).collect();
+    let quantized: BTreeMap<&str, &Linear> = quantized.iter().map(|linear| (linear.weight.as_str(), *linear)).collect();
+    let mut tensors: Vec<&TensorInfo> = checkpoint.tensors().iter().collect();
+    tensors.sort_by_key(|tensor| place.get(tensor.name()).copied().unwrap_or(usize::MAX));
+    let part = |tensor: &TensorInfo| Part {
+        tensor: tensor.clone(),
+        linear: quantized.get(tensor.name()).map(|linear| (*linear).clone()),
+    };
+    tensors.into_iter().map(part).collect()
+}
