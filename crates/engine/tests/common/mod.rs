@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rheostat::{Input, LogitRows, Model, Options, Want};
+use rheostat::{Compute, Input, KvFormat, LogitRows, Model, Options, Want};
 
 /// The folder of reference checkpoints.
 pub fn testdata() -> PathBuf {
@@ -80,6 +80,22 @@ pub fn options() -> Options {
         logits: LogitRows::All,
         ..Options::default()
     }
+}
+
+/// Every mode of computing, as options: products in f32 and in bf16, caches in both.
+pub fn modes() -> Vec<Options> {
+    let mode = |compute, kv| Options { compute, kv, ..options() };
+    vec![
+        mode(Compute::F32, KvFormat::F32),
+        mode(Compute::Bf16, KvFormat::F32),
+        mode(Compute::F32, KvFormat::Bf16),
+        mode(Compute::Bf16, KvFormat::Bf16),
+    ]
+}
+
+/// Every case in every mode.
+pub fn cases_and_modes() -> impl Iterator<Item = (Case, Options)> {
+    modes().into_iter().flat_map(|mode| cases().into_iter().map(move |case| (case, mode.clone())))
 }
 
 /// Logits of all of `tokens`, in passes of at most `chunk` rows.
