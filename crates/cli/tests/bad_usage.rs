@@ -175,7 +175,7 @@ fn a_budget_that_is_too_small_is_inspected() {
 fn no_arguments() {
     let outcome = run::<&str>(&[]);
     assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(2), ""), "{outcome:?}");
-    for command in ["generate", "chat", "logits", "prompt", "inspect"] {
+    for command in ["generate", "chat", "logits", "prompt", "inspect", "bench", "quantize"] {
         assert!(outcome.stderr.contains(command), "{outcome:?}");
     }
 }

@@ -60,15 +60,15 @@ fn object(args: &QuantizeArgs, summary: &Summary, seconds: f64) -> Value {
 
 fn line(args: &QuantizeArgs, summary: &Summary) -> String {
     format!(
-        "wrote {}: {} instead of {}, {} matrices in int{} (groups of {}, squared error {:.2e} of the weights'), \
-         {} tensors as they were",
+        "wrote {}: {} instead of {}, {} matrices in int{} (groups of {}, root mean square deviation {:.2}%), {} tensors \
+         as they were",
         args.out.display(),
         format_size(summary.bytes_after),
         format_size(summary.bytes_before),
         summary.quantized,
         args.bits.number(),
         args.group,
-        summary.all.relative_squared_error,
+        summary.all.relative_squared_error.sqrt() * 100.0,
         summary.kept,
     )
 }

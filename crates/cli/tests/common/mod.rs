@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 
 pub mod checkpoint;
+pub mod process;
 pub mod refusals;
 
 use std::collections::BTreeMap;

@@ -1,11 +1,11 @@
 //! What is quantised, what is kept, and in which order it is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rheostat_store::{Checkpoint, TensorInfo};
 
 use super::error::QuantizeError;
-use super::{Options, Part, module, names};
+use super::{Options, Part, kind, module, names};
 use crate::decoder::{Block, Decoder, Head, Linear};
 
 /// Which linear maps are quantised, and the modules that `ignore` is to name.
@@ -58,16 +58,21 @@ pub(super) fn choose<'a>(
 
 /// Whether groups divide the rows of all that is quantised.
 pub(super) fn check_groups(checkpoint: &Checkpoint, quantized: &[&Linear], group: usize) -> Result<(), QuantizeError> {
-    let Some(linear) = quantized.iter().find(|linear| !linear.in_features.is_multiple_of(group)) else {
-        return Ok(());
-    };
-    let divides_all = |size: &usize| quantized.iter().all(|linear| linear.in_features.is_multiple_of(*size));
+    let divides = |linear: &Linear, group: usize| linear.in_features.is_multiple_of(group);
+    let Some(linear) = quantized.iter().find(|linear| !divides(linear, group)) else { return Ok(()) };
+    let keep: BTreeSet<String> = quantized
+        .iter()
+        .filter(|linear| !divides(linear, group))
+        .map(|linear| format!("*.{}", kind(&linear.weight)))
+        .collect();
+    let some_are_left = quantized.iter().any(|linear| !keep.contains(&format!("*.{}", kind(&linear.weight))));
     Err(QuantizeError::GroupDoesNotDivide {
         path: checkpoint.path().to_owned(),
         tensor: linear.weight.clone(),
         in_features: linear.in_features,
         group,
-        works: (32..=128).step_by(16).filter(divides_all).collect(),
+        works: (32..=128).step_by(16).filter(|size| quantized.iter().all(|linear| divides(linear, *size))).collect(),
+        keep: if some_are_left { keep.into_iter().collect() } else { Vec::new() },
     })
 }
 

@@ -20,7 +20,7 @@ pub enum QuantizeError {
         group: usize,
     },
     /// Groups that leave a rest.
-    #[error("{}: groups of {group} do not divide the {in_features} inputs of the tensor \"{tensor}\"; {}", path.display(), way_out(works))]
+    #[error("{}: groups of {group} do not divide the {in_features} inputs of the tensor \"{tensor}\"; {}", path.display(), way_out(works, keep))]
     GroupDoesNotDivide {
         /// The checkpoint.
         path: PathBuf,
@@ -32,6 +32,8 @@ pub enum QuantizeError {
         group: usize,
         /// Sizes that would divide the rows of every tensor that is to be quantised.
         works: Vec<usize>,
+        /// Patterns that name all tensors like it, unless that is all there is to quantise.
+        keep: Vec<String>,
     },
     /// The head cannot be quantised by itself.
     #[error(
@@ -91,13 +93,18 @@ pub enum QuantizeError {
     },
 }
 
-fn way_out(works: &[usize]) -> String {
-    match works {
-        [] => "no size of groups divides all that is to be quantised, so keep this tensor as it is".to_owned(),
-        [only] => format!("groups of {only} would"),
-        [first @ .., last] => {
-            let first: Vec<_> = first.iter().map(ToString::to_string).collect();
-            format!("groups of {} or {last} would", first.join(", "))
-        }
+fn way_out(works: &[usize], keep: &[String]) -> String {
+    let mut ways = Vec::new();
+    if let [first @ .., last] = works {
+        let first: Vec<_> = first.iter().map(ToString::to_string).collect();
+        let first = if first.is_empty() { String::new() } else { format!("{} or ", first.join(", ")) };
+        ways.push(format!("groups of {first}{last} would"));
     }
+    if !keep.is_empty() {
+        ways.push(format!("keep {} as they are", keep.join(",")));
+    }
+    if ways.is_empty() {
+        ways.push("no size of groups from 32 to 128 would, so that this model cannot be quantised".to_owned());
+    }
+    ways.join(", or ")
 }

@@ -217,9 +217,7 @@ impl Quantization<'_> {
         let mut kinds: BTreeMap<String, Sums> = BTreeMap::new();
         let mut all = Sums::default();
         for (part, sums) in self.parts.iter().zip(&sums).filter(|(part, _)| part.linear.is_some()) {
-            let module = module(part.tensor.name());
-            let kind = module.rsplit('.').next().unwrap_or(module);
-            kinds.entry(kind.to_owned()).or_default().add(sums);
+            kinds.entry(kind(part.tensor.name()).to_owned()).or_default().add(sums);
             all.add(sums);
         }
         Ok(Summary {
@@ -317,4 +315,10 @@ fn slice(
 /// The module of a weight.
 fn module(tensor: &str) -> &str {
     tensor.strip_suffix(".weight").unwrap_or(tensor)
+}
+
+/// What a weight is for: the last name of its module, such as `q_proj`.
+fn kind(tensor: &str) -> &str {
+    let module = module(tensor);
+    module.rsplit('.').next().unwrap_or(module)
 }

@@ -31,7 +31,8 @@ impl Staging {
         let refuse = |what| Err(refusal(out, what));
         let Some(name) = out.file_name() else { return refuse("this names no new directory; give a name for one") };
         let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let Ok(real_parent) = fs::canonicalize(parent) else {
+        let real_parent = fs::canonicalize(parent).ok().filter(|parent| parent.is_dir());
+        let Some(real_parent) = real_parent else {
             return refuse("it cannot be made, since the directory that it should be in is not there; make that first");
         };
         let mut partial_name = name.to_owned();

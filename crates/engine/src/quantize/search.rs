@@ -328,10 +328,24 @@ mod tests {
         }
     }
 
-    /// The choice of compressed-tensors is among those that are tried.
+    /// The choice of compressed-tensors is among those that are tried (`tools/packing_reference.py`).
     #[test]
     fn the_scale_of_compressed_tensors_is_tried() {
-        assert!(STEPS_4.contains(&7.5) && STEPS_8.contains(&127.5));
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/packing.json");
+        let recorded: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        for case in recorded["cases"].as_array().unwrap() {
+            let bits = if case["bits"] == 4 { Bits::Four } else { Bits::Eight };
+            for (scales, name) in TYPES.into_iter().zip(["float32", "bfloat16", "float16"]) {
+                let search = Search::new(bits, scales);
+                let want = case["scale_of_one"][name].as_f64().unwrap() as f32;
+                assert!(search.steps.iter().any(|step| search.stored(1.0 / step) == want), "{bits:?} {scales:?}");
+            }
+        }
+    }
+
+    /// Without the lowest integer the largest magnitude could only be positive.
+    #[test]
+    fn the_lowest_integer_is_used() {
         assert!(STEPS_4.contains(&8.0) && STEPS_8.contains(&128.0));
         assert!(STEPS_4.is_sorted() && STEPS_8.is_sorted());
     }
