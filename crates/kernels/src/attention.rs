@@ -380,13 +380,12 @@ impl Chunk<'_> {
         let stride = self.stride;
         let q = &self.q[i * stride..(i + R) * stride];
         let k = &keys[j * W::bytes(stride)..(j + C) * W::bytes(stride)];
-        let mut acc = [[s.zero(); C]; R];
         // SAFETY: the slices above hold `R` and `C` rows of `stride` elements.
-        unsafe {
+        let acc = unsafe {
             let k = StoredRows::plain(k.as_ptr(), W::bytes(stride));
             let q = q.as_ptr().cast();
-            tile::accumulate::<S, InF32, W, R, C, 0>(s, element, q, stride * 4, k, stride, &mut acc);
-        }
+            tile::accumulate::<S, InF32, W, R, C>(s, element, q, stride * 4, k, stride, 0, [[s.zero(); C]; R])
+        };
         let scores = &mut self.scores[i * KV_BLOCK..(i + R) * KV_BLOCK];
         tile::finish(s, &acc, |r, c, sums| {
             scores[r * KV_BLOCK + j + c..][..sums.len()].copy_from_slice(sums);

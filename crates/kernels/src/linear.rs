@@ -15,12 +15,14 @@ use crate::tile::{self, Arithmetic, InBf16, InF32};
 
 /// Rows of x up to which weights are widened in registers; more rows share a widened panel.
 const DIRECT_ROWS: usize = 6;
-/// Bytes of a row of x that a register tile takes before it moves on, so that the rows of x stay in L1.
-const K_BLOCK: usize = 4096;
+/// Bytes of a row of x that a register tile takes before it moves on, so that the rows of x stay near.
+const K_BLOCK: usize = 8192;
+/// Rows of x that a register tile takes, at most.
+const X_ROWS: usize = 6;
 /// Weight rows in a panel, at most.
 const PANEL_ROWS: usize = 64;
 /// Accumulators of a panel: six rows of x, or fewer, against each of its weight rows.
-const PARKED: usize = 6 * PANEL_ROWS;
+const PARKED: usize = X_ROWS * PANEL_ROWS;
 /// Bytes of a stored row by which reading runs ahead of computing.
 const AHEAD: usize = 512;
 /// Bytes of weights that one item of a direct job reads, about.
@@ -195,14 +197,10 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
                     Rows::Bf16(x) => (x.buffer.as_ptr().cast(), Rounded::elements(1, x.cols) * 4),
                 };
                 let strip = Strip { x, x_stride, n, job, first, last, scratch };
-                match job.weight.format() {
-                    Format::F32 => run(isa, strip, F32, in_bf16),
-                    Format::Bf16 => run(isa, strip, Bf16, in_bf16),
-                    Format::F16 => run(isa, strip, F16, in_bf16),
-                    Format::Packed(packed) => match packed.bits {
-                        Bits::Four => run(isa, strip, Int4(packed), in_bf16),
-                        Bits::Eight => run(isa, strip, Int8(packed), in_bf16),
-                    },
+                if in_bf16 {
+                    run_format::<InBf16>(isa, strip);
+                } else {
+                    run_format::<InF32>(isa, strip);
                 }
                 return;
             }
@@ -211,17 +209,34 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
     });
 }
 
-fn run<W: Element>(isa: Isa, strip: Strip<'_>, element: W, in_bf16: bool) {
-    if in_bf16 {
-        isa.run(Run { strip, element, arithmetic: PhantomData::<InBf16> });
-    } else {
-        isa.run(Run { strip, element, arithmetic: PhantomData::<InF32> });
+fn run_format<A: Arithmetic>(isa: Isa, strip: Strip<'_>) {
+    match strip.job.weight.format() {
+        Format::F32 => run::<A, _>(isa, strip, F32),
+        Format::Bf16 => run::<A, _>(isa, strip, Bf16),
+        Format::F16 => run::<A, _>(isa, strip, F16),
+        Format::Packed(packed) => match packed.bits {
+            Bits::Four => run::<A, _>(isa, strip, Int4(packed)),
+            Bits::Eight => run::<A, _>(isa, strip, Int8(packed)),
+        },
     }
 }
 
-/// f32 elements from row to row of a panel.
+fn run<A: Arithmetic, W: Element>(isa: Isa, mut strip: Strip<'_>, element: W) {
+    let stride = panel_stride::<A>(strip.job.weight.cols());
+    if strip.n <= DIRECT_ROWS || strip.scratch.len() < 4 * stride {
+        isa.run(Direct { strip, element, arithmetic: PhantomData::<A> });
+    } else {
+        let panel = std::mem::take(&mut strip.scratch);
+        isa.run(Widen { strip: &strip, element, panel, stride, arithmetic: PhantomData::<A> });
+        isa.run(Panel { strip: &strip, panel, stride, arithmetic: PhantomData::<A> });
+    }
+}
+
+/// f32 elements from row to row of a panel. Rows whose length is a multiple of 1 KiB are set apart, or the rows of
+/// a tile would crowd into the same few sets of the L1 cache.
 fn panel_stride<A: Arithmetic>(cols: usize) -> usize {
-    cols.next_multiple_of(A::STEP) * A::X_BYTES / size_of::<f32>()
+    let elements = cols.next_multiple_of(A::STEP) * A::X_BYTES / size_of::<f32>();
+    if elements.is_multiple_of(256) { elements + 128 } else { elements }
 }
 
 /// Weight rows `first..last` of one product: one item of the job.
@@ -236,48 +251,38 @@ struct Strip<'a> {
     scratch: &'a mut [f32],
 }
 
-struct Run<'a, A: Arithmetic, W: Element> {
+struct Direct<'a, A: Arithmetic, W: Element> {
     strip: Strip<'a>,
     element: W,
     arithmetic: PhantomData<A>,
 }
 
-impl<A: Arithmetic, W: Element> Op for Run<'_, A, W> {
+/// All rows of x against the strip's weights, widened in registers.
+impl<A: Arithmetic, W: Element> Op for Direct<'_, A, W> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Run { strip, element, .. } = self;
-        if strip.n <= DIRECT_ROWS || strip.scratch.len() < 4 * panel_stride::<A>(strip.job.weight.cols()) {
-            direct::<S, A, W>(s, element, &strip);
-        } else {
-            panel::<S, A, W>(s, element, strip);
+        let Direct { strip, element, .. } = self;
+        let mut r = 0;
+        while r < strip.n {
+            let left = strip.n - r;
+            r += if S::WIDE_TILE {
+                match left {
+                    1 => strip.rows::<S, A, W, 1, 8>(s, element, r),
+                    2 => strip.rows::<S, A, W, 2, 4>(s, element, r),
+                    3 => strip.rows::<S, A, W, 3, 4>(s, element, r),
+                    4 | 5 => strip.rows::<S, A, W, 4, 4>(s, element, r),
+                    _ => strip.rows::<S, A, W, 6, 4>(s, element, r),
+                }
+            } else {
+                match left {
+                    1 => strip.rows::<S, A, W, 1, 4>(s, element, r),
+                    2 => strip.rows::<S, A, W, 2, 2>(s, element, r),
+                    _ => strip.rows::<S, A, W, 3, 2>(s, element, r),
+                }
+            };
         }
-    }
-}
-
-/// All rows of x against the strip's weights, widened in registers.
-#[inline(always)]
-fn direct<S: Simd, A: Arithmetic, W: Element>(s: S, element: W, strip: &Strip<'_>) {
-    let mut r = 0;
-    while r < strip.n {
-        let left = strip.n - r;
-        r += if S::WIDE_TILE {
-            match left {
-                1 => strip.rows::<S, A, W, 1, 8>(s, element, r),
-                2 => strip.rows::<S, A, W, 2, 4>(s, element, r),
-                3 => strip.rows::<S, A, W, 3, 4>(s, element, r),
-                4 => strip.rows::<S, A, W, 4, 4>(s, element, r),
-                5 => strip.rows::<S, A, W, 5, 4>(s, element, r),
-                _ => strip.rows::<S, A, W, 6, 4>(s, element, r),
-            }
-        } else {
-            match left {
-                1 => strip.rows::<S, A, W, 1, 4>(s, element, r),
-                2 => strip.rows::<S, A, W, 2, 2>(s, element, r),
-                _ => strip.rows::<S, A, W, 3, 2>(s, element, r),
-            }
-        };
     }
 }
 
@@ -315,11 +320,10 @@ impl Strip<'_> {
     ) {
         let w = self.job.weight.stored_rows(o, step, C);
         let x = self.x_rows(r, R);
-        let mut acc = [[s.zero(); C]; R];
+        let cols = self.job.weight.cols();
         // SAFETY: `w` and `x` are `C` and `R` whole rows.
-        unsafe {
-            let cols = self.job.weight.cols();
-            tile::accumulate::<S, A, W, R, C, AHEAD>(s, element, x, self.x_stride, w, cols, &mut acc);
+        let acc = unsafe {
+            tile::accumulate::<S, A, W, R, C>(s, element, x, self.x_stride, w, cols, AHEAD, [[s.zero(); C]; R])
         };
         self.put(s, r, o, step, &acc);
     }
@@ -344,52 +348,81 @@ impl Strip<'_> {
     ) {
         debug_assert!(r + R <= self.n && o + (C - 1) * step < self.last);
         tile::finish(s, acc, |i, c, sums| {
+            let o = o + c * step;
+            // SAFETY: `linear` checked that the destination has room for `[n, rows]`; these elements belong to this
+            // item alone.
+            let out = unsafe { self.job.out.start.add((r + i) * self.job.out.stride + o) };
             for (j, sum) in sums.iter().enumerate() {
-                let o = o + (c + j) * step;
                 let sum = match self.job.bias {
-                    Some(bias) => sum + bias[o],
+                    Some(bias) => sum + bias[o + j * step],
                     None => *sum,
                 };
-                // SAFETY: `linear` checked that the destination has room for `[n, rows]`; this element belongs to
-                // this item alone.
-                unsafe { self.job.out.start.add((r + i) * self.job.out.stride + o).write(sum) };
+                // SAFETY: as above.
+                unsafe { out.add(j * step).write(sum) };
             }
         });
     }
 }
 
-/// Widens the strip's weights into scratch, then runs tiles over all rows of x.
-#[inline(always)]
-fn panel<S: Simd, A: Arithmetic, W: Element>(s: S, element: W, mut strip: Strip<'_>) {
-    let cols = strip.job.weight.cols();
-    let stride = panel_stride::<A>(cols);
-    let scratch = std::mem::take(&mut strip.scratch);
-    for (i, o) in (strip.first..strip.last).enumerate() {
-        let row = strip.job.weight.stored_rows(o, 1, 1);
-        store_widened::<S, A, W>(s, element, row, cols, &mut scratch[i * stride..(i + 1) * stride]);
+/// Widens the strip's weights into a panel.
+struct Widen<'a, A: Arithmetic, W: Element> {
+    strip: &'a Strip<'a>,
+    element: W,
+    panel: &'a mut [f32],
+    /// f32 elements from row to row of the panel.
+    stride: usize,
+    arithmetic: PhantomData<A>,
+}
+
+impl<A: Arithmetic, W: Element> Op for Widen<'_, A, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let weight = &self.strip.job.weight;
+        for (o, to) in (self.strip.first..self.strip.last).zip(self.panel.chunks_exact_mut(self.stride)) {
+            store_widened::<S, A, W>(s, self.element, weight.stored_rows(o, 1, 1), weight.cols(), to);
+        }
     }
-    // Accumulators wait here between blocks of a dot product.
-    let mut parked = [s.zero(); PARKED];
-    let parked = &mut parked;
-    let mut r = 0;
-    while r < strip.n {
-        let left = strip.n - r;
-        r += if S::WIDE_TILE {
-            match left {
-                1 => strip.panel_rows::<S, A, 1, 4>(s, r, scratch, stride, parked),
-                2 => strip.panel_rows::<S, A, 2, 4>(s, r, scratch, stride, parked),
-                3 => strip.panel_rows::<S, A, 3, 4>(s, r, scratch, stride, parked),
-                4 => strip.panel_rows::<S, A, 4, 4>(s, r, scratch, stride, parked),
-                5 => strip.panel_rows::<S, A, 5, 4>(s, r, scratch, stride, parked),
-                _ => strip.panel_rows::<S, A, 6, 4>(s, r, scratch, stride, parked),
-            }
-        } else {
-            match left {
-                1 => strip.panel_rows::<S, A, 1, 4>(s, r, scratch, stride, parked),
-                2 => strip.panel_rows::<S, A, 2, 2>(s, r, scratch, stride, parked),
-                _ => strip.panel_rows::<S, A, 3, 2>(s, r, scratch, stride, parked),
-            }
-        };
+}
+
+/// All rows of x against the widened weights.
+struct Panel<'a, A: Arithmetic> {
+    strip: &'a Strip<'a>,
+    panel: &'a [f32],
+    stride: usize,
+    arithmetic: PhantomData<A>,
+}
+
+impl<A: Arithmetic> Op for Panel<'_, A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Panel { strip, panel, stride, .. } = self;
+        // Accumulators wait here between blocks of a dot product.
+        let mut parked = [s.zero(); PARKED];
+        let parked = &mut parked;
+        let mut r = 0;
+        while r < strip.n {
+            let left = strip.n - r;
+            r += if S::WIDE_TILE {
+                match left {
+                    1 => strip.panel_rows::<S, A, 1, 4>(s, r, panel, stride, parked),
+                    2 => strip.panel_rows::<S, A, 2, 4>(s, r, panel, stride, parked),
+                    3 => strip.panel_rows::<S, A, 3, 4>(s, r, panel, stride, parked),
+                    4 => strip.panel_rows::<S, A, 4, 4>(s, r, panel, stride, parked),
+                    5 => strip.panel_rows::<S, A, 5, 4>(s, r, panel, stride, parked),
+                    _ => strip.panel_rows::<S, A, 6, 4>(s, r, panel, stride, parked),
+                }
+            } else {
+                match left {
+                    1 => strip.panel_rows::<S, A, 1, 4>(s, r, panel, stride, parked),
+                    2 => strip.panel_rows::<S, A, 2, 2>(s, r, panel, stride, parked),
+                    _ => strip.panel_rows::<S, A, 3, 2>(s, r, panel, stride, parked),
+                }
+            };
+        }
     }
 }
 
@@ -414,55 +447,79 @@ impl Strip<'_> {
         let mut k = 0;
         while k < cols {
             let len = (cols - k).min(K_BLOCK / A::X_BYTES);
+            // While the tiles compute, what the next block is made of comes nearer.
+            let next =
+                if k + len < cols { x.wrapping_add((k + len) * A::X_BYTES) } else { x.wrapping_add(R * self.x_stride) };
+            let row_lines = len * A::X_BYTES / 64;
+            let share = row_lines.div_ceil(tiles.max(1));
             for t in 0..tiles {
+                for i in 0..R {
+                    for line in t * share..((t + 1) * share).min(row_lines) {
+                        s.prefetch_l2(next.wrapping_add(i * self.x_stride + line * 64));
+                    }
+                }
                 // SAFETY: `R * C` accumulators from `t * R * C` on, by the check above; arrays of arrays lie
                 // without gaps.
                 let own = unsafe { &mut *parked.as_mut_ptr().add(t * R * C).cast::<[[S::V; C]; R]>() };
-                let mut acc = if k == 0 { [[s.zero(); C]; R] } else { *own };
-                // SAFETY: `x` holds `R` rows of `cols`; the panel holds `count` rows of `cols`; `k + len <= cols`.
-                unsafe {
-                    let w = panel.add(t * C * stride + k * A::X_BYTES);
-                    self.panel_tile::<S, A, R, C>(s, x.add(k * A::X_BYTES), w, stride, len, &mut acc);
+                let mut acc = [[s.zero(); C]; R];
+                if k > 0 {
+                    // One by one: copied as bytes they would not come back from the store buffer.
+                    for r in 0..R {
+                        for c in 0..C {
+                            acc[r][c] = own[r][c];
+                        }
+                    }
                 }
+                // SAFETY: `x` holds `R` rows of `cols`; the panel holds `count` rows of `cols`; `k + len <= cols`.
+                let acc = unsafe {
+                    let w = panel.add(t * C * stride + k * A::X_BYTES);
+                    panel_tile::<S, A, R, C>(s, x.add(k * A::X_BYTES), self.x_stride, w, stride, len, C * stride, acc)
+                };
                 if k + len == cols {
                     self.put(s, r, self.first + t * C, 1, &acc);
                 } else {
-                    *own = acc;
+                    for r in 0..R {
+                        for c in 0..C {
+                            own[r][c] = acc[r][c];
+                        }
+                    }
                 }
             }
             k += len;
         }
         for i in tiles * C..count {
-            let mut acc = [[s.zero(); 1]; R];
             // SAFETY: as above, one whole row of the panel.
-            unsafe { self.panel_tile::<S, A, R, 1>(s, x, panel.add(i * stride), stride, cols, &mut acc) };
+            let acc = unsafe {
+                panel_tile::<S, A, R, 1>(s, x, self.x_stride, panel.add(i * stride), stride, cols, 0, [[s.zero()]; R])
+            };
             self.put(s, r, self.first + i, 1, &acc);
         }
         R
     }
+}
 
-    /// Elements of a panel are those of `x`.
-    ///
-    /// # Safety
-    /// As [`tile::accumulate`].
-    #[inline(always)]
-    unsafe fn panel_tile<S: Simd, A: Arithmetic, const R: usize, const C: usize>(
-        &self,
-        s: S,
-        x: *const u8,
-        w: *const u8,
-        stride: usize,
-        len: usize,
-        acc: &mut [[S::V; C]; R],
-    ) {
-        let w = StoredRows::plain(w, stride);
-        // SAFETY: the caller's promise.
-        unsafe {
-            if A::X_BYTES == 2 {
-                tile::accumulate::<S, A, Bf16, R, C, 0>(s, Bf16, x, self.x_stride, w, len, acc);
-            } else {
-                tile::accumulate::<S, A, F32, R, C, 0>(s, F32, x, self.x_stride, w, len, acc);
-            }
+/// A tile whose weights are elements like those of `x`.
+///
+/// # Safety
+/// As [`tile::accumulate`].
+#[inline(always)]
+unsafe fn panel_tile<S: Simd, A: Arithmetic, const R: usize, const C: usize>(
+    s: S,
+    x: *const u8,
+    x_stride: usize,
+    w: *const u8,
+    stride: usize,
+    len: usize,
+    ahead: usize,
+    acc: [[S::V; C]; R],
+) -> [[S::V; C]; R] {
+    let w = StoredRows::plain(w, stride);
+    // SAFETY: the caller's promise.
+    unsafe {
+        if A::X_BYTES == 2 {
+            tile::accumulate::<S, A, Bf16, R, C>(s, Bf16, x, x_stride, w, len, ahead, acc)
+        } else {
+            tile::accumulate::<S, A, F32, R, C>(s, F32, x, x_stride, w, len, ahead, acc)
         }
     }
 }
@@ -476,7 +533,7 @@ fn store_widened<S: Simd, A: Arithmetic, W: Element>(
     cols: usize,
     to: &mut [f32],
 ) {
-    assert!(to.len() >= panel_stride::<A>(cols));
+    assert!(size_of_val(to) >= cols.next_multiple_of(A::STEP) * A::X_BYTES);
     let to: *mut u8 = to.as_mut_ptr().cast();
     let (mut k, mut index) = (0, 0);
     while k < cols {
@@ -503,12 +560,12 @@ fn store_widened<S: Simd, A: Arithmetic, W: Element>(
 /// # Panics
 /// When `from` does not hold exactly `to.len()` elements, or the format has scales.
 pub fn widen(exec: &Exec, from: &[u8], format: Format, to: &mut [f32]) {
-    struct Widen<'a, W: Element>(&'a [u8], &'a mut [f32], W);
-    impl<W: Element> Op for Widen<'_, W> {
+    struct Plain<'a, W: Element>(&'a [u8], &'a mut [f32], W);
+    impl<W: Element> Op for Plain<'_, W> {
         type Output = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
-            let Widen(from, to, element) = self;
+            let Plain(from, to, element) = self;
             let n = to.len();
             let whole = n - n % LANES;
             // SAFETY: `from` and `to` hold `n` elements each, by the check below; such formats need no scale.
@@ -526,9 +583,9 @@ pub fn widen(exec: &Exec, from: &[u8], format: Format, to: &mut [f32]) {
     }
     assert_eq!(from.len(), format.row_bytes(to.len()), "{} elements of {format:?}", to.len());
     match format {
-        Format::F32 => exec.isa().run(Widen(from, to, F32)),
-        Format::Bf16 => exec.isa().run(Widen(from, to, Bf16)),
-        Format::F16 => exec.isa().run(Widen(from, to, F16)),
+        Format::F32 => exec.isa().run(Plain(from, to, F32)),
+        Format::Bf16 => exec.isa().run(Plain(from, to, Bf16)),
+        Format::F16 => exec.isa().run(Plain(from, to, F16)),
         Format::Packed(_) => panic!("packed elements are widened with their scales"),
     }
 }

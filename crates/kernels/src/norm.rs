@@ -72,9 +72,8 @@ impl Op for RmsRow<'_> {
         assert!(self.weight.len() == n && self.x.is_none_or(|x| x.len() == n));
         // SAFETY: `x`, `weight` and `out` hold `n` elements; each is read before it is overwritten.
         unsafe {
-            let mut acc = [[s.zero(); 1]; 1];
             let row = StoredRows::plain(x.cast(), 0);
-            tile::accumulate::<S, InF32, F32, 1, 1, 0>(s, F32, x.cast(), 0, row, n, &mut acc);
+            let acc = tile::accumulate::<S, InF32, F32, 1, 1>(s, F32, x.cast(), 0, row, n, 0, [[s.zero()]]);
             let mean = s.sum(acc[0][0]) / n as f32;
             let scale = s.splat(1.0 / (mean + self.eps).sqrt());
             let whole = n - n % LANES;

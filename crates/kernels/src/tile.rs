@@ -129,9 +129,9 @@ mod arithmetics {
     }
 }
 
-/// Adds the products of elements `0..len` to the lanes of each of the tile's accumulators.
+/// The tile's accumulators `acc` with the products of elements `0..len` added to their lanes.
 ///
-/// Lines that lie `AHEAD` bytes after the elements of `w` in use are asked for, unless it is 0.
+/// Lines that lie `ahead` bytes after the elements of `w` in use are asked for, unless it is 0.
 /// `len` is a multiple of [`Arithmetic::STEP`] unless the tile ends the dot products.
 ///
 /// # Safety
@@ -139,24 +139,17 @@ mod arithmetics {
 /// `w` for reading `len` elements and their scales.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "pointers and strides of two operands")]
-pub(crate) unsafe fn accumulate<
-    S: Simd,
-    A: Arithmetic,
-    W: Element,
-    const R: usize,
-    const C: usize,
-    const AHEAD: usize,
->(
+pub(crate) unsafe fn accumulate<S: Simd, A: Arithmetic, W: Element, const R: usize, const C: usize>(
     s: S,
     element: W,
     x: *const u8,
     x_stride: usize,
     w: StoredRows<'_>,
     len: usize,
-    acc: &mut [[S::V; C]; R],
-) {
-    // A copy that never leaves the registers.
-    let mut a = *acc;
+    ahead: usize,
+    acc: [[S::V; C]; R],
+) -> [[S::V; C]; R] {
+    let mut a = acc;
     let (mut k, mut index) = (0, 0);
     while k < len {
         let end = k.saturating_add(element.group()).min(len);
@@ -172,9 +165,9 @@ pub(crate) unsafe fn accumulate<
         let whole = end - (end - k) % A::STEP;
         // Four steps a round leave the ports to the multiply-adds rather than to the loop.
         while k + 4 * A::STEP <= whole {
-            if AHEAD > 0 {
+            if ahead > 0 {
                 for c in 0..C {
-                    let p = w.elements.wrapping_add(c * w.stride + W::bytes(k) + AHEAD);
+                    let p = w.elements.wrapping_add(c * w.stride + W::bytes(k) + ahead);
                     for line in (0..W::bytes(4 * A::STEP)).step_by(64) {
                         s.prefetch(p.wrapping_add(line));
                     }
@@ -211,7 +204,7 @@ pub(crate) unsafe fn accumulate<
         }
         index += 1;
     }
-    *acc = a;
+    a
 }
 
 /// One step of every row, from element `k` on.
