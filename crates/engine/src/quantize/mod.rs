@@ -1,5 +1,5 @@
 //! A checkpoint → the same model with the matrices of its blocks in 8 or 4 bits, in the form that compressed-tensors
-//! calls `pack-quantized`, and that transformers and vLLM read.
+//! calls `pack-quantized`, and that transformers and vLLM use.
 //!
 //! Each run of `group` weights in a row shares a scale, which is searched for (`search`). What is no matrix of a block
 //! stays as it is, byte for byte: norms, biases, the embedding table, and the head unless asked otherwise. Rows are
