@@ -4,9 +4,9 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Parser, Subcommand};
-use rheostat::Isa;
 use rheostat::memory::parse_size;
 use rheostat::quantize::Bits;
+use rheostat::{Compute, Isa, KvFormat};
 
 /// Run Hugging Face language models, from their safetensors checkpoints, inside a memory budget.
 #[derive(Debug, Parser)]
@@ -49,6 +49,12 @@ pub(crate) struct RunArgs {
     /// Threads that compute; one for each core unless given
     #[arg(short = 't', long, value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<NonZeroUsize>,
+    /// Numbers in which matrix products are computed: f32, or bf16, which is faster and less exact
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = compute)]
+    pub(crate) compute: Compute,
+    /// How the KV cache keeps keys and values: f32, or bf16 in half the memory
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = kv_cache)]
+    pub(crate) kv_cache: KvFormat,
     /// Instruction set to use instead of the widest
     #[arg(long, value_name = "ISA", env = "RHEOSTAT_ISA", value_parser = isa, hide = true)]
     pub(crate) isa: Option<Isa>,
@@ -82,6 +88,22 @@ fn isa(name: &str) -> Result<Isa, String> {
         let known: Vec<_> = Isa::available().iter().map(|isa| isa.name()).collect();
         format!("RHEOSTAT_ISA or --isa must name an instruction set that this CPU has: {}", known.join(", "))
     })
+}
+
+fn compute(name: &str) -> Result<Compute, String> {
+    match name {
+        "f32" => Ok(Compute::F32),
+        "bf16" => Ok(Compute::Bf16),
+        _ => Err("write f32 or bf16".to_owned()),
+    }
+}
+
+fn kv_cache(name: &str) -> Result<KvFormat, String> {
+    match name {
+        "f32" => Ok(KvFormat::F32),
+        "bf16" => Ok(KvFormat::Bf16),
+        _ => Err("write f32 or bf16".to_owned()),
+    }
 }
 
 /// Threads beyond this are a slip of the hand, and would only take memory.

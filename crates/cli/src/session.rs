@@ -52,6 +52,8 @@ pub(crate) fn options(run: &RunArgs) -> Options {
         threads: run.threads,
         isa: run.isa,
         chunk: run.chunk.map(NonZeroUsize::get),
+        compute: run.compute,
+        kv: run.kv_cache,
         ..Options::default()
     }
 }

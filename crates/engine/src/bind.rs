@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use rheostat_kernels::Format;
+use rheostat_kernels::{Format, Packed, Scales};
 use rheostat_store::{Checkpoint, Dtype, Phase, TensorInfo, Use};
 
 use crate::decoder::{Block, Decoder, Head, Linear, Norm};
@@ -26,7 +26,8 @@ pub(crate) const MATRICES: usize = 7;
 
 /// A matrix of the checkpoint.
 pub(crate) struct MatrixInfo {
-    pub(crate) tensor: TensorInfo,
+    /// Its elements and, of packed ones, their scales.
+    pub(crate) parts: Vec<TensorInfo>,
     pub(crate) format: Format,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
@@ -68,7 +69,7 @@ impl Bound {
     pub(crate) fn uses(&self) -> Vec<Use> {
         let last = self.matrices.len() - 1;
         let phase = |i| if i == last { Phase::Head } else { Phase::Body };
-        self.matrices.iter().enumerate().map(|(i, m)| Use { tensor: m.tensor.clone(), phase: phase(i) }).collect()
+        self.matrices.iter().enumerate().map(|(i, m)| Use { parts: m.parts.clone(), phase: phase(i) }).collect()
     }
 
     /// Bytes of the vectors.
@@ -85,7 +86,12 @@ impl Bound {
 impl MatrixInfo {
     fn new(tensor: TensorInfo, rows: usize, cols: usize) -> MatrixInfo {
         let format = format(tensor.dtype());
-        MatrixInfo { tensor, format, rows, cols }
+        MatrixInfo { parts: vec![tensor], format, rows, cols }
+    }
+
+    /// Bytes of all its tensors.
+    pub(crate) fn byte_len(&self) -> u64 {
+        self.parts.iter().map(TensorInfo::byte_len).sum()
     }
 }
 
@@ -95,7 +101,7 @@ pub(crate) fn format(dtype: Dtype) -> Format {
         Dtype::F32 => Format::F32,
         Dtype::Bf16 => Format::Bf16,
         Dtype::F16 => Format::F16,
-        other => unreachable!("a checkpoint with {other} tensors is refused when it is opened"),
+        other => unreachable!("a tensor of {other} is refused when it is found"),
     }
 }
 
@@ -105,8 +111,15 @@ struct Binder<'a> {
 }
 
 impl Binder<'_> {
+    /// The tensor `name` of floating-point numbers.
     fn find(&mut self, name: &str, shape: &[usize]) -> Result<TensorInfo, Error> {
-        let path = || self.checkpoint.path().to_owned();
+        let info = self.find_any(name, shape)?;
+        self.checkpoint.require_floats(&info)?;
+        Ok(info)
+    }
+
+    fn find_any(&mut self, name: &str, shape: &[usize]) -> Result<TensorInfo, Error> {
+        let path = || self.path();
         let info = self
             .checkpoint
             .tensor(name)
@@ -133,8 +146,52 @@ impl Binder<'_> {
     }
 
     fn matrix(&mut self, linear: &Linear) -> Result<MatrixInfo, Error> {
-        let info = self.find(&linear.weight, &[linear.out_features, linear.in_features])?;
-        Ok(MatrixInfo::new(info, linear.out_features, linear.in_features))
+        let (rows, cols) = (linear.out_features, linear.in_features);
+        let Some(packing) = linear.packing else {
+            return Ok(MatrixInfo::new(self.find(&linear.weight, &[rows, cols])?, rows, cols));
+        };
+        let name = |part: &str| format!("{}.weight_{part}", linear.module());
+        let group = packing.group.unwrap_or(cols);
+        if !cols.is_multiple_of(group) {
+            return Err(Error::GroupDoesNotDivide { path: self.path(), tensor: name("packed"), cols, group });
+        }
+        let elements = self.find_any(&name("packed"), &[rows, cols.div_ceil(packing.bits.per_word())])?;
+        let scales = self.find(&name("scale"), &[rows, cols / group])?;
+        let shape = self.find_any(&name("shape"), &[2])?;
+        for (tensor, dtype) in [(&elements, Dtype::I32), (&shape, Dtype::I64)] {
+            if tensor.dtype() != dtype {
+                return Err(Error::WrongDtype {
+                    path: self.path(),
+                    tensor: tensor.name().to_owned(),
+                    found: tensor.dtype().name(),
+                    expected: dtype.name(),
+                });
+            }
+        }
+        let stored = self.checkpoint.read_tensor(&shape)?;
+        let stored: Vec<i64> = stored.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
+        if stored != [rows as i64, cols as i64] {
+            return Err(Error::WrongPackedShape {
+                path: self.path(),
+                tensor: shape.name().to_owned(),
+                found: stored,
+                expected: vec![rows, cols],
+            });
+        }
+        let format = Format::Packed(Packed {
+            bits: packing.bits,
+            group,
+            scales: match format(scales.dtype()) {
+                Format::Bf16 => Scales::Bf16,
+                Format::F16 => Scales::F16,
+                _ => Scales::F32,
+            },
+        });
+        Ok(MatrixInfo { parts: vec![elements, scales], format, rows, cols })
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.checkpoint.path().to_owned()
     }
 
     fn block(&mut self, block: &Block, matrices: &mut Vec<MatrixInfo>) -> Result<BlockVectors, Error> {

@@ -3,12 +3,13 @@
 //! First comes what cannot be avoided (the process itself, the KV cache of the promised context, the buffers of
 //! a pass, norms and biases); what is left goes to weights: as many as fit stay, the rest streams.
 
-use rheostat_kernels::{Exec, KV_BLOCK};
+use rheostat_kernels::{Exec, KV_BLOCK, KvFormat};
 use rheostat_store::{Checkpoint, Plan, TooSmall, memory};
 
-use crate::bind::Bound;
+use crate::bind::{Bound, MatrixInfo};
 use crate::decoder::Decoder;
 use crate::error::Error;
+use crate::forward::Compute;
 use crate::kv;
 
 /// Allowance for what is not counted one by one: thread stacks, the allocator's slack, page tables.
@@ -33,6 +34,8 @@ pub(crate) struct Demand {
     /// Bytes for weights, instead of what is left.
     pub(crate) weights: Option<u64>,
     pub(crate) tile: Option<u64>,
+    pub(crate) compute: Compute,
+    pub(crate) kv: KvFormat,
 }
 
 /// For how many rows of a pass logits may be asked.
@@ -88,13 +91,13 @@ pub(crate) fn plan(
     let statics: u64 = bound
         .matrices
         .iter()
-        .filter(|m| checkpoint.sources()[m.tensor.shard()].as_static().is_some())
-        .map(|m| m.tensor.byte_len())
+        .filter(|m| m.parts.iter().all(|t| checkpoint.sources()[t.shard()].as_static().is_some()))
+        .map(MatrixInfo::byte_len)
         .sum();
     let process = memory::resident().unwrap_or(0) + SLACK + Exec::memory(demand.threads) + statics;
     let vectors = bound.vector_bytes();
     let columns = demand.tokens.div_ceil(KV_BLOCK) + demand.sequences - 1;
-    let kv_cache = (columns as u64).saturating_mul(kv::column_bytes(decoder));
+    let kv_cache = (columns as u64).saturating_mul(kv::column_bytes(decoder, demand.kv));
     // Memory that was taken before, if only for a moment, counts as well: reading a tokenizer is the usual case.
     let taken = memory::peak().map_or(0, |peak| peak + MARGIN);
     let uses = bound.uses();
@@ -142,7 +145,7 @@ pub(crate) fn default_budget() -> u64 {
 /// Bytes of the buffers that [`Workspace`](crate::forward::Workspace) takes.
 fn activation_bytes(decoder: &Decoder, rows: usize, demand: &Demand) -> u64 {
     let logit_rows = logit_rows(rows, demand);
-    4 * crate::forward::workspace_elements(decoder, rows, logit_rows)
+    4 * crate::forward::workspace_elements(decoder, rows, logit_rows, demand.compute)
 }
 
 /// Rows of a pass of `rows` for which logits may be asked.

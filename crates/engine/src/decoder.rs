@@ -3,7 +3,7 @@
 //!
 //! Tensors are named as in the checkpoint; shapes are those of PyTorch (`[out_features, in_features]`).
 
-use rheostat_kernels::Activation;
+use rheostat_kernels::{Activation, Bits};
 
 use crate::rope::Rope;
 
@@ -81,6 +81,26 @@ pub struct Linear {
     pub in_features: usize,
     /// Elements of an output row.
     pub out_features: usize,
+    /// How the weight is packed, if it is: it is then stored as `….weight_packed`, `….weight_scale` and
+    /// `….weight_shape`.
+    pub packing: Option<Packing>,
+}
+
+/// How the weight of a linear map is stored as small integers with scales.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packing {
+    /// Bits of an element.
+    pub bits: Bits,
+    /// Consecutive elements of a row that share a scale; `None`: the whole row.
+    pub group: Option<usize>,
+}
+
+impl Linear {
+    /// The name of the module: that of the weight without its last part.
+    #[must_use]
+    pub fn module(&self) -> &str {
+        self.weight.strip_suffix(".weight").unwrap_or(&self.weight)
+    }
 }
 
 /// Softmax attention with grouped queries and rotary positions.
@@ -146,6 +166,20 @@ impl Block {
 }
 
 impl Decoder {
+    /// Every linear map, to change it.
+    pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let blocks = self.blocks.iter_mut().flat_map(|block| {
+            let Attention { q, k, v, o, .. } = &mut block.mixer;
+            let Gated { gate, up, down, .. } = &mut block.ffn;
+            [q, k, v, o, gate, up, down]
+        });
+        let head = match &mut self.head {
+            Head::Own(linear) => Some(linear),
+            Head::Tied => None,
+        };
+        blocks.chain(head)
+    }
+
     /// Parameters that the description asks for (a tied head counts once).
     #[must_use]
     pub fn parameters(&self) -> u64 {

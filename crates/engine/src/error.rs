@@ -64,6 +64,42 @@ pub enum Error {
         /// The shape that the configuration asks for.
         expected: Vec<usize>,
     },
+    /// A tensor has another element type than its place asks for.
+    #[error("{}: the tensor \"{tensor}\" is of {found}, but must be of {expected}; save the model again", path.display())]
+    WrongDtype {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        found: &'static str,
+        /// The type that it must have.
+        expected: &'static str,
+    },
+    /// A packed matrix says that it has another shape.
+    #[error("{}: the tensor \"{tensor}\" says {found:?}, but config.json asks for {expected:?}; the two are not of one model", path.display())]
+    WrongPackedShape {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The shape that it holds.
+        found: Vec<i64>,
+        /// The shape that the configuration asks for.
+        expected: Vec<usize>,
+    },
+    /// The groups of a packed matrix are not whole.
+    #[error("{}: rows of {cols} elements of \"{tensor}\" cannot be cut into groups of {group}, as quantization_config asks; quantise the model again with a group_size that divides {cols}", path.display())]
+    GroupDoesNotDivide {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Elements of a row.
+        cols: usize,
+        /// Elements of a group.
+        group: usize,
+    },
     /// The budget cannot work. The one that is named has 2 MiB of room, since a process takes a little more in one
     /// run than in another.
     #[error("a memory budget of {} is too small for this model; the smallest that works here is {} MiB", format_size(*budget), needed.div_ceil(1 << 20) + 2)]

@@ -6,13 +6,29 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rheostat_kernels as kernels;
-use rheostat_kernels::{Attention, Buffer, Columns, Exec, KvBlock, KvSource, Linear, Matrix, SPAN_ROWS, Span};
-use rheostat_store::{Checkpoint, Head, Place, Weights};
+use rheostat_kernels::{
+    Attention, Buffer, Columns, Exec, KvBlock, KvSource, Linear, Matrix, Rounded, Rows, SPAN_ROWS, Span,
+};
+use rheostat_store::{Checkpoint, Head, Place, TileBytes, Weights};
 
-use crate::bind::{self, Bound, MATRICES};
+use crate::bind::{self, Bound, MATRICES, MatrixInfo};
 use crate::decoder::{Block, Decoder};
 use crate::error::Error;
 use crate::kv::Sequence;
+
+/// In which numbers the matrix products are computed. Everything else is f32 in both modes.
+///
+/// Each has its own fixed order of operations, so that within a mode the results are the same bits whatever the
+/// threads, the batch, the chunks, the instruction set and the memory budget.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Compute {
+    /// f32 activations, weights widened exactly: agrees with `transformers` in f32.
+    #[default]
+    F32,
+    /// Activations and weights rounded to bf16 before each product, sums in f32: faster where the CPU multiplies
+    /// bf16, and as exact as bf16 is.
+    Bf16,
+}
 
 /// A sequence's part of a pass: the tokens that follow what it has read so far.
 pub struct Input<'a> {
@@ -83,6 +99,8 @@ pub(crate) struct Workspace {
     final_hidden: Buffer,
     /// `[logit_rows, vocab]`.
     logits: Buffer,
+    /// The input of the products at hand, rounded; `None` in f32.
+    rounded: Option<Rounded>,
     /// Stored bytes of an embedding row.
     row: Vec<u8>,
     spans: Vec<Span>,
@@ -107,15 +125,28 @@ fn widths(decoder: &Decoder) -> Widths {
 }
 
 /// f32 elements of a workspace.
-pub(crate) fn workspace_elements(decoder: &Decoder, rows: usize, logit_rows: usize) -> u64 {
+pub(crate) fn workspace_elements(decoder: &Decoder, rows: usize, logit_rows: usize, compute: Compute) -> u64 {
     let Widths { q, kv, intermediate } = widths(decoder);
     let row = 3 * decoder.hidden_size + 2 * q + 2 * kv + 2 * intermediate + decoder.rope.dim();
     let logit_row = decoder.hidden_size + decoder.vocab_size;
-    (rows * row + logit_rows * logit_row) as u64
+    (rows * row + logit_rows * logit_row + rounded_elements(decoder, rows, logit_rows, compute)) as u64
+}
+
+/// f32 elements of the rounded input of a product.
+fn rounded_elements(decoder: &Decoder, rows: usize, logit_rows: usize, compute: Compute) -> usize {
+    let Widths { q, intermediate, .. } = widths(decoder);
+    match compute {
+        Compute::F32 => 0,
+        Compute::Bf16 => {
+            let widest = decoder.hidden_size.max(q).max(intermediate);
+            Rounded::elements(rows, widest).max(Rounded::elements(logit_rows, decoder.hidden_size))
+        }
+    }
 }
 
 impl Workspace {
-    pub(crate) fn new(decoder: &Decoder, rows: usize, logit_rows: usize) -> Workspace {
+    pub(crate) fn new(decoder: &Decoder, rows: usize, logit_rows: usize, compute: Compute) -> Workspace {
+        let rounded = rounded_elements(decoder, rows, logit_rows, compute);
         let Widths { q, kv, intermediate } = widths(decoder);
         let buffer = |width: usize| Buffer::new(rows * width);
         let hidden = decoder.hidden_size;
@@ -133,6 +164,7 @@ impl Workspace {
             sin: buffer(decoder.rope.dim() / 2),
             final_hidden: Buffer::new(logit_rows * hidden),
             logits: Buffer::new(logit_rows * decoder.vocab_size),
+            rounded: (compute == Compute::Bf16).then(|| Rounded::new(rounded)),
             row: Vec::new(),
             spans: Vec::new(),
             gathered: 0,
@@ -223,7 +255,7 @@ impl Pass<'_> {
         let hidden = self.decoder.hidden_size;
         let table = &self.bound.embed;
         let format = bind::format(table.dtype());
-        let row_bytes = hidden * format.bytes();
+        let row_bytes = format.row_bytes(hidden);
         let tokens = inputs.iter().flat_map(|i| i.tokens);
         for (token, x) in tokens.zip(ws.x.chunks_exact_mut(hidden)) {
             let start = *token as usize * row_bytes;
@@ -274,6 +306,7 @@ impl Pass<'_> {
         self.products(
             normed,
             n,
+            &mut ws.rounded,
             [
                 Product { matrix: first, bias: bias(0), out: q },
                 Product { matrix: first + 1, bias: bias(1), out: k },
@@ -305,7 +338,7 @@ impl Pass<'_> {
         let z = &mut ws.z[..n * width];
         kernels::attention(self.exec, &shape, q, &ws.spans, &Layer { inputs, layer: i }, z);
         let delta = &mut ws.delta[..n * hidden];
-        self.products(z, n, [Product { matrix: first + 3, bias: bias(3), out: delta }])?;
+        self.products(z, n, &mut ws.rounded, [Product { matrix: first + 3, bias: bias(3), out: delta }])?;
         kernels::add_assign(self.exec, x, delta);
         Ok(())
     }
@@ -324,6 +357,7 @@ impl Pass<'_> {
         self.products(
             normed,
             n,
+            &mut ws.rounded,
             [
                 Product { matrix: first + 4, bias: bias(4), out: gate },
                 Product { matrix: first + 5, bias: bias(5), out: up },
@@ -331,7 +365,7 @@ impl Pass<'_> {
         )?;
         kernels::gate(self.exec, ffn.act, gate, up);
         let delta = &mut ws.delta[..n * hidden];
-        self.products(gate, n, [Product { matrix: first + 6, bias: bias(6), out: delta }])?;
+        self.products(gate, n, &mut ws.rounded, [Product { matrix: first + 6, bias: bias(6), out: delta }])?;
         kernels::add_assign(self.exec, x, delta);
         Ok(())
     }
@@ -356,12 +390,25 @@ impl Pass<'_> {
         kernels::rms_norm(self.exec, x, &self.bound.norm, self.decoder.norm.eps, final_hidden);
         let logits = &mut ws.logits[..wanted * self.decoder.vocab_size];
         let matrix = self.bound.matrices.len() - 1;
-        self.products(final_hidden, wanted, [Product { matrix, bias: None, out: logits }])
+        self.products(final_hidden, wanted, &mut ws.rounded, [Product { matrix, bias: None, out: logits }])
     }
 
     /// Products of the same `x: [n, in_features]`, tile after tile. Matrices that are in memory as a whole go
     /// together, as one parallel job.
-    fn products<const P: usize>(&self, x: &[f32], n: usize, products: [Product<'_>; P]) -> Result<(), Error> {
+    fn products<const P: usize>(
+        &self,
+        x: &[f32],
+        n: usize,
+        rounded: &mut Option<Rounded>,
+        products: [Product<'_>; P],
+    ) -> Result<(), Error> {
+        let x = match rounded {
+            None => Rows::F32(x),
+            Some(rounded) => {
+                rounded.set(self.exec, x, n, x.len() / n);
+                Rows::Bf16(rounded)
+            }
+        };
         let tiles = self.weights.plan().tiles();
         let range = |p: &Product<'_>| self.weights.plan().tiles_of(p.matrix);
         let whole = |p: &Product<'_>| range(p).len() == 1 && tiles[range(p).start].place != Place::Streamed;
@@ -371,10 +418,10 @@ impl Pass<'_> {
                 held.push(self.weights.acquire(range(p).start)?);
             }
             let mut jobs = Vec::with_capacity(P);
-            for (p, bytes) in products.into_iter().zip(&held) {
+            for (p, tile) in products.into_iter().zip(&held) {
                 let info = &self.bound.matrices[p.matrix];
                 jobs.push(Linear {
-                    weight: Matrix::new(bytes, info.format, info.rows, info.cols),
+                    weight: info.matrix(tile, info.rows),
                     bias: p.bias,
                     out: Columns::new(p.out, info.rows, 0),
                 });
@@ -384,11 +431,11 @@ impl Pass<'_> {
         }
         for p in products {
             let info = &self.bound.matrices[p.matrix];
-            for t in self.weights.plan().tiles_of(p.matrix) {
-                let bytes = self.weights.acquire(t)?;
+            for t in range(&p) {
+                let tile = self.weights.acquire(t)?;
                 let (first, rows) = (tiles[t].first_row, tiles[t].rows);
                 let job = Linear {
-                    weight: Matrix::new(&bytes, info.format, rows, info.cols),
+                    weight: info.matrix(&tile, rows),
                     bias: p.bias.map(|b| &b[first..first + rows]),
                     out: Columns::new(p.out, info.rows, first),
                 };
@@ -396,6 +443,14 @@ impl Pass<'_> {
             }
         }
         Ok(())
+    }
+}
+
+impl MatrixInfo {
+    /// `rows` rows of the matrix, which are those of `tile`.
+    fn matrix<'a>(&self, tile: &'a TileBytes<'_>, rows: usize) -> Matrix<'a> {
+        let [elements, scales] = tile.parts();
+        Matrix::new(elements, scales, self.format, rows, self.cols)
     }
 }
 

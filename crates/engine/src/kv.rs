@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rheostat_kernels::{KV_BLOCK, KvBlock};
+use rheostat_kernels::{KV_BLOCK, KvBlock, KvFormat};
 
 use crate::decoder::Decoder;
 use crate::error::Error;
@@ -14,12 +14,13 @@ pub(crate) struct KvPool {
     /// Positions of `KV_BLOCK` tokens, in all layers, that may still be taken.
     free: AtomicUsize,
     planned: usize,
+    format: KvFormat,
 }
 
 impl KvPool {
     /// Room for `columns` blocks of positions.
-    pub(crate) fn new(columns: usize) -> Arc<KvPool> {
-        Arc::new(KvPool { free: AtomicUsize::new(columns), planned: columns })
+    pub(crate) fn new(columns: usize, format: KvFormat) -> Arc<KvPool> {
+        Arc::new(KvPool { free: AtomicUsize::new(columns), planned: columns, format })
     }
 
     fn take(&self, columns: usize, tokens: usize) -> Result<(), Error> {
@@ -91,7 +92,7 @@ impl Sequence {
         if columns > before {
             self.pool.take(columns - before, self.len + n)?;
             for (blocks, (n_kv_heads, head_dim)) in self.layers.iter_mut().zip(&self.shape) {
-                blocks.resize_with(columns, || KvBlock::new(*n_kv_heads, *head_dim));
+                blocks.resize_with(columns, || KvBlock::new(self.pool.format, *n_kv_heads, *head_dim));
             }
         }
         Ok(())
@@ -120,6 +121,6 @@ impl Drop for Sequence {
 }
 
 /// Bytes that one block of positions takes in all layers.
-pub(crate) fn column_bytes(decoder: &Decoder) -> u64 {
-    decoder.blocks.iter().map(|b| KvBlock::memory(b.mixer.n_kv_heads, b.mixer.head_dim)).sum()
+pub(crate) fn column_bytes(decoder: &Decoder, format: KvFormat) -> u64 {
+    decoder.blocks.iter().map(|b| KvBlock::memory(format, b.mixer.n_kv_heads, b.mixer.head_dim)).sum()
 }

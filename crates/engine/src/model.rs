@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use rheostat_kernels::{Exec, Isa, KV_BLOCK, probe};
+use rheostat_kernels::{Exec, Isa, KV_BLOCK, KvFormat, probe};
 use rheostat_store::{Checkpoint, Weights};
 
-use crate::bind::Bound;
+use crate::bind::{Bound, MatrixInfo};
 use crate::budget::{self, Demand, LogitRows, MemoryPlan};
 use crate::decoder::Decoder;
 use crate::error::Error;
-use crate::forward::{Input, Observer, Output, Pass, Want, Workspace, wanted_rows};
+use crate::forward::{Compute, Input, Observer, Output, Pass, Want, Workspace, wanted_rows};
 use crate::kv::{KvPool, Sequence};
 use crate::package::Package;
 
@@ -34,6 +34,10 @@ pub struct Options {
     pub chunk: Option<usize>,
     /// For how many rows of a pass logits will be asked.
     pub logits: LogitRows,
+    /// In which numbers the matrix products are computed.
+    pub compute: Compute,
+    /// How the KV cache keeps keys and values.
+    pub kv: KvFormat,
     /// Bytes for weights in memory, instead of what the budget leaves for them. For tests and measurements.
     pub weights: Option<u64>,
     /// Bytes of a streamed piece of weights; `None`: as the disk likes it. For tests and measurements.
@@ -50,6 +54,8 @@ impl Default for Options {
             sequences: 1,
             chunk: None,
             logits: LogitRows::Last,
+            compute: Compute::F32,
+            kv: KvFormat::F32,
             weights: None,
             tile: None,
         }
@@ -86,6 +92,8 @@ pub struct Limits {
     pub read_bytes_per_second: Option<f64>,
     /// f32 operations per second by fused multiply-add, two each.
     pub f32_flops: f64,
+    /// Operations per second on bf16 with f32 sums, by the instructions that the bf16 mode uses.
+    pub bf16_flops: f64,
 }
 
 impl Model {
@@ -102,8 +110,8 @@ impl Model {
         let exec = Exec::new(options.isa.unwrap_or_else(Isa::detect), demand.threads).map_err(Error::Threads)?;
         let logit_rows = budget::logit_rows(plan.rows, &demand);
         Ok(Model {
-            workspace: Workspace::new(&decoder, plan.rows, logit_rows),
-            kv: KvPool::new(plan.tokens / KV_BLOCK),
+            workspace: Workspace::new(&decoder, plan.rows, logit_rows, options.compute),
+            kv: KvPool::new(plan.tokens / KV_BLOCK, options.kv),
             decoder,
             checkpoint,
             bound,
@@ -152,9 +160,13 @@ impl Model {
         let tiles = self.weights.plan().tiles();
         let resident = (0..tiles.len()).filter(|t| self.weights.is_here(*t));
         let held = resident.map(|t| self.weights.acquire(t)).collect::<Result<Vec<_>, _>>()?;
-        let regions: Vec<&[u8]> = held.iter().map(|bytes| &**bytes).collect();
+        let regions: Vec<&[u8]> = held.iter().flat_map(|tile| *tile.parts()).filter(|part| !part.is_empty()).collect();
         let read = (!regions.is_empty()).then(|| probe::read_rate(&self.exec, &regions, time / 2));
-        Ok(Limits { read_bytes_per_second: read, f32_flops: probe::f32_rate(&self.exec, time / 2) })
+        Ok(Limits {
+            read_bytes_per_second: read,
+            f32_flops: probe::f32_rate(&self.exec, time / 4),
+            bf16_flops: probe::bf16_rate(&self.exec, time / 4),
+        })
     }
 
     /// A switch that another thread can set: passes then end with [`Error::Cancelled`] within one block.
@@ -173,7 +185,7 @@ impl Model {
     /// Bytes of all matrices: what a pass that uses the head goes through.
     #[must_use]
     pub fn weight_bytes(&self) -> u64 {
-        self.bound.matrices.iter().map(|m| m.tensor.byte_len()).sum()
+        self.bound.matrices.iter().map(MatrixInfo::byte_len).sum()
     }
 
     /// Rows that one pass takes at the most.
@@ -286,7 +298,7 @@ fn plan(
         None => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
     };
     let budget = options.memory.unwrap_or_else(budget::default_budget);
-    let column = crate::kv::column_bytes(decoder);
+    let column = crate::kv::column_bytes(decoder, options.kv);
     let plan = |memory: u64| {
         let tokens = options.context.unwrap_or_else(|| {
             let columns = (memory / 8 / column).max(1) as usize;
@@ -301,6 +313,8 @@ fn plan(
             logits: options.logits,
             weights: options.weights,
             tile: options.tile,
+            compute: options.compute,
+            kv: options.kv,
         };
         budget::plan(decoder, checkpoint, bound, &demand).map(|(memory, residency)| (memory, residency, demand))
     };

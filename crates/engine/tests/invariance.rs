@@ -7,7 +7,7 @@ mod common;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 
-use common::{Case, cases, logits, options};
+use common::{Case, cases, cases_and_modes, logits, modes, options};
 use rheostat::{Input, Isa, Model, Options, Package, Want};
 
 #[track_caller]
@@ -18,8 +18,8 @@ fn assert_bits(what: &str, got: &[f32], want: &[f32]) {
 }
 
 /// The prompts of a case and their logits with one thread, on the portable path, all at once, all resident.
-fn baseline(case: &Case) -> Vec<(Vec<u32>, Vec<f32>)> {
-    let mut model = case.load(&Options { isa: Isa::by_name("portable"), ..options() });
+fn baseline(case: &Case, mode: &Options) -> Vec<(Vec<u32>, Vec<f32>)> {
+    let mut model = case.load(&Options { isa: Isa::by_name("portable"), ..mode.clone() });
     case.prompts()
         .into_iter()
         .map(|(_, tokens)| {
@@ -31,6 +31,7 @@ fn baseline(case: &Case) -> Vec<(Vec<u32>, Vec<f32>)> {
 
 fn check(case: &Case, what: &str, options: &Options, chunk: usize, baseline: &[(Vec<u32>, Vec<f32>)]) {
     let mut model = case.load(options);
+    let what = format!("{what}, {:?} and a cache of {:?}", options.compute, options.kv);
     for (tokens, want) in baseline {
         let what = format!("{} ({what}), {} tokens", case.name, tokens.len());
         assert_bits(&what, &logits(&mut model, tokens, chunk), want);
@@ -44,38 +45,39 @@ fn weight_bytes(case: &Case) -> u64 {
 
 #[test]
 fn threads_instruction_sets_and_chunks() {
-    for case in cases() {
-        let baseline = baseline(&case);
+    for (case, mode) in cases_and_modes() {
+        let baseline = baseline(&case, &mode);
         for isa in Isa::available() {
             for threads in [1, 2] {
-                let options = Options { isa: Some(isa), threads: NonZeroUsize::new(threads), ..options() };
+                let options = Options { isa: Some(isa), threads: NonZeroUsize::new(threads), ..mode.clone() };
                 let what = format!("{}, {threads} threads", isa.name());
                 check(&case, &what, &options, usize::MAX, &baseline);
             }
         }
         for chunk in [1, 3, 16] {
-            check(&case, &format!("chunks of {chunk}"), &options(), chunk, &baseline);
+            check(&case, &format!("chunks of {chunk}"), &mode, chunk, &baseline);
         }
     }
 }
 
 #[test]
 fn residency() {
-    for case in cases() {
-        let baseline = baseline(&case);
+    for (case, mode) in cases_and_modes() {
+        let baseline = baseline(&case, &mode);
         let all = weight_bytes(&case);
         // Sizes of a tile range from single rows to whole matrices.
         for (weights, tile) in [(all * 3 / 4, 1000), (all / 2, 3000), (all / 4, 1), (12_000, 2000), (4000, 1)] {
-            let options = Options { weights: Some(weights), tile: Some(tile), ..options() };
+            let options = Options { weights: Some(weights), tile: Some(tile), ..mode.clone() };
             let model = case.load(&options);
             assert!(model.plan().streamed > 0, "{}: {weights} bytes for weights stream something", case.name);
             drop(model);
             check(&case, &format!("{weights} bytes in memory"), &options, 16, &baseline);
         }
         // The smallest budget: nothing is pinned.
-        let Err(rheostat::Error::BudgetTooSmall { .. }) =
-            Model::load(&Package::open(&case.dir).unwrap(), &Options { weights: Some(0), tile: Some(1), ..options() })
-        else {
+        let Err(rheostat::Error::BudgetTooSmall { .. }) = Model::load(
+            &Package::open(&case.dir).unwrap(),
+            &Options { weights: Some(0), tile: Some(1), ..mode.clone() },
+        ) else {
             panic!("{}: a budget of nothing works", case.name)
         };
     }
@@ -84,10 +86,10 @@ fn residency() {
 /// All prompts of a case advance together, in passes of uneven sizes; some sequences join late, some end early.
 #[test]
 fn ragged_batches() {
-    for case in cases() {
-        let baseline = baseline(&case);
+    for (case, mode) in cases_and_modes() {
+        let baseline = baseline(&case, &mode);
         let tokens = 2000;
-        let many = Options { sequences: 8, context: Some(tokens), ..options() };
+        let many = Options { sequences: 8, context: Some(tokens), ..mode.clone() };
         let resident = case.load(&many);
         let streamed = case.load(&Options {
             weights: Some(weight_bytes(&case) / 2),
@@ -135,7 +137,7 @@ fn ragged_batches() {
 #[test]
 fn a_sequence_rolled_back_and_refilled() {
     for case in cases() {
-        let baseline = baseline(&case);
+        let baseline = baseline(&case, &options());
         let mut model = case.load(&options());
         let vocab = model.decoder().vocab_size;
         let (tokens, want) = baseline.iter().max_by_key(|(t, _)| t.len()).unwrap();
@@ -163,7 +165,7 @@ fn a_sequence_rolled_back_and_refilled() {
 #[test]
 fn wanting_less_changes_nothing() {
     for case in cases() {
-        let baseline = baseline(&case);
+        let baseline = baseline(&case, &options());
         let mut model = case.load(&options());
         let vocab = model.decoder().vocab_size;
         for (tokens, want) in &baseline {
@@ -174,12 +176,12 @@ fn wanting_less_changes_nothing() {
     }
 }
 
-/// The same values stored as f32, and as bf16 or f16, give the same bits.
+/// The same values stored as f32, and as bf16, f16 or packed integers with scales, give the same bits.
 #[test]
 fn storage_formats() {
     use safetensors::Dtype;
     use safetensors::tensor::{SafeTensors, TensorView};
-    let mut narrow = 0;
+    let (mut narrow, mut packed) = (0, 0);
     for case in cases() {
         let file = case.dir.join("model.safetensors");
         let Ok(bytes) = std::fs::read(&file) else { continue };
@@ -189,28 +191,59 @@ fn storage_formats() {
         }
         narrow += 1;
         let package = Package::open(&case.dir).unwrap();
-        let wide: HashMap<String, (Vec<usize>, Vec<u8>)> = package
-            .checkpoint()
-            .tensors()
-            .iter()
-            .map(|t| {
-                let values = package.checkpoint().read_tensor_f32(t).unwrap();
-                (t.name().to_owned(), (t.shape().to_vec(), values.iter().flat_map(|v| v.to_le_bytes()).collect()))
-            })
-            .collect();
+        let checkpoint = package.checkpoint();
+        let mut wide: HashMap<String, (Vec<usize>, Vec<u8>)> = HashMap::new();
+        for t in checkpoint.tensors() {
+            let (name, shape, values) = if let Some(module) = t.name().strip_suffix(".weight_packed") {
+                let (shape, values) = unpack(checkpoint, module);
+                packed += 1;
+                (format!("{module}.weight"), shape, values)
+            } else if t.name().ends_with(".weight_scale") || t.name().ends_with(".weight_shape") {
+                continue;
+            } else {
+                (t.name().to_owned(), t.shape().to_vec(), checkpoint.read_tensor_f32(t).unwrap())
+            };
+            wide.insert(name, (shape, values.iter().flat_map(|v| v.to_le_bytes()).collect()));
+        }
         let views: HashMap<&String, TensorView<'_>> = wide
             .iter()
             .map(|(name, (shape, data))| (name, TensorView::new(Dtype::F32, shape.clone(), data).unwrap()))
             .collect();
         let dir = tempfile::tempdir().unwrap();
-        std::fs::copy(case.dir.join("config.json"), dir.path().join("config.json")).unwrap();
+        let config = std::fs::read(case.dir.join("config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+        config.as_object_mut().unwrap().remove("quantization_config");
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
         std::fs::write(dir.path().join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
-        let mut model = Model::load(&Package::open(dir.path()).unwrap(), &options()).unwrap();
-        for (tokens, want) in baseline(&case) {
-            assert_bits(&format!("{} in f32", case.name), &logits(&mut model, &tokens, usize::MAX), &want);
+        for mode in modes() {
+            let mut model = Model::load(&Package::open(dir.path()).unwrap(), &mode).unwrap();
+            for (tokens, want) in baseline(&case, &mode) {
+                assert_bits(&format!("{} in f32", case.name), &logits(&mut model, &tokens, usize::MAX), &want);
+            }
         }
     }
+    assert!(packed > 20, "only {packed} packed matrices");
     assert!(narrow >= 5, "only {narrow} references in bf16 or f16");
+}
+
+/// Shape and values of the packed weight of `module`, by the definition of the form.
+fn unpack(checkpoint: &rheostat::Checkpoint, module: &str) -> (Vec<usize>, Vec<f32>) {
+    let tensor = |part: &str| checkpoint.tensor(&format!("{module}.weight_{part}")).unwrap();
+    let ints = checkpoint.read_tensor(tensor("shape")).unwrap();
+    let shape: Vec<usize> = ints.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as usize).collect();
+    let scales = checkpoint.read_tensor_f32(tensor("scale")).unwrap();
+    let packed = checkpoint.read_tensor(tensor("packed")).unwrap();
+    let words: Vec<u32> = packed.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+    let (rows, cols) = (shape[0], shape[1]);
+    let (row_words, groups) = (words.len() / rows, scales.len() / rows);
+    let per_word = if row_words == cols.div_ceil(8) { 8 } else { 4 };
+    let bits = 32 / per_word;
+    let values = (0..rows * cols).map(|i| {
+        let (r, k) = (i / cols, i % cols);
+        let stored = words[r * row_words + k / per_word] >> (bits * (k % per_word)) & ((1 << bits) - 1);
+        (stored as i32 - (1 << (bits - 1))) as f32 * scales[r * groups + k / (cols / groups)]
+    });
+    (shape.clone(), values.collect())
 }
 
 /// A pass that cannot be made says why, and leaves everything as it was.
@@ -219,7 +252,7 @@ fn passes_that_are_refused() {
     let case = common::case(common::testdata().join("qwen3_tied"));
     let mut model = case.load(&Options { context: Some(128), chunk: Some(8), ..options() });
     let vocab = model.decoder().vocab_size as u32;
-    let (tokens, want) = baseline(&case).into_iter().next().unwrap();
+    let (tokens, want) = baseline(&case, &options()).into_iter().next().unwrap();
     let mut other = case.load(&options()).sequence(1);
     let mut sequence = model.sequence(1);
     let many = vec![1; 9];

@@ -6,8 +6,8 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rheostat_kernels::{
-    Attention, Buffer, Columns, Exec, Format, Isa, KV_BLOCK, KvBlock, KvSource, Linear, Matrix, SPAN_ROWS, Span,
-    attention, linear, rms_norm,
+    Attention, Bits, Buffer, Columns, Exec, Format, Isa, KV_BLOCK, KvBlock, KvFormat, KvSource, Linear, Matrix, Packed,
+    Rounded, Rows, SPAN_ROWS, Scales, Span, attention, linear, rms_norm,
 };
 
 const HIDDEN: usize = 2048;
@@ -19,21 +19,44 @@ fn exec() -> Exec {
     Exec::new(Isa::detect(), std::thread::available_parallelism().unwrap()).unwrap()
 }
 
+fn name(format: Format) -> &'static str {
+    match format {
+        Format::F32 => "f32",
+        Format::Bf16 => "bf16",
+        Format::F16 => "f16",
+        Format::Packed(packed) => match packed.bits {
+            Bits::Four => "int4",
+            Bits::Eight => "int8",
+        },
+    }
+}
+
 /// One product of `n` rows after another, over more weights than the caches hold.
 fn products(c: &mut Criterion) {
     let exec = exec();
     let mut group = c.benchmark_group("linear");
-    for (n, format) in [
-        (1, Format::F32),
-        (1, Format::Bf16),
-        (1, Format::F16),
-        (4, Format::Bf16),
-        (16, Format::Bf16),
-        (512, Format::Bf16),
+    let packed = |bits| Format::Packed(Packed { bits, group: 128, scales: Scales::Bf16 });
+    for (n, format, compute) in [
+        (1, Format::F32, "f32"),
+        (1, Format::Bf16, "f32"),
+        (1, Format::F16, "f32"),
+        (1, packed(Bits::Eight), "f32"),
+        (1, packed(Bits::Four), "f32"),
+        (1, Format::Bf16, "bf16"),
+        (1, packed(Bits::Four), "bf16"),
+        (4, Format::Bf16, "f32"),
+        (16, Format::Bf16, "f32"),
+        (512, Format::Bf16, "f32"),
+        (512, Format::Bf16, "bf16"),
+        (512, packed(Bits::Four), "bf16"),
     ] {
-        let bytes = INNER * HIDDEN * format.bytes();
+        let bytes = INNER * format.row_bytes(HIDDEN);
+        let scales = vec![FILL; INNER * format.scale_row_bytes(HIDDEN)];
         let matrices: Vec<Vec<u8>> = (0..(1 << 30) / bytes).map(|_| vec![FILL; bytes]).collect();
         let x = Buffer::new(n * HIDDEN);
+        let mut rounded = Rounded::new(Rounded::elements(n, HIDDEN));
+        rounded.set(&exec, &x, n, HIDDEN);
+        let rows = if compute == "f32" { Rows::F32(&x) } else { Rows::Bf16(&rounded) };
         let mut out = Buffer::new(n * INNER);
         let mut next = matrices.iter().cycle();
         group.throughput(if n == 1 {
@@ -41,10 +64,10 @@ fn products(c: &mut Criterion) {
         } else {
             Throughput::Elements((2 * n * INNER * HIDDEN) as u64)
         });
-        group.bench_function(BenchmarkId::new(format!("{format:?}"), n), |b| {
+        group.bench_function(BenchmarkId::new(format!("{} in {compute}", name(format)), n), |b| {
             b.iter(|| {
-                let weight = Matrix::new(next.next().unwrap(), format, INNER, HIDDEN);
-                linear(&exec, &x, n, &mut [Linear { weight, bias: None, out: Columns::new(&mut out, INNER, 0) }]);
+                let weight = Matrix::new(next.next().unwrap(), &scales, format, INNER, HIDDEN);
+                linear(&exec, rows, n, &mut [Linear { weight, bias: None, out: Columns::new(&mut out, INNER, 0) }]);
             });
         });
     }
@@ -64,7 +87,7 @@ fn attentions(c: &mut Criterion) {
     let shape = Attention { n_heads: 16, n_kv_heads: 8, head_dim: 128, scale: 0.088, window: None };
     let mut group = c.benchmark_group("attention");
     for (depth, n) in [(4096_usize, 1_usize), (32_768, 1), (0, 512)] {
-        let cache = Cache((0..(depth + n).div_ceil(KV_BLOCK)).map(|_| KvBlock::new(8, 128)).collect());
+        let cache = Cache((0..(depth + n).div_ceil(KV_BLOCK)).map(|_| KvBlock::new(KvFormat::F32, 8, 128)).collect());
         let q = Buffer::new(n * 16 * 128);
         let mut out = Buffer::new(n * 16 * 128);
         let span = |row: usize| Span { row, len: SPAN_ROWS.min(n - row), seq: 0, pos: depth + row };

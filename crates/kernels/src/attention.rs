@@ -9,9 +9,9 @@
 use crate::buffer::Buffer;
 use crate::exec::{Exec, SCRATCH, SharedMut};
 use crate::math;
-use crate::matrix::F32;
+use crate::matrix::{Bf16, Element, F32, StoredRows};
 use crate::simd::{LANES, Op, Simd};
-use crate::tile;
+use crate::tile::{self, InF32};
 
 /// Positions in a block of the cache, and in a partial softmax.
 pub const KV_BLOCK: usize = 128;
@@ -22,11 +22,33 @@ pub const SPAN_ROWS: usize = 16;
 /// Queries that go over a block together.
 const QUERIES: usize = 48;
 
+/// How a cache keeps keys and values.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum KvFormat {
+    /// As they are.
+    F32,
+    /// Rounded to bf16, to nearest, ties to even.
+    Bf16,
+}
+
+impl KvFormat {
+    /// Bytes of an element.
+    #[must_use]
+    pub const fn bytes(self) -> usize {
+        match self {
+            KvFormat::F32 => 4,
+            KvFormat::Bf16 => 2,
+        }
+    }
+}
+
 /// Keys and values of [`KV_BLOCK`] consecutive positions of one sequence in one layer.
 ///
 /// Both are `[n_kv_heads, KV_BLOCK, padded head_dim]`, the padding zero, so that no kernel meets a short tail.
 #[derive(Clone, Debug)]
 pub struct KvBlock {
+    format: KvFormat,
+    /// Bytes, in the element format.
     keys: Buffer,
     values: Buffer,
 }
@@ -34,15 +56,15 @@ pub struct KvBlock {
 impl KvBlock {
     /// An empty block.
     #[must_use]
-    pub fn new(n_kv_heads: usize, head_dim: usize) -> KvBlock {
-        let len = n_kv_heads * KV_BLOCK * padded(head_dim);
-        KvBlock { keys: Buffer::new(len), values: Buffer::new(len) }
+    pub fn new(format: KvFormat, n_kv_heads: usize, head_dim: usize) -> KvBlock {
+        let len = n_kv_heads * KV_BLOCK * padded(head_dim) * format.bytes() / size_of::<f32>();
+        KvBlock { format, keys: Buffer::new(len), values: Buffer::new(len) }
     }
 
     /// Bytes of memory that one block takes.
     #[must_use]
-    pub fn memory(n_kv_heads: usize, head_dim: usize) -> u64 {
-        (2 * n_kv_heads * KV_BLOCK * padded(head_dim) * size_of::<f32>()) as u64
+    pub fn memory(format: KvFormat, n_kv_heads: usize, head_dim: usize) -> u64 {
+        (2 * n_kv_heads * KV_BLOCK * padded(head_dim) * format.bytes()) as u64
     }
 
     /// Writes the key and value rows `[n_kv_heads, head_dim]` of the position `slot` of this block.
@@ -53,12 +75,29 @@ impl KvBlock {
         assert!(slot < KV_BLOCK, "slot {slot} of a block");
         assert_eq!(key.len(), value.len(), "a key and a value of one shape");
         let stride = padded(head_dim);
-        assert_eq!(key.len() / head_dim * KV_BLOCK * stride, self.keys.len(), "rows of the block's shape");
-        let rows = key.chunks_exact(head_dim).zip(value.chunks_exact(head_dim));
-        for (head, (key, value)) in rows.enumerate() {
-            let at = (head * KV_BLOCK + slot) * stride;
-            self.keys[at..at + head_dim].copy_from_slice(key);
-            self.values[at..at + head_dim].copy_from_slice(value);
+        let size = self.format.bytes();
+        assert_eq!(
+            key.len() / head_dim * KV_BLOCK * stride * size,
+            self.keys.bytes().len(),
+            "rows of the block's shape"
+        );
+        for (from, to) in [(key, &mut self.keys), (value, &mut self.values)] {
+            for (head, row) in from.chunks_exact(head_dim).enumerate() {
+                let at = (head * KV_BLOCK + slot) * stride * size;
+                let to = &mut to.bytes_mut()[at..at + head_dim * size];
+                match self.format {
+                    KvFormat::F32 => {
+                        for (to, x) in to.as_chunks_mut::<4>().0.iter_mut().zip(row) {
+                            *to = x.to_ne_bytes();
+                        }
+                    }
+                    KvFormat::Bf16 => {
+                        for (to, x) in to.as_chunks_mut::<2>().0.iter_mut().zip(row) {
+                            *to = half::bf16::from_f32(*x).to_le_bytes();
+                        }
+                    }
+                }
+            }
         }
     }
 }
@@ -125,12 +164,17 @@ pub fn attention(exec: &Exec, shape: &Attention, q: &[f32], spans: &[Span], kv: 
         let span = spans[item / shape.n_kv_heads];
         let kv_head = item % shape.n_kv_heads;
         let blocks = kv.blocks(span.seq);
-        isa.run(Item { shape, span, kv_head, q, blocks, out: &out, scratch });
+        let format = blocks.first().map_or(KvFormat::F32, |block| block.format);
+        assert!(blocks.iter().all(|block| block.format == format), "blocks of one format");
+        match format {
+            KvFormat::F32 => isa.run(Item { shape, span, kv_head, q, blocks, out: &out, scratch, element: F32 }),
+            KvFormat::Bf16 => isa.run(Item { shape, span, kv_head, q, blocks, out: &out, scratch, element: Bf16 }),
+        }
     });
 }
 
 /// One span against one key-value head.
-struct Item<'a> {
+struct Item<'a, W> {
     shape: &'a Attention,
     span: Span,
     kv_head: usize,
@@ -138,6 +182,8 @@ struct Item<'a> {
     blocks: &'a [KvBlock],
     out: &'a SharedMut<'a>,
     scratch: &'a mut [f32],
+    /// Of keys and values.
+    element: W,
 }
 
 /// The queries that go over the blocks together, and their running results.
@@ -164,12 +210,12 @@ struct Query {
     sum: f32,
 }
 
-impl Op for Item<'_> {
+impl<W: Element> Op for Item<'_, W> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Item { shape, span, kv_head, q, blocks, out, scratch } = self;
+        let Item { shape, span, kv_head, q, blocks, out, scratch, element } = self;
         let d = shape.head_dim;
         let group = shape.n_heads / shape.n_kv_heads;
         let stride = padded(d);
@@ -198,7 +244,7 @@ impl Op for Item<'_> {
                 chunk.state[i].last = last;
                 chunk.state[i].first = shape.window.map_or(0, |w| (last + 1).saturating_sub(w));
             }
-            chunk.over_blocks(s, blocks, kv_head, shape.scale);
+            chunk.over_blocks(s, element, blocks, kv_head, shape.scale);
             for i in 0..n {
                 // SAFETY: each (row, head) belongs to one item, and to one query of it.
                 let to = unsafe { out.slice(offset(i)..offset(i) + d) };
@@ -222,18 +268,18 @@ fn divide<S: Simd>(s: S, from: &[f32], by: f32, to: &mut [f32]) {
 
 impl Chunk<'_> {
     #[inline(always)]
-    fn over_blocks<S: Simd>(&mut self, s: S, blocks: &[KvBlock], kv_head: usize, scale: f32) {
+    fn over_blocks<S: Simd, W: Element>(&mut self, s: S, element: W, blocks: &[KvBlock], kv_head: usize, scale: f32) {
         // Positions grow with the index, so the first query sees furthest back and the last furthest on.
         let first_block = self.state[0].first / KV_BLOCK;
         let last_block = self.state[self.n - 1].last / KV_BLOCK;
         for b in first_block..=last_block {
             let start = b * KV_BLOCK;
-            let head = kv_head * KV_BLOCK * self.stride..(kv_head + 1) * KV_BLOCK * self.stride;
-            let keys = &blocks[b].keys[head.clone()];
-            let values = &blocks[b].values[head];
+            let len = W::bytes(KV_BLOCK * self.stride);
+            let keys = &blocks[b].keys.bytes()[kv_head * len..(kv_head + 1) * len];
+            let values = &blocks[b].values.bytes()[kv_head * len..(kv_head + 1) * len];
             let union =
                 self.state[0].first.max(start) - start..(self.state[self.n - 1].last + 1).min(start + KV_BLOCK) - start;
-            self.score(s, keys, union);
+            self.score(s, element, keys, union);
             // What of this block each query sees, relative to its start; possibly nothing.
             let mut seen = [(0usize, 0usize); QUERIES];
             for i in 0..self.n {
@@ -257,15 +303,15 @@ impl Chunk<'_> {
                 let left = self.n - i;
                 i += if S::WIDE_TILE {
                     match left {
-                        1 => self.weigh::<S, 1>(s, i, values, &seen),
-                        2 | 3 => self.weigh::<S, 2>(s, i, values, &seen),
-                        4 | 5 => self.weigh::<S, 4>(s, i, values, &seen),
-                        _ => self.weigh::<S, 6>(s, i, values, &seen),
+                        1 => self.weigh::<S, W, 1>(s, element, i, values, &seen),
+                        2 | 3 => self.weigh::<S, W, 2>(s, element, i, values, &seen),
+                        4 | 5 => self.weigh::<S, W, 4>(s, element, i, values, &seen),
+                        _ => self.weigh::<S, W, 6>(s, element, i, values, &seen),
                     }
                 } else {
                     match left {
-                        1 => self.weigh::<S, 1>(s, i, values, &seen),
-                        _ => self.weigh::<S, 2>(s, i, values, &seen),
+                        1 => self.weigh::<S, W, 1>(s, element, i, values, &seen),
+                        _ => self.weigh::<S, W, 2>(s, element, i, values, &seen),
                     }
                 };
             }
@@ -279,57 +325,67 @@ impl Chunk<'_> {
 
     /// Dot products of every query with the keys of `range`; the rest of `scores` is left as it was.
     #[inline(always)]
-    fn score<S: Simd>(&mut self, s: S, keys: &[f32], range: std::ops::Range<usize>) {
+    fn score<S: Simd, W: Element>(&mut self, s: S, element: W, keys: &[u8], range: std::ops::Range<usize>) {
         let mut i = 0;
         while i < self.n {
             let left = self.n - i;
             i += if S::WIDE_TILE {
                 match left {
-                    1 => self.score_rows::<S, 1, 8>(s, i, keys, range.clone()),
-                    2 => self.score_rows::<S, 2, 4>(s, i, keys, range.clone()),
-                    3 => self.score_rows::<S, 3, 4>(s, i, keys, range.clone()),
-                    4 | 5 => self.score_rows::<S, 4, 4>(s, i, keys, range.clone()),
-                    _ => self.score_rows::<S, 6, 4>(s, i, keys, range.clone()),
+                    1 => self.score_rows::<S, W, 1, 8>(s, element, i, keys, range.clone()),
+                    2 => self.score_rows::<S, W, 2, 4>(s, element, i, keys, range.clone()),
+                    3 => self.score_rows::<S, W, 3, 4>(s, element, i, keys, range.clone()),
+                    4 | 5 => self.score_rows::<S, W, 4, 4>(s, element, i, keys, range.clone()),
+                    _ => self.score_rows::<S, W, 6, 4>(s, element, i, keys, range.clone()),
                 }
             } else {
                 match left {
-                    1 => self.score_rows::<S, 1, 4>(s, i, keys, range.clone()),
-                    2 => self.score_rows::<S, 2, 2>(s, i, keys, range.clone()),
-                    _ => self.score_rows::<S, 3, 2>(s, i, keys, range.clone()),
+                    1 => self.score_rows::<S, W, 1, 4>(s, element, i, keys, range.clone()),
+                    2 => self.score_rows::<S, W, 2, 2>(s, element, i, keys, range.clone()),
+                    _ => self.score_rows::<S, W, 3, 2>(s, element, i, keys, range.clone()),
                 }
             };
         }
     }
 
     #[inline(always)]
-    fn score_rows<S: Simd, const R: usize, const C: usize>(
+    fn score_rows<S: Simd, W: Element, const R: usize, const C: usize>(
         &mut self,
         s: S,
+        element: W,
         i: usize,
-        keys: &[f32],
+        keys: &[u8],
         range: std::ops::Range<usize>,
     ) -> usize {
         let mut j = range.start;
         while j + C <= range.end {
-            self.score_tile::<S, R, C>(s, i, keys, j);
+            self.score_tile::<S, W, R, C>(s, element, i, keys, j);
             j += C;
         }
         while j < range.end {
-            self.score_tile::<S, R, 1>(s, i, keys, j);
+            self.score_tile::<S, W, R, 1>(s, element, i, keys, j);
             j += 1;
         }
         R
     }
 
     #[inline(always)]
-    fn score_tile<S: Simd, const R: usize, const C: usize>(&mut self, s: S, i: usize, keys: &[f32], j: usize) {
+    fn score_tile<S: Simd, W: Element, const R: usize, const C: usize>(
+        &mut self,
+        s: S,
+        element: W,
+        i: usize,
+        keys: &[u8],
+        j: usize,
+    ) {
         let stride = self.stride;
         let q = &self.q[i * stride..(i + R) * stride];
-        let k = &keys[j * stride..(j + C) * stride];
+        let k = &keys[j * W::bytes(stride)..(j + C) * W::bytes(stride)];
         let mut acc = [[s.zero(); C]; R];
         // SAFETY: the slices above hold `R` and `C` rows of `stride` elements.
         unsafe {
-            tile::accumulate::<S, F32, R, C, 0>(s, q.as_ptr(), stride, k.as_ptr().cast(), stride * 4, stride, &mut acc);
+            let k = StoredRows::plain(k.as_ptr(), W::bytes(stride));
+            let q = q.as_ptr().cast();
+            tile::accumulate::<S, InF32, W, R, C, 0>(s, element, q, stride * 4, k, stride, &mut acc);
         }
         let scores = &mut self.scores[i * KV_BLOCK..(i + R) * KV_BLOCK];
         tile::finish(s, &acc, |r, c, sums| {
@@ -339,11 +395,12 @@ impl Chunk<'_> {
 
     /// `part += weights · values` for `R` queries from `i` on, each over what it sees, in order. Returns `R`.
     #[inline(always)]
-    fn weigh<S: Simd, const R: usize>(
+    fn weigh<S: Simd, W: Element, const R: usize>(
         &mut self,
         s: S,
+        element: W,
         i: usize,
-        values: &[f32],
+        values: &[u8],
         seen: &[(usize, usize); QUERIES],
     ) -> usize {
         let seen = &seen[i..i + R];
@@ -352,32 +409,45 @@ impl Chunk<'_> {
         if lo < hi {
             // Before and after what all see in common, one query at a time.
             for (r, own) in seen.iter().enumerate() {
-                self.weigh_range::<S, 1>(s, i + r, values, own.0, lo);
+                self.weigh_range::<S, W, 1>(s, element, i + r, values, own.0, lo);
             }
-            self.weigh_range::<S, R>(s, i, values, lo, hi);
+            self.weigh_range::<S, W, R>(s, element, i, values, lo, hi);
             for (r, own) in seen.iter().enumerate() {
-                self.weigh_range::<S, 1>(s, i + r, values, hi, own.1);
+                self.weigh_range::<S, W, 1>(s, element, i + r, values, hi, own.1);
             }
         } else {
             for (r, own) in seen.iter().enumerate() {
-                self.weigh_range::<S, 1>(s, i + r, values, own.0, own.1);
+                self.weigh_range::<S, W, 1>(s, element, i + r, values, own.0, own.1);
             }
         }
         R
     }
 
     #[inline(always)]
-    fn weigh_range<S: Simd, const R: usize>(&mut self, s: S, i: usize, values: &[f32], lo: usize, hi: usize) {
+    fn weigh_range<S: Simd, W: Element, const R: usize>(
+        &mut self,
+        s: S,
+        element: W,
+        i: usize,
+        values: &[u8],
+        lo: usize,
+        hi: usize,
+    ) {
         if lo >= hi {
             return;
         }
         let mut k = 0;
+        // As much of a value at once as there are registers for.
+        while S::WIDE_TILE && R <= 2 && k + 8 * LANES <= self.stride {
+            self.weigh_columns::<S, W, R, 8>(s, element, i, values, lo, hi, k);
+            k += 8 * LANES;
+        }
         while k + 4 * LANES <= self.stride {
-            self.weigh_columns::<S, R, 4>(s, i, values, lo, hi, k);
+            self.weigh_columns::<S, W, R, 4>(s, element, i, values, lo, hi, k);
             k += 4 * LANES;
         }
         while k < self.stride {
-            self.weigh_columns::<S, R, 1>(s, i, values, lo, hi, k);
+            self.weigh_columns::<S, W, R, 1>(s, element, i, values, lo, hi, k);
             k += LANES;
         }
     }
@@ -385,21 +455,23 @@ impl Chunk<'_> {
     /// `D` vectors of the value dimension from element `k` on.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "the coordinates of a tile")]
-    fn weigh_columns<S: Simd, const R: usize, const D: usize>(
+    fn weigh_columns<S: Simd, W: Element, const R: usize, const D: usize>(
         &mut self,
         s: S,
+        element: W,
         i: usize,
-        values: &[f32],
+        values: &[u8],
         lo: usize,
         hi: usize,
         k: usize,
     ) {
         let stride = self.stride;
-        assert!(k + D * LANES <= stride && hi * stride <= values.len() && hi <= KV_BLOCK);
+        assert!(k + D * LANES <= stride && W::bytes(hi * stride) <= values.len() && hi <= KV_BLOCK);
         let weights = &self.scores[i * KV_BLOCK..(i + R) * KV_BLOCK];
         let part = &mut self.part[i * stride..(i + R) * stride];
         // SAFETY: by the checks and slices above, every access lies within `values` and `part`.
         unsafe {
+            let group = element.open(s, values.as_ptr());
             let mut acc = [[s.zero(); D]; R];
             for r in 0..R {
                 for c in 0..D {
@@ -407,10 +479,10 @@ impl Chunk<'_> {
                 }
             }
             for j in lo..hi {
-                let row = values.as_ptr().add(j * stride + k);
+                let row = values.as_ptr().add(W::bytes(j * stride + k));
                 let mut v = [s.zero(); D];
                 for c in 0..D {
-                    v[c] = s.load(row.add(c * LANES));
+                    v[c] = W::load(s, row.add(W::bytes(c * LANES)), group);
                 }
                 for r in 0..R {
                     let w = s.splat(*weights.get_unchecked(r * KV_BLOCK + j));

@@ -27,6 +27,21 @@ impl Buffer {
     }
 }
 
+impl Buffer {
+    /// The bytes of all elements.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: any f32 is four bytes.
+        unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), self.len * size_of::<f32>()) }
+    }
+
+    /// The bytes of all elements. Whatever is written is some f32.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        let len = self.len * size_of::<f32>();
+        // SAFETY: as above, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), len) }
+    }
+}
+
 impl Deref for Buffer {
     type Target = [f32];
 

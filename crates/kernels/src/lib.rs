@@ -31,12 +31,12 @@ mod rope;
 mod simd;
 mod tile;
 
-pub use attention::{Attention, KV_BLOCK, KvBlock, KvSource, SPAN_ROWS, Span, attention};
+pub use attention::{Attention, KV_BLOCK, KvBlock, KvFormat, KvSource, SPAN_ROWS, Span, attention};
 pub use buffer::Buffer;
 pub use elementwise::{Activation, add_assign, gate};
 pub use exec::Exec;
-pub use linear::{Columns, Linear, linear, widen};
-pub use matrix::{Format, Matrix};
+pub use linear::{Columns, Linear, Rounded, Rows, linear, widen};
+pub use matrix::{Bits, Format, Matrix, Packed, Scales};
 pub use norm::{rms_norm, rms_norm_in_place};
 pub use pool::Pool;
 pub use rope::rotate_half;

@@ -7,23 +7,24 @@
 
 use std::marker::PhantomData;
 
-use crate::exec::{Exec, SCRATCH};
-use crate::matrix::{Bf16, Element, F16, F32, Format, Matrix};
-use crate::simd::{LANES, Op, Simd};
-use crate::tile;
+use crate::buffer::Buffer;
+use crate::exec::{Exec, SCRATCH, SharedMut};
+use crate::matrix::{Bf16, Bits, Element, F16, F32, Format, Int4, Int8, Matrix, StoredRows};
+use crate::simd::{Isa, LANES, Op, Simd};
+use crate::tile::{self, Arithmetic, InBf16, InF32};
 
 /// Rows of x up to which weights are widened in registers; more rows share a widened panel.
 const DIRECT_ROWS: usize = 6;
-/// Elements of a dot product that a register tile takes before it moves on, so that the rows of x stay in L1.
-const K_BLOCK: usize = 1024;
+/// Bytes of a row of x that a register tile takes before it moves on, so that the rows of x stay in L1.
+const K_BLOCK: usize = 4096;
 /// Weight rows in a panel, at most.
 const PANEL_ROWS: usize = 64;
 /// Accumulators of a panel: six rows of x, or fewer, against each of its weight rows.
 const PARKED: usize = 6 * PANEL_ROWS;
 /// Bytes of a stored row by which reading runs ahead of computing.
-const AHEAD: usize = 1024;
+const AHEAD: usize = 512;
 /// Bytes of weights that one item of a direct job reads, about.
-const ITEM_BYTES: usize = 128 << 10;
+const ITEM_BYTES: usize = 256 << 10;
 
 /// A strided destination `[n, width]`: row `r` is the `width` elements from `r * stride` on.
 #[derive(Debug)]
@@ -52,6 +53,86 @@ impl<'a> Columns<'a> {
     }
 }
 
+/// The rows that a [`linear`] call multiplies, and with them the arithmetic.
+#[derive(Clone, Copy, Debug)]
+pub enum Rows<'a> {
+    /// `[n, in_features]`: everything is computed in f32.
+    F32(&'a [f32]),
+    /// Rows rounded to bf16: weights are rounded too, unless they are bf16 already, and products are summed in f32.
+    Bf16(&'a Rounded),
+}
+
+/// Rows of activations rounded to bf16, to nearest, ties to even; subnormal numbers become zeros.
+pub struct Rounded {
+    /// Two bf16 in each f32, rows padded with zeros to whole cache lines.
+    buffer: Buffer,
+    n: usize,
+    cols: usize,
+}
+
+impl Rounded {
+    /// Room for rows that take [`Rounded::elements`] f32.
+    #[must_use]
+    pub fn new(elements: usize) -> Rounded {
+        Rounded { buffer: Buffer::new(elements), n: 0, cols: 0 }
+    }
+
+    /// f32 elements of memory that `n` rows of `cols` take.
+    #[must_use]
+    pub const fn elements(n: usize, cols: usize) -> usize {
+        n * cols.next_multiple_of(2 * LANES) / 2
+    }
+
+    /// Holds the rows of `x: [n, cols]` from now on.
+    ///
+    /// # Panics
+    /// When there is no room for them, or `x` has another shape.
+    pub fn set(&mut self, exec: &Exec, x: &[f32], n: usize, cols: usize) {
+        assert_eq!(x.len(), n * cols, "x is [{n}, {cols}]");
+        let stride = Rounded::elements(1, cols);
+        (self.n, self.cols) = (n, cols);
+        let to = SharedMut::new(&mut self.buffer[..n * stride]);
+        let step = (ROUND_ITEM / cols.max(1)).max(1);
+        let isa = exec.isa();
+        exec.pool().run(n.div_ceil(step), &|item, _| {
+            for r in item * step..((item + 1) * step).min(n) {
+                // SAFETY: the items' rows do not overlap.
+                let to = unsafe { to.slice(r * stride..(r + 1) * stride) };
+                isa.run(Round { from: &x[r * cols..(r + 1) * cols], to });
+            }
+        });
+    }
+}
+
+impl std::fmt::Debug for Rounded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Rounded([{}, {}])", self.n, self.cols)
+    }
+}
+
+/// Elements that one item of a rounding job takes.
+const ROUND_ITEM: usize = 1 << 14;
+
+struct Round<'a> {
+    from: &'a [f32],
+    to: &'a mut [f32],
+}
+
+impl Op for Round<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        store_widened::<S, InBf16, F32>(
+            s,
+            F32,
+            StoredRows::plain(self.from.as_ptr().cast(), 0),
+            self.from.len(),
+            self.to,
+        );
+    }
+}
+
 /// One product of a [`linear`] call.
 #[derive(Debug)]
 pub struct Linear<'a> {
@@ -68,33 +149,40 @@ pub struct Linear<'a> {
 ///
 /// # Panics
 /// When shapes do not agree.
-pub fn linear(exec: &Exec, x: &[f32], n: usize, jobs: &mut [Linear<'_>]) {
+pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
     if n == 0 {
         return;
     }
     let jobs = &*jobs;
     for job in jobs {
         let (rows, cols) = (job.weight.rows(), job.weight.cols());
-        assert_eq!(x.len(), n * cols, "x is [{n}, {cols}]");
+        let fits = match x {
+            Rows::F32(x) => x.len() == n * cols,
+            Rows::Bf16(x) => (x.n, x.cols) == (n, cols),
+        };
+        assert!(fits, "x is [{n}, {cols}]");
         assert!(job.bias.is_none_or(|b| b.len() == rows), "a bias of {rows} elements");
         let last_row = (n - 1).checked_mul(job.out.stride).and_then(|at| at.checked_add(rows));
         let fits = job.out.stride >= rows && last_row.is_some_and(|end| end <= job.out.len);
         assert!(fits, "room for [{n}, {rows}]");
     }
-    let total: usize = jobs.iter().map(|job| job.weight.bytes().len()).sum();
+    let total: usize = jobs.iter().map(|job| job.weight.byte_len()).sum();
     let share = total / (exec.threads() * 8) + 1;
     let rows_per_item = |job: &Linear<'_>| {
         let (rows, cols) = (job.weight.rows(), job.weight.cols());
         if n <= DIRECT_ROWS {
-            let row = cols * job.weight.format().bytes();
-            (share.min(ITEM_BYTES) / row.max(1)).max(1).next_multiple_of(8)
+            (share.min(ITEM_BYTES) / (job.weight.byte_len() / rows.max(1)).max(1)).max(1).next_multiple_of(8)
         } else {
-            let fit = SCRATCH / padded(cols).max(1);
+            let fit = match x {
+                Rows::F32(_) => SCRATCH / panel_stride::<InF32>(cols).max(1),
+                Rows::Bf16(_) => SCRATCH / panel_stride::<InBf16>(cols).max(1),
+            };
             rows.div_ceil(exec.threads() * 4).next_multiple_of(4).min(PANEL_ROWS).min(fit - fit % 4).max(4)
         }
     };
     let items = jobs.iter().map(|job| job.weight.rows().div_ceil(rows_per_item(job))).sum();
     let isa = exec.isa();
+    let in_bf16 = matches!(x, Rows::Bf16(_));
     exec.run_with_scratch(items, &|mut item, scratch| {
         for job in jobs {
             let step = rows_per_item(job);
@@ -102,11 +190,19 @@ pub fn linear(exec: &Exec, x: &[f32], n: usize, jobs: &mut [Linear<'_>]) {
             if item < count {
                 let first = item * step;
                 let last = (first + step).min(job.weight.rows());
-                let strip = Strip { x, n, job, first, last, scratch };
+                let (x, x_stride) = match x {
+                    Rows::F32(x) => (x.as_ptr().cast(), job.weight.cols() * 4),
+                    Rows::Bf16(x) => (x.buffer.as_ptr().cast(), Rounded::elements(1, x.cols) * 4),
+                };
+                let strip = Strip { x, x_stride, n, job, first, last, scratch };
                 match job.weight.format() {
-                    Format::F32 => isa.run(Run { strip, element: PhantomData::<F32> }),
-                    Format::Bf16 => isa.run(Run { strip, element: PhantomData::<Bf16> }),
-                    Format::F16 => isa.run(Run { strip, element: PhantomData::<F16> }),
+                    Format::F32 => run(isa, strip, F32, in_bf16),
+                    Format::Bf16 => run(isa, strip, Bf16, in_bf16),
+                    Format::F16 => run(isa, strip, F16, in_bf16),
+                    Format::Packed(packed) => match packed.bits {
+                        Bits::Four => run(isa, strip, Int4(packed), in_bf16),
+                        Bits::Eight => run(isa, strip, Int8(packed), in_bf16),
+                    },
                 }
                 return;
             }
@@ -115,13 +211,24 @@ pub fn linear(exec: &Exec, x: &[f32], n: usize, jobs: &mut [Linear<'_>]) {
     });
 }
 
-fn padded(cols: usize) -> usize {
-    cols.next_multiple_of(LANES)
+fn run<W: Element>(isa: Isa, strip: Strip<'_>, element: W, in_bf16: bool) {
+    if in_bf16 {
+        isa.run(Run { strip, element, arithmetic: PhantomData::<InBf16> });
+    } else {
+        isa.run(Run { strip, element, arithmetic: PhantomData::<InF32> });
+    }
+}
+
+/// f32 elements from row to row of a panel.
+fn panel_stride<A: Arithmetic>(cols: usize) -> usize {
+    cols.next_multiple_of(A::STEP) * A::X_BYTES / size_of::<f32>()
 }
 
 /// Weight rows `first..last` of one product: one item of the job.
 struct Strip<'a> {
-    x: &'a [f32],
+    /// The rows of x, and the bytes from one to the next.
+    x: *const u8,
+    x_stride: usize,
     n: usize,
     job: &'a Linear<'a>,
     first: usize,
@@ -129,45 +236,46 @@ struct Strip<'a> {
     scratch: &'a mut [f32],
 }
 
-struct Run<'a, W: Element> {
+struct Run<'a, A: Arithmetic, W: Element> {
     strip: Strip<'a>,
-    element: PhantomData<W>,
+    element: W,
+    arithmetic: PhantomData<A>,
 }
 
-impl<W: Element> Op for Run<'_, W> {
+impl<A: Arithmetic, W: Element> Op for Run<'_, A, W> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Run { strip, .. } = self;
-        if strip.n <= DIRECT_ROWS || strip.scratch.len() < 4 * padded(strip.job.weight.cols()) {
-            direct::<S, W>(s, &strip);
+        let Run { strip, element, .. } = self;
+        if strip.n <= DIRECT_ROWS || strip.scratch.len() < 4 * panel_stride::<A>(strip.job.weight.cols()) {
+            direct::<S, A, W>(s, element, &strip);
         } else {
-            panel::<S, W>(s, strip);
+            panel::<S, A, W>(s, element, strip);
         }
     }
 }
 
 /// All rows of x against the strip's weights, widened in registers.
 #[inline(always)]
-fn direct<S: Simd, W: Element>(s: S, strip: &Strip<'_>) {
+fn direct<S: Simd, A: Arithmetic, W: Element>(s: S, element: W, strip: &Strip<'_>) {
     let mut r = 0;
     while r < strip.n {
         let left = strip.n - r;
         r += if S::WIDE_TILE {
             match left {
-                1 => strip.rows::<S, W, 1, 8>(s, r),
-                2 => strip.rows::<S, W, 2, 4>(s, r),
-                3 => strip.rows::<S, W, 3, 4>(s, r),
-                4 => strip.rows::<S, W, 4, 4>(s, r),
-                5 => strip.rows::<S, W, 5, 4>(s, r),
-                _ => strip.rows::<S, W, 6, 4>(s, r),
+                1 => strip.rows::<S, A, W, 1, 8>(s, element, r),
+                2 => strip.rows::<S, A, W, 2, 4>(s, element, r),
+                3 => strip.rows::<S, A, W, 3, 4>(s, element, r),
+                4 => strip.rows::<S, A, W, 4, 4>(s, element, r),
+                5 => strip.rows::<S, A, W, 5, 4>(s, element, r),
+                _ => strip.rows::<S, A, W, 6, 4>(s, element, r),
             }
         } else {
             match left {
-                1 => strip.rows::<S, W, 1, 4>(s, r),
-                2 => strip.rows::<S, W, 2, 2>(s, r),
-                _ => strip.rows::<S, W, 3, 2>(s, r),
+                1 => strip.rows::<S, A, W, 1, 4>(s, element, r),
+                2 => strip.rows::<S, A, W, 2, 2>(s, element, r),
+                _ => strip.rows::<S, A, W, 3, 2>(s, element, r),
             }
         };
     }
@@ -175,63 +283,90 @@ fn direct<S: Simd, W: Element>(s: S, strip: &Strip<'_>) {
 
 impl Strip<'_> {
     /// `R` rows of x from `r` on, all weight rows of the strip, `C` at a time. Returns `R`.
+    ///
+    /// The rows of a tile lie a `C`-th of the strip apart, so that each of its `C` streams of weights goes on where
+    /// it was when the next tile begins.
     #[inline(always)]
-    fn rows<S: Simd, W: Element, const R: usize, const C: usize>(&self, s: S, r: usize) -> usize {
-        let mut o = self.first;
-        while o + C <= self.last {
-            self.one_tile::<S, W, R, C>(s, r, o);
-            o += C;
+    fn rows<S: Simd, A: Arithmetic, W: Element, const R: usize, const C: usize>(
+        &self,
+        s: S,
+        element: W,
+        r: usize,
+    ) -> usize {
+        let run = (self.last - self.first) / C;
+        for t in 0..run {
+            self.one_tile::<S, A, W, R, C>(s, element, r, self.first + t, run);
         }
-        while o < self.last {
-            self.one_tile::<S, W, R, 1>(s, r, o);
-            o += 1;
+        for o in self.first + C * run..self.last {
+            self.one_tile::<S, A, W, R, 1>(s, element, r, o, 1);
         }
         R
     }
 
+    /// Weight rows `o`, `o + step`, ….
     #[inline(always)]
-    fn one_tile<S: Simd, W: Element, const R: usize, const C: usize>(&self, s: S, r: usize, o: usize) {
-        let cols = self.job.weight.cols();
-        let x = &self.x[r * cols..(r + R) * cols];
-        let w = &self.job.weight.bytes()[o * cols * W::BYTES..(o + C) * cols * W::BYTES];
+    fn one_tile<S: Simd, A: Arithmetic, W: Element, const R: usize, const C: usize>(
+        &self,
+        s: S,
+        element: W,
+        r: usize,
+        o: usize,
+        step: usize,
+    ) {
+        let w = self.job.weight.stored_rows(o, step, C);
+        let x = self.x_rows(r, R);
         let mut acc = [[s.zero(); C]; R];
-        // SAFETY: the slices above hold `R` and `C` whole rows.
+        // SAFETY: `w` and `x` are `C` and `R` whole rows.
         unsafe {
-            tile::accumulate::<S, W, R, C, AHEAD>(s, x.as_ptr(), cols, w.as_ptr(), cols * W::BYTES, cols, &mut acc);
+            let cols = self.job.weight.cols();
+            tile::accumulate::<S, A, W, R, C, AHEAD>(s, element, x, self.x_stride, w, cols, &mut acc);
         };
-        self.put(s, r, o, &acc);
+        self.put(s, r, o, step, &acc);
     }
 
+    /// Where the `count` rows of x from `r` on begin.
     #[inline(always)]
-    fn put<S: Simd, const R: usize, const C: usize>(&self, s: S, r: usize, o: usize, acc: &[[S::V; C]; R]) {
-        debug_assert!(r + R <= self.n && o + C <= self.last);
+    fn x_rows(&self, r: usize, count: usize) -> *const u8 {
+        assert!(r + count <= self.n);
+        // SAFETY: `linear` checked that there are `n` rows.
+        unsafe { self.x.add(r * self.x_stride) }
+    }
+
+    /// Writes the sums of the rows from `r` on and the columns `o`, `o + step`, ….
+    #[inline(always)]
+    fn put<S: Simd, const R: usize, const C: usize>(
+        &self,
+        s: S,
+        r: usize,
+        o: usize,
+        step: usize,
+        acc: &[[S::V; C]; R],
+    ) {
+        debug_assert!(r + R <= self.n && o + (C - 1) * step < self.last);
         tile::finish(s, acc, |i, c, sums| {
-            // SAFETY: `linear` checked that the destination has room for `[n, rows]`; these elements
-            // belong to this item alone.
-            let out = unsafe {
-                let start = self.job.out.start.add((r + i) * self.job.out.stride + o + c);
-                std::slice::from_raw_parts_mut(start, sums.len())
-            };
-            match self.job.bias {
-                Some(bias) => {
-                    for (j, out) in out.iter_mut().enumerate() {
-                        *out = sums[j] + bias[o + c + j];
-                    }
-                }
-                None => out.copy_from_slice(sums),
+            for (j, sum) in sums.iter().enumerate() {
+                let o = o + (c + j) * step;
+                let sum = match self.job.bias {
+                    Some(bias) => sum + bias[o],
+                    None => *sum,
+                };
+                // SAFETY: `linear` checked that the destination has room for `[n, rows]`; this element belongs to
+                // this item alone.
+                unsafe { self.job.out.start.add((r + i) * self.job.out.stride + o).write(sum) };
             }
         });
     }
 }
 
-/// Widens the strip's weights into scratch, then runs f32 tiles over all rows of x.
+/// Widens the strip's weights into scratch, then runs tiles over all rows of x.
 #[inline(always)]
-fn panel<S: Simd, W: Element>(s: S, mut strip: Strip<'_>) {
+fn panel<S: Simd, A: Arithmetic, W: Element>(s: S, element: W, mut strip: Strip<'_>) {
     let cols = strip.job.weight.cols();
-    let stride = padded(cols);
+    let stride = panel_stride::<A>(cols);
     let scratch = std::mem::take(&mut strip.scratch);
     for (i, o) in (strip.first..strip.last).enumerate() {
-        widen_row::<S, W>(s, strip.job.weight.row(o), &mut scratch[i * stride..][..cols]);
+        let row = strip.job.weight.stored_rows(o, 1, 1);
+        store_widened::<S, A, W>(s, element, row, cols, &mut scratch[i * stride..(i + 1) * stride]);
     }
     // Accumulators wait here between blocks of a dot product.
     let mut parked = [s.zero(); PARKED];
@@ -241,27 +376,27 @@ fn panel<S: Simd, W: Element>(s: S, mut strip: Strip<'_>) {
         let left = strip.n - r;
         r += if S::WIDE_TILE {
             match left {
-                1 => strip.panel_rows::<S, 1, 4>(s, r, scratch, stride, parked),
-                2 => strip.panel_rows::<S, 2, 4>(s, r, scratch, stride, parked),
-                3 => strip.panel_rows::<S, 3, 4>(s, r, scratch, stride, parked),
-                4 => strip.panel_rows::<S, 4, 4>(s, r, scratch, stride, parked),
-                5 => strip.panel_rows::<S, 5, 4>(s, r, scratch, stride, parked),
-                _ => strip.panel_rows::<S, 6, 4>(s, r, scratch, stride, parked),
+                1 => strip.panel_rows::<S, A, 1, 4>(s, r, scratch, stride, parked),
+                2 => strip.panel_rows::<S, A, 2, 4>(s, r, scratch, stride, parked),
+                3 => strip.panel_rows::<S, A, 3, 4>(s, r, scratch, stride, parked),
+                4 => strip.panel_rows::<S, A, 4, 4>(s, r, scratch, stride, parked),
+                5 => strip.panel_rows::<S, A, 5, 4>(s, r, scratch, stride, parked),
+                _ => strip.panel_rows::<S, A, 6, 4>(s, r, scratch, stride, parked),
             }
         } else {
             match left {
-                1 => strip.panel_rows::<S, 1, 4>(s, r, scratch, stride, parked),
-                2 => strip.panel_rows::<S, 2, 2>(s, r, scratch, stride, parked),
-                _ => strip.panel_rows::<S, 3, 2>(s, r, scratch, stride, parked),
+                1 => strip.panel_rows::<S, A, 1, 4>(s, r, scratch, stride, parked),
+                2 => strip.panel_rows::<S, A, 2, 2>(s, r, scratch, stride, parked),
+                _ => strip.panel_rows::<S, A, 3, 2>(s, r, scratch, stride, parked),
             }
         };
     }
 }
 
 impl Strip<'_> {
-    /// `R` rows of x from `r` on against the widened panel, `K_BLOCK` elements at a time. Returns `R`.
+    /// `R` rows of x from `r` on against the widened panel, [`K_BLOCK`] bytes at a time. Returns `R`.
     #[inline(always)]
-    fn panel_rows<S: Simd, const R: usize, const C: usize>(
+    fn panel_rows<S: Simd, A: Arithmetic, const R: usize, const C: usize>(
         &self,
         s: S,
         r: usize,
@@ -272,31 +407,25 @@ impl Strip<'_> {
         let cols = self.job.weight.cols();
         let count = self.last - self.first;
         let tiles = count / C;
-        assert!(tiles * R * C <= PARKED && panel.len() >= count * stride);
-        let x = &self.x[r * cols..(r + R) * cols];
+        assert!(tiles * R * C <= PARKED && panel.len() >= count * stride && stride >= panel_stride::<A>(cols));
+        let x = self.x_rows(r, R);
+        let panel: *const u8 = panel.as_ptr().cast();
+        let stride = stride * size_of::<f32>();
         let mut k = 0;
         while k < cols {
-            let len = (cols - k).min(K_BLOCK);
+            let len = (cols - k).min(K_BLOCK / A::X_BYTES);
             for t in 0..tiles {
                 // SAFETY: `R * C` accumulators from `t * R * C` on, by the check above; arrays of arrays lie
                 // without gaps.
                 let own = unsafe { &mut *parked.as_mut_ptr().add(t * R * C).cast::<[[S::V; C]; R]>() };
                 let mut acc = if k == 0 { [[s.zero(); C]; R] } else { *own };
-                // SAFETY: `x` holds `R` rows of `cols`; the panel holds `count` rows of `stride >= cols`;
-                // `k + len <= cols`.
+                // SAFETY: `x` holds `R` rows of `cols`; the panel holds `count` rows of `cols`; `k + len <= cols`.
                 unsafe {
-                    tile::accumulate::<S, F32, R, C, 0>(
-                        s,
-                        x.as_ptr().add(k),
-                        cols,
-                        panel.as_ptr().add(t * C * stride + k).cast(),
-                        stride * 4,
-                        len,
-                        &mut acc,
-                    );
+                    let w = panel.add(t * C * stride + k * A::X_BYTES);
+                    self.panel_tile::<S, A, R, C>(s, x.add(k * A::X_BYTES), w, stride, len, &mut acc);
                 }
                 if k + len == cols {
-                    self.put(s, r, self.first + t * C, &acc);
+                    self.put(s, r, self.first + t * C, 1, &acc);
                 } else {
                     *own = acc;
                 }
@@ -306,50 +435,100 @@ impl Strip<'_> {
         for i in tiles * C..count {
             let mut acc = [[s.zero(); 1]; R];
             // SAFETY: as above, one whole row of the panel.
-            unsafe {
-                let row = panel.as_ptr().add(i * stride).cast();
-                tile::accumulate::<S, F32, R, 1, 0>(s, x.as_ptr(), cols, row, stride * 4, cols, &mut acc);
-            }
-            self.put(s, r, self.first + i, &acc);
+            unsafe { self.panel_tile::<S, A, R, 1>(s, x, panel.add(i * stride), stride, cols, &mut acc) };
+            self.put(s, r, self.first + i, 1, &acc);
         }
         R
     }
+
+    /// Elements of a panel are those of `x`.
+    ///
+    /// # Safety
+    /// As [`tile::accumulate`].
+    #[inline(always)]
+    unsafe fn panel_tile<S: Simd, A: Arithmetic, const R: usize, const C: usize>(
+        &self,
+        s: S,
+        x: *const u8,
+        w: *const u8,
+        stride: usize,
+        len: usize,
+        acc: &mut [[S::V; C]; R],
+    ) {
+        let w = StoredRows::plain(w, stride);
+        // SAFETY: the caller's promise.
+        unsafe {
+            if A::X_BYTES == 2 {
+                tile::accumulate::<S, A, Bf16, R, C, 0>(s, Bf16, x, self.x_stride, w, len, acc);
+            } else {
+                tile::accumulate::<S, A, F32, R, C, 0>(s, F32, x, self.x_stride, w, len, acc);
+            }
+        }
+    }
 }
 
+/// Widens the first of `row`'s rows to the elements that `A` computes with, padded with zeros to whole steps.
 #[inline(always)]
-fn widen_row<S: Simd, W: Element>(s: S, from: &[u8], to: &mut [f32]) {
-    let n = to.len();
-    assert_eq!(from.len(), n * W::BYTES);
-    let whole = n - n % LANES;
-    // SAFETY: `from` and `to` hold `n` elements each.
-    unsafe {
-        for k in (0..whole).step_by(LANES) {
-            s.store(to.as_mut_ptr().add(k), W::load(s, from.as_ptr().add(k * W::BYTES)));
+fn store_widened<S: Simd, A: Arithmetic, W: Element>(
+    s: S,
+    element: W,
+    row: StoredRows<'_>,
+    cols: usize,
+    to: &mut [f32],
+) {
+    assert!(to.len() >= panel_stride::<A>(cols));
+    let to: *mut u8 = to.as_mut_ptr().cast();
+    let (mut k, mut index) = (0, 0);
+    while k < cols {
+        let end = k.saturating_add(element.group()).min(cols);
+        // SAFETY: the row holds `cols` elements and the scales of their groups; `to` has room for whole steps.
+        unsafe {
+            let group = element.open(s, row.scales.add(index * element.scale_bytes()));
+            while k + A::STEP <= end {
+                A::store_x(s, to.add(k * A::X_BYTES), A::load_w::<S, W>(s, row.elements.add(W::bytes(k)), group));
+                k += A::STEP;
+            }
+            if k < end {
+                let rest = A::load_w_first::<S, W>(s, row.elements.add(W::bytes(k)), end - k, group);
+                A::store_x(s, to.add(k * A::X_BYTES), rest);
+                k = end;
+            }
         }
-        let rest = n - whole;
-        if rest > 0 {
-            let v = W::load_first(s, from.as_ptr().add(whole * W::BYTES), rest);
-            s.store_first(to.as_mut_ptr().add(whole), v, rest);
-        }
+        index += 1;
     }
 }
 
 /// Widens stored elements exactly into `to`, as embedding rows are.
 ///
 /// # Panics
-/// When `from` does not hold exactly `to.len()` elements.
+/// When `from` does not hold exactly `to.len()` elements, or the format has scales.
 pub fn widen(exec: &Exec, from: &[u8], format: Format, to: &mut [f32]) {
     struct Widen<'a, W: Element>(&'a [u8], &'a mut [f32], W);
     impl<W: Element> Op for Widen<'_, W> {
         type Output = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
-            widen_row::<S, W>(s, self.0, self.1);
+            let Widen(from, to, element) = self;
+            let n = to.len();
+            let whole = n - n % LANES;
+            // SAFETY: `from` and `to` hold `n` elements each, by the check below; such formats need no scale.
+            unsafe {
+                let group = element.open(s, from.as_ptr());
+                for k in (0..whole).step_by(LANES) {
+                    s.store(to.as_mut_ptr().add(k), W::load(s, from.as_ptr().add(W::bytes(k)), group));
+                }
+                if whole < n {
+                    let v = W::load_first(s, from.as_ptr().add(W::bytes(whole)), n - whole, group);
+                    s.store_first(to.as_mut_ptr().add(whole), v, n - whole);
+                }
+            }
         }
     }
+    assert_eq!(from.len(), format.row_bytes(to.len()), "{} elements of {format:?}", to.len());
     match format {
         Format::F32 => exec.isa().run(Widen(from, to, F32)),
         Format::Bf16 => exec.isa().run(Widen(from, to, Bf16)),
         Format::F16 => exec.isa().run(Widen(from, to, F16)),
+        Format::Packed(_) => panic!("packed elements are widened with their scales"),
     }
 }

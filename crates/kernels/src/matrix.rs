@@ -2,7 +2,7 @@
 
 use crate::simd::{LANES, Simd};
 
-/// The element format of a stored matrix.
+/// How a stored matrix keeps its elements.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Format {
     /// IEEE binary32, little-endian.
@@ -11,15 +11,104 @@ pub enum Format {
     Bf16,
     /// IEEE binary16, little-endian.
     F16,
+    /// Small integers, each row in groups that share a scale.
+    Packed(Packed),
 }
 
-impl Format {
-    /// Bytes that one element takes.
+/// Signed integers `q` of 4 or 8 bits, stored as `q + 2^(bits-1)`, the first in the lowest bits, a row padded to
+/// 32 bits: compressed-tensors' `pack-quantized`. An element is `q · scale`, rounded once to f32 (with scales of 16
+/// bits there is nothing to round).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Packed {
+    /// Bits of an element.
+    pub bits: Bits,
+    /// Consecutive elements of a row that share a scale: a multiple of 32, or at least the row.
+    pub group: usize,
+    /// Format of the scales.
+    pub scales: Scales,
+}
+
+/// Bits of a packed element.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Bits {
+    /// From -8 to 7.
+    Four,
+    /// From -128 to 127.
+    Eight,
+}
+
+/// Format of the scales of packed elements.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Scales {
+    /// IEEE binary32, little-endian.
+    F32,
+    /// bfloat16, little-endian.
+    Bf16,
+    /// IEEE binary16, little-endian.
+    F16,
+}
+
+impl Bits {
+    /// Elements in 32 bits.
+    #[must_use]
+    pub const fn per_word(self) -> usize {
+        match self {
+            Bits::Four => 8,
+            Bits::Eight => 4,
+        }
+    }
+}
+
+impl Scales {
+    /// Bytes of one scale.
     #[must_use]
     pub const fn bytes(self) -> usize {
         match self {
-            Format::F32 => 4,
-            Format::Bf16 | Format::F16 => 2,
+            Scales::F32 => 4,
+            Scales::Bf16 | Scales::F16 => 2,
+        }
+    }
+
+    /// # Safety
+    /// `p` is valid for reading one scale.
+    #[inline(always)]
+    unsafe fn read(self, p: *const u8) -> f32 {
+        // SAFETY: the caller vouches for as many bytes as the format has.
+        unsafe {
+            match self {
+                Scales::Bf16 => f32::from_bits(u32::from(u16::from_le_bytes(p.cast::<[u8; 2]>().read())) << 16),
+                Scales::F16 => half::f16::from_le_bytes(p.cast::<[u8; 2]>().read()).to_f32(),
+                Scales::F32 => f32::from_le_bytes(p.cast::<[u8; 4]>().read()),
+            }
+        }
+    }
+}
+
+impl Packed {
+    /// Groups in a row of `cols` elements.
+    #[must_use]
+    pub const fn groups(&self, cols: usize) -> usize {
+        cols.div_ceil(self.group)
+    }
+}
+
+impl Format {
+    /// Bytes of the elements of a row of `cols`.
+    #[must_use]
+    pub const fn row_bytes(self, cols: usize) -> usize {
+        match self {
+            Format::F32 => cols * 4,
+            Format::Bf16 | Format::F16 => cols * 2,
+            Format::Packed(packed) => cols.div_ceil(packed.bits.per_word()) * 4,
+        }
+    }
+
+    /// Bytes of the scales of a row of `cols`.
+    #[must_use]
+    pub const fn scale_row_bytes(self, cols: usize) -> usize {
+        match self {
+            Format::F32 | Format::Bf16 | Format::F16 => 0,
+            Format::Packed(packed) => packed.groups(cols) * packed.scales.bytes(),
         }
     }
 }
@@ -27,25 +116,28 @@ impl Format {
 /// A borrowed row-major matrix `[rows, cols]`, `rows` outputs of `cols` inputs each.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
-    bytes: &'a [u8],
+    elements: &'a [u8],
+    scales: &'a [u8],
     format: Format,
     rows: usize,
     cols: usize,
 }
 
 impl<'a> Matrix<'a> {
-    /// A view of `bytes`, which need not be aligned.
+    /// A view of `elements`, and of `scales` `[rows, groups]` if the format has any; neither need be aligned.
     ///
     /// # Panics
-    /// When `bytes` does not hold exactly `rows * cols` elements.
+    /// When they are not of the size that the format and the shape ask for, or a group is of a size that this crate
+    /// does not know.
     #[must_use]
-    pub fn new(bytes: &'a [u8], format: Format, rows: usize, cols: usize) -> Matrix<'a> {
-        assert_eq!(
-            Some(bytes.len()),
-            rows.checked_mul(cols).and_then(|n| n.checked_mul(format.bytes())),
-            "a [{rows}, {cols}] matrix of {format:?}"
-        );
-        Matrix { bytes, format, rows, cols }
+    pub fn new(elements: &'a [u8], scales: &'a [u8], format: Format, rows: usize, cols: usize) -> Matrix<'a> {
+        let fits = |bytes: &[u8], row: usize| Some(bytes.len()) == rows.checked_mul(row);
+        assert!(fits(elements, format.row_bytes(cols)), "a [{rows}, {cols}] matrix of {format:?}");
+        assert!(fits(scales, format.scale_row_bytes(cols)), "scales of a [{rows}, {cols}] matrix of {format:?}");
+        if let Format::Packed(Packed { group, .. }) = format {
+            assert!(group > 0 && (group.is_multiple_of(32) || group >= cols), "groups of {group}");
+        }
+        Matrix { elements, scales, format, rows, cols }
     }
 
     /// Outputs.
@@ -66,42 +158,112 @@ impl<'a> Matrix<'a> {
         self.format
     }
 
-    /// The bytes of all rows.
+    /// Bytes of elements and scales.
     #[must_use]
-    pub fn bytes(&self) -> &'a [u8] {
-        self.bytes
+    pub fn byte_len(&self) -> usize {
+        self.elements.len() + self.scales.len()
     }
 
-    /// The bytes of one row.
-    #[must_use]
-    pub fn row(&self, row: usize) -> &'a [u8] {
-        let len = self.cols * self.format.bytes();
-        &self.bytes[row * len..(row + 1) * len]
+    /// Rows `first`, `first + step`, … up to the `count`-th.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub(crate) fn stored_rows(&self, first: usize, step: usize, count: usize) -> StoredRows<'a> {
+        assert!(count > 0 && first + step * (count - 1) < self.rows, "{count} rows of {}", self.rows);
+        let (row, scale_row) = (self.format.row_bytes(self.cols), self.format.scale_row_bytes(self.cols));
+        StoredRows {
+            elements: self.elements[first * row..].as_ptr(),
+            stride: step * row,
+            scales: self.scales[first * scale_row..].as_ptr(),
+            scale_stride: step * scale_row,
+            matrix: std::marker::PhantomData,
+        }
+    }
+}
+
+/// Some rows of a matrix as a kernel reads them.
+#[derive(Clone, Copy)]
+pub(crate) struct StoredRows<'a> {
+    /// The first element of the first row.
+    pub(crate) elements: *const u8,
+    /// Bytes from row to row.
+    pub(crate) stride: usize,
+    /// The first scale of the first row.
+    pub(crate) scales: *const u8,
+    /// Bytes from row to row.
+    pub(crate) scale_stride: usize,
+    matrix: std::marker::PhantomData<&'a [u8]>,
+}
+
+impl StoredRows<'_> {
+    /// Rows without scales that begin at `elements`.
+    pub(crate) fn plain(elements: *const u8, stride: usize) -> StoredRows<'static> {
+        StoredRows {
+            elements,
+            stride,
+            scales: std::ptr::NonNull::dangling().as_ptr(),
+            scale_stride: 0,
+            matrix: std::marker::PhantomData,
+        }
     }
 }
 
 /// A format as a type, so that a kernel is compiled once for each.
-pub(crate) trait Element: Copy {
-    const BYTES: usize;
+pub(crate) trait Element: Copy + Sync {
+    /// What the elements of a group have in common.
+    type Group<S: Simd>: Copy;
 
-    /// Reads 16 elements and widens them exactly.
-    ///
-    /// # Safety
-    /// `p` is valid for reading `16 * BYTES` bytes.
-    unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::V;
-
-    /// Reads `n` elements and widens them exactly; the other lanes are zero.
-    ///
-    /// # Safety
-    /// `n <= 16` and `p` is valid for reading `n * BYTES` bytes.
+    /// Elements of a group: a multiple of 32, or at least the row.
     #[inline(always)]
-    unsafe fn load_first<S: Simd>(s: S, p: *const u8, n: usize) -> S::V {
+    fn group(self) -> usize {
+        usize::MAX
+    }
+
+    /// Bytes of a scale.
+    #[inline(always)]
+    fn scale_bytes(self) -> usize {
+        0
+    }
+
+    /// Bytes of `n` elements, `n` a multiple of 16.
+    fn bytes(n: usize) -> usize;
+
+    /// # Safety
+    /// `scale` is valid for reading a scale.
+    unsafe fn open<S: Simd>(self, s: S, scale: *const u8) -> Self::Group<S>;
+
+    /// Reads 16 elements of a group and widens them.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 16 elements.
+    unsafe fn load<S: Simd>(s: S, p: *const u8, group: Self::Group<S>) -> S::V;
+
+    /// Reads `n` elements and widens them; the other lanes are zero.
+    ///
+    /// # Safety
+    /// `n <= 16` and `p` is valid for reading `n` elements.
+    #[inline(always)]
+    unsafe fn load_first<S: Simd>(s: S, p: *const u8, n: usize, group: Self::Group<S>) -> S::V {
         let mut bytes = [0u8; LANES * 4];
-        // SAFETY: the caller vouches for `n` elements at `p`; the array holds 16 of up to 4 bytes.
+        let mut lanes = [0.0f32; LANES];
+        // SAFETY: the caller vouches for `n` elements at `p`; the arrays hold 16.
         unsafe {
-            std::ptr::copy_nonoverlapping(p, bytes.as_mut_ptr(), n * Self::BYTES);
-            Self::load(s, bytes.as_ptr())
+            // Packed elements may end within a byte.
+            std::ptr::copy_nonoverlapping(p, bytes.as_mut_ptr(), (n * Self::bytes(LANES)).div_ceil(LANES));
+            s.store(lanes.as_mut_ptr(), Self::load(s, bytes.as_ptr(), group));
+            lanes[n..].fill(0.0);
+            s.load(lanes.as_ptr())
         }
+    }
+
+    /// Reads 32 elements of a group, rounded to bf16.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 32 elements.
+    #[inline(always)]
+    unsafe fn load_pairs<S: Simd>(s: S, p: *const u8, group: Self::Group<S>) -> S::P {
+        // SAFETY: the caller vouches for 32 elements.
+        unsafe { s.round_pairs(Self::load(s, p, group), Self::load(s, p.add(Self::bytes(LANES)), group)) }
     }
 }
 
@@ -111,37 +273,116 @@ pub(crate) struct F32;
 pub(crate) struct Bf16;
 #[derive(Clone, Copy)]
 pub(crate) struct F16;
+/// [`Bits::Four`].
+#[derive(Clone, Copy)]
+pub(crate) struct Int4(pub(crate) Packed);
+/// [`Bits::Eight`].
+#[derive(Clone, Copy)]
+pub(crate) struct Int8(pub(crate) Packed);
 
 // SAFETY (of the blocks below): each passes the caller's promise on to the load of the same width.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument, stated above, covers them all")]
 mod elements {
-    use super::{Bf16, Element, F16, F32, Simd};
+    use super::{Bf16, Element, F16, F32, Int4, Int8, Simd};
 
     impl Element for F32 {
-        const BYTES: usize = 4;
+        type Group<S: Simd> = ();
         #[inline(always)]
-        unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::V {
+        fn bytes(n: usize) -> usize {
+            n * 4
+        }
+        #[inline(always)]
+        unsafe fn open<S: Simd>(self, _s: S, _scale: *const u8) {}
+        #[inline(always)]
+        unsafe fn load<S: Simd>(s: S, p: *const u8, (): ()) -> S::V {
             unsafe { s.load(p.cast()) }
         }
         #[inline(always)]
-        unsafe fn load_first<S: Simd>(s: S, p: *const u8, n: usize) -> S::V {
+        unsafe fn load_first<S: Simd>(s: S, p: *const u8, n: usize, (): ()) -> S::V {
             unsafe { s.load_first(p.cast(), n) }
         }
     }
 
     impl Element for Bf16 {
-        const BYTES: usize = 2;
+        type Group<S: Simd> = ();
         #[inline(always)]
-        unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::V {
+        fn bytes(n: usize) -> usize {
+            n * 2
+        }
+        #[inline(always)]
+        unsafe fn open<S: Simd>(self, _s: S, _scale: *const u8) {}
+        #[inline(always)]
+        unsafe fn load<S: Simd>(s: S, p: *const u8, (): ()) -> S::V {
             unsafe { s.load_bf16(p) }
+        }
+        #[inline(always)]
+        unsafe fn load_pairs<S: Simd>(s: S, p: *const u8, (): ()) -> S::P {
+            unsafe { s.load_pairs(p) }
         }
     }
 
     impl Element for F16 {
-        const BYTES: usize = 2;
+        type Group<S: Simd> = ();
         #[inline(always)]
-        unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::V {
+        fn bytes(n: usize) -> usize {
+            n * 2
+        }
+        #[inline(always)]
+        unsafe fn open<S: Simd>(self, _s: S, _scale: *const u8) {}
+        #[inline(always)]
+        unsafe fn load<S: Simd>(s: S, p: *const u8, (): ()) -> S::V {
             unsafe { s.load_f16(p) }
+        }
+    }
+
+    impl Element for Int8 {
+        /// The scale, and the offset -128 · scale.
+        type Group<S: Simd> = (S::V, S::V);
+        #[inline(always)]
+        fn group(self) -> usize {
+            self.0.group
+        }
+        #[inline(always)]
+        fn scale_bytes(self) -> usize {
+            self.0.scales.bytes()
+        }
+        #[inline(always)]
+        fn bytes(n: usize) -> usize {
+            n
+        }
+        #[inline(always)]
+        unsafe fn open<S: Simd>(self, s: S, scale: *const u8) -> (S::V, S::V) {
+            let scale = unsafe { self.0.scales.read(scale) };
+            (s.splat(scale), s.splat(-128.0 * scale))
+        }
+        #[inline(always)]
+        unsafe fn load<S: Simd>(s: S, p: *const u8, (scale, offset): (S::V, S::V)) -> S::V {
+            // The offset is exact, so that (q + 128) · scale - 128 · scale is rounded once.
+            unsafe { s.fma(s.load_u8(p), scale, offset) }
+        }
+    }
+
+    impl Element for Int4 {
+        type Group<S: Simd> = S::Nibbles;
+        #[inline(always)]
+        fn group(self) -> usize {
+            self.0.group
+        }
+        #[inline(always)]
+        fn scale_bytes(self) -> usize {
+            self.0.scales.bytes()
+        }
+        #[inline(always)]
+        fn bytes(n: usize) -> usize {
+            n / 2
+        }
+        #[inline(always)]
+        unsafe fn open<S: Simd>(self, s: S, scale: *const u8) -> S::Nibbles {
+            s.nibbles(unsafe { self.0.scales.read(scale) })
+        }
+        #[inline(always)]
+        unsafe fn load<S: Simd>(s: S, p: *const u8, group: S::Nibbles) -> S::V {
+            unsafe { s.load_nibbles(p, group) }
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Normalisation of rows.
 
 use crate::exec::{Exec, SharedMut};
-use crate::matrix::F32;
+use crate::matrix::{F32, StoredRows};
 use crate::simd::{LANES, Op, Simd};
-use crate::tile;
+use crate::tile::{self, InF32};
 
 /// Elements that one item of a parallel job takes.
 const ITEM: usize = 1 << 14;
@@ -73,7 +73,8 @@ impl Op for RmsRow<'_> {
         // SAFETY: `x`, `weight` and `out` hold `n` elements; each is read before it is overwritten.
         unsafe {
             let mut acc = [[s.zero(); 1]; 1];
-            tile::accumulate::<S, F32, 1, 1, 0>(s, x, n, x.cast(), n * 4, n, &mut acc);
+            let row = StoredRows::plain(x.cast(), 0);
+            tile::accumulate::<S, InF32, F32, 1, 1, 0>(s, F32, x.cast(), 0, row, n, &mut acc);
             let mean = s.sum(acc[0][0]) / n as f32;
             let scale = s.splat(1.0 / (mean + self.eps).sqrt());
             let whole = n - n % LANES;

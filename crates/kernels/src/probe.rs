@@ -39,6 +39,20 @@ pub fn f32_rate(exec: &Exec, time: Duration) -> f64 {
     best(time, pass, (2 * exec.threads() * STEPS * CHAINS * LANES) as f64)
 }
 
+/// Multiply-adds per second of bf16 pairs into f32 sums of all threads together, at best, within `time`, times two:
+/// FLOP/s of the reduced mode.
+#[must_use]
+pub fn bf16_rate(exec: &Exec, time: Duration) -> f64 {
+    const STEPS: usize = 50_000;
+    let isa = exec.isa();
+    let pass = || {
+        exec.pool().run(exec.threads(), &|i, _| {
+            std::hint::black_box(isa.run(MultiplyPairs { start: i as f32, steps: STEPS }));
+        });
+    };
+    best(time, pass, (4 * exec.threads() * STEPS * CHAINS * LANES) as f64)
+}
+
 /// The highest rate of a pass that does `work`, over as many passes as `time` allows, three at least.
 fn best(time: Duration, mut pass: impl FnMut(), work: f64) -> f64 {
     let start = Instant::now();
@@ -88,6 +102,28 @@ impl Op for Multiply {
         for _ in 0..self.steps {
             for v in &mut acc {
                 *v = s.fma(*v, a, b);
+            }
+        }
+        acc.into_iter().map(|v| s.sum(v)).sum()
+    }
+}
+
+struct MultiplyPairs {
+    start: f32,
+    steps: usize,
+}
+
+impl Op for MultiplyPairs {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let (a, b) = (s.splat(0.5), s.splat(1e-6));
+        let (a, b) = (s.round_pairs(a, b), s.round_pairs(b, a));
+        let mut acc = [s.splat(self.start); CHAINS];
+        for _ in 0..self.steps {
+            for v in &mut acc {
+                *v = s.add_pairs(a, b, *v);
             }
         }
         acc.into_iter().map(|v| s.sum(v)).sum()

@@ -1,96 +1,244 @@
 //! The register tile: `R` rows against `C` weight rows, `R * C` dot products at once.
 //!
-//! This is the one place where the contract's order of summation is written down: lane `l` of 16 adds the
-//! elements `l, l + 16, l + 32, …` in increasing order by fused multiply-add, a short tail counts as
-//! zeros, and [`Simd::sum`] adds the lanes. A tile of any size computes each of its dot products so,
-//! and therefore tiles may be cut in any way.
+//! This is the one place where the contract's order of summation is written down: in f32, lane `l` of 16 adds the
+//! elements `l, l + 16, l + 32, …` in increasing order by fused multiply-add; in bf16, lane `l` adds the pairs
+//! `l, l + 16, …`, of each pair the second element first ([`Simd::add_pairs`]). A short tail counts as zeros, and
+//! [`Simd::sum`] adds the lanes. A tile of any size computes each of its dot products so, and therefore tiles
+//! may be cut in any way.
 
-use crate::matrix::Element;
+use crate::matrix::{Element, StoredRows};
 use crate::simd::{LANES, Simd};
+
+/// In which numbers products are computed.
+pub(crate) trait Arithmetic: Copy {
+    /// Elements of `x`, and the widened elements of a weight row, that a step takes.
+    type X<S: Simd>: Copy;
+    /// Elements of a step.
+    const STEP: usize;
+    /// Bytes of an element of `x`.
+    const X_BYTES: usize;
+
+    /// # Safety
+    /// `p` is valid for reading a step of `x`.
+    unsafe fn load_x<S: Simd>(s: S, p: *const u8) -> Self::X<S>;
+    /// Zeros after the first `n`.
+    ///
+    /// # Safety
+    /// `p` is valid for reading `n <= STEP` elements of `x`.
+    unsafe fn load_x_first<S: Simd>(s: S, p: *const u8, n: usize) -> Self::X<S>;
+    /// # Safety
+    /// `p` is valid for reading a step of elements of `W`.
+    unsafe fn load_w<S: Simd, W: Element>(s: S, p: *const u8, group: W::Group<S>) -> Self::X<S>;
+    /// Zeros after the first `n`.
+    ///
+    /// # Safety
+    /// `p` is valid for reading `n <= STEP` elements of `W`.
+    unsafe fn load_w_first<S: Simd, W: Element>(s: S, p: *const u8, n: usize, group: W::Group<S>) -> Self::X<S>;
+    /// # Safety
+    /// `p` is valid for writing a step of `x`.
+    unsafe fn store_x<S: Simd>(s: S, p: *mut u8, x: Self::X<S>);
+    fn add<S: Simd>(s: S, x: Self::X<S>, w: Self::X<S>, sum: S::V) -> S::V;
+}
+
+/// Everything in f32.
+#[derive(Clone, Copy)]
+pub(crate) struct InF32;
+
+/// Both factors rounded to bf16, sums in f32.
+#[derive(Clone, Copy)]
+pub(crate) struct InBf16;
+
+// SAFETY (of the blocks below): each passes the caller's promise on to loads of the same width; arrays on the
+// stack hold a whole step.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one argument, stated above, covers them all")]
+mod arithmetics {
+    use super::{Arithmetic, Element, InBf16, InF32, LANES, Simd};
+
+    impl Arithmetic for InF32 {
+        type X<S: Simd> = S::V;
+        const STEP: usize = LANES;
+        const X_BYTES: usize = 4;
+
+        #[inline(always)]
+        unsafe fn load_x<S: Simd>(s: S, p: *const u8) -> S::V {
+            unsafe { s.load(p.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn load_x_first<S: Simd>(s: S, p: *const u8, n: usize) -> S::V {
+            unsafe { s.load_first(p.cast(), n) }
+        }
+        #[inline(always)]
+        unsafe fn load_w<S: Simd, W: Element>(s: S, p: *const u8, group: W::Group<S>) -> S::V {
+            unsafe { W::load(s, p, group) }
+        }
+        #[inline(always)]
+        unsafe fn load_w_first<S: Simd, W: Element>(s: S, p: *const u8, n: usize, group: W::Group<S>) -> S::V {
+            unsafe { W::load_first(s, p, n, group) }
+        }
+        #[inline(always)]
+        unsafe fn store_x<S: Simd>(s: S, p: *mut u8, x: S::V) {
+            unsafe { s.store(p.cast(), x) }
+        }
+        #[inline(always)]
+        fn add<S: Simd>(s: S, x: S::V, w: S::V, sum: S::V) -> S::V {
+            s.fma(x, w, sum)
+        }
+    }
+
+    impl Arithmetic for InBf16 {
+        type X<S: Simd> = S::P;
+        const STEP: usize = 2 * LANES;
+        const X_BYTES: usize = 2;
+
+        #[inline(always)]
+        unsafe fn load_x<S: Simd>(s: S, p: *const u8) -> S::P {
+            unsafe { s.load_pairs(p) }
+        }
+        #[inline(always)]
+        unsafe fn load_x_first<S: Simd>(s: S, p: *const u8, n: usize) -> S::P {
+            let mut all = [0u8; 4 * LANES];
+            unsafe {
+                std::ptr::copy_nonoverlapping(p, all.as_mut_ptr(), n * 2);
+                s.load_pairs(all.as_ptr())
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_w<S: Simd, W: Element>(s: S, p: *const u8, group: W::Group<S>) -> S::P {
+            unsafe { W::load_pairs(s, p, group) }
+        }
+        #[inline(always)]
+        unsafe fn load_w_first<S: Simd, W: Element>(s: S, p: *const u8, n: usize, group: W::Group<S>) -> S::P {
+            let first = n.min(LANES);
+            unsafe {
+                let lo = W::load_first(s, p, first, group);
+                let hi = match n - first {
+                    0 => s.zero(),
+                    rest => W::load_first(s, p.add(W::bytes(LANES)), rest, group),
+                };
+                s.round_pairs(lo, hi)
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_x<S: Simd>(s: S, p: *mut u8, x: S::P) {
+            unsafe { s.store_pairs(p, x) }
+        }
+        #[inline(always)]
+        fn add<S: Simd>(s: S, x: S::P, w: S::P, sum: S::V) -> S::V {
+            s.add_pairs(x, w, sum)
+        }
+    }
+}
 
 /// Adds the products of elements `0..len` to the lanes of each of the tile's accumulators.
 ///
 /// Lines that lie `AHEAD` bytes after the elements of `w` in use are asked for, unless it is 0.
-/// `len` is a multiple of 16 unless the tile ends the dot products.
+/// `len` is a multiple of [`Arithmetic::STEP`] unless the tile ends the dot products.
 ///
 /// # Safety
-/// For every `r < R`, `x + r * x_stride` is valid for reading `len` f32, and for every `c < C`,
-/// `w + c * w_stride` (in bytes) is valid for reading `len` elements of `W`.
+/// For every `r < R`, `x + r * x_stride` (in bytes) is valid for reading `len` elements of `x`, and the `C` rows of
+/// `w` for reading `len` elements and their scales.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "pointers and strides of two operands")]
-pub(crate) unsafe fn accumulate<S: Simd, W: Element, const R: usize, const C: usize, const AHEAD: usize>(
+pub(crate) unsafe fn accumulate<
+    S: Simd,
+    A: Arithmetic,
+    W: Element,
+    const R: usize,
+    const C: usize,
+    const AHEAD: usize,
+>(
     s: S,
-    x: *const f32,
+    element: W,
+    x: *const u8,
     x_stride: usize,
-    w: *const u8,
-    w_stride: usize,
+    w: StoredRows<'_>,
     len: usize,
     acc: &mut [[S::V; C]; R],
 ) {
     // A copy that never leaves the registers.
     let mut a = *acc;
-    let whole = len - len % LANES;
-    let mut k = 0;
-    // Four steps a round leave the ports to the multiply-adds rather than to the loop.
-    while k + 4 * LANES <= whole {
-        for step in 0..4 {
-            let k = k + step * LANES;
-            // SAFETY: `k + 16 <= len`, within what the caller vouches for.
-            unsafe { add_step::<S, W, R, C, AHEAD>(s, x.add(k), x_stride, w.add(k * W::BYTES), w_stride, &mut a) };
-        }
-        k += 4 * LANES;
-    }
-    while k < whole {
-        // SAFETY: as above.
-        unsafe { add_step::<S, W, R, C, AHEAD>(s, x.add(k), x_stride, w.add(k * W::BYTES), w_stride, &mut a) };
-        k += LANES;
-    }
-    let rest = len - whole;
-    if rest > 0 {
-        // SAFETY: `rest < 16` elements are left at `whole`.
-        unsafe {
-            let mut wv = [s.zero(); C];
-            for c in 0..C {
-                wv[c] = W::load_first(s, w.add(c * w_stride + whole * W::BYTES), rest);
+    let (mut k, mut index) = (0, 0);
+    while k < len {
+        let end = k.saturating_add(element.group()).min(len);
+        // SAFETY: group `index` of each row begins at element `k < len`.
+        let groups = unsafe {
+            let scale = w.scales.add(index * element.scale_bytes());
+            let mut groups = [element.open(s, scale); C];
+            for c in 1..C {
+                groups[c] = element.open(s, scale.add(c * w.scale_stride));
             }
-            for r in 0..R {
-                let xv = s.load_first(x.add(r * x_stride + whole), rest);
+            groups
+        };
+        let whole = end - (end - k) % A::STEP;
+        // Four steps a round leave the ports to the multiply-adds rather than to the loop.
+        while k + 4 * A::STEP <= whole {
+            if AHEAD > 0 {
                 for c in 0..C {
-                    a[r][c] = s.fma(xv, wv[c], a[r][c]);
+                    let p = w.elements.wrapping_add(c * w.stride + W::bytes(k) + AHEAD);
+                    for line in (0..W::bytes(4 * A::STEP)).step_by(64) {
+                        s.prefetch(p.wrapping_add(line));
+                    }
                 }
             }
+            for _ in 0..4 {
+                // SAFETY: `k + STEP <= len`, within what the caller vouches for.
+                unsafe { add_step::<S, A, W, R, C>(s, x, x_stride, w, k, &groups, &mut a) };
+                k += A::STEP;
+            }
         }
+        while k < whole {
+            // SAFETY: as above.
+            unsafe { add_step::<S, A, W, R, C>(s, x, x_stride, w, k, &groups, &mut a) };
+            k += A::STEP;
+        }
+        if k < end {
+            let rest = end - k;
+            // SAFETY: `rest < STEP` elements are left at `k`.
+            unsafe {
+                let p = w.elements.add(W::bytes(k));
+                let mut wv = [A::load_w_first::<S, W>(s, p, rest, groups[0]); C];
+                for c in 1..C {
+                    wv[c] = A::load_w_first::<S, W>(s, p.add(c * w.stride), rest, groups[c]);
+                }
+                for r in 0..R {
+                    let xv = A::load_x_first(s, x.add(r * x_stride + k * A::X_BYTES), rest);
+                    for c in 0..C {
+                        a[r][c] = A::add(s, xv, wv[c], a[r][c]);
+                    }
+                }
+            }
+            k = end;
+        }
+        index += 1;
     }
     *acc = a;
 }
 
-/// Sixteen elements of every row.
+/// One step of every row, from element `k` on.
 ///
 /// # Safety
-/// As [`accumulate`], with 16 elements.
+/// As [`accumulate`], with [`Arithmetic::STEP`] elements.
 #[inline(always)]
-unsafe fn add_step<S: Simd, W: Element, const R: usize, const C: usize, const AHEAD: usize>(
+unsafe fn add_step<S: Simd, A: Arithmetic, W: Element, const R: usize, const C: usize>(
     s: S,
-    x: *const f32,
+    x: *const u8,
     x_stride: usize,
-    w: *const u8,
-    w_stride: usize,
+    w: StoredRows<'_>,
+    k: usize,
+    groups: &[W::Group<S>; C],
     a: &mut [[S::V; C]; R],
 ) {
-    // SAFETY: the caller vouches for 16 elements of each row.
+    // SAFETY: the caller vouches for a step of each row.
     unsafe {
-        let mut wv = [s.zero(); C];
-        for c in 0..C {
-            let p = w.add(c * w_stride);
-            if AHEAD > 0 {
-                s.prefetch(p.wrapping_add(AHEAD));
-            }
-            wv[c] = W::load(s, p);
+        let p = w.elements.add(W::bytes(k));
+        let mut wv = [A::load_w::<S, W>(s, p, groups[0]); C];
+        for c in 1..C {
+            wv[c] = A::load_w::<S, W>(s, p.add(c * w.stride), groups[c]);
         }
         for r in 0..R {
-            let xv = s.load(x.add(r * x_stride));
+            let xv = A::load_x(s, x.add(r * x_stride + k * A::X_BYTES));
             for c in 0..C {
-                a[r][c] = s.fma(xv, wv[c], a[r][c]);
+                a[r][c] = A::add(s, xv, wv[c], a[r][c]);
             }
         }
     }

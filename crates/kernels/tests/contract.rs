@@ -8,8 +8,9 @@ use std::num::NonZeroUsize;
 use half::{bf16, f16};
 use proptest::prelude::*;
 use rheostat_kernels::{
-    Activation, Attention, Columns, Exec, Format, Isa, KV_BLOCK, KvBlock, KvSource, Linear, Matrix, SPAN_ROWS, Span,
-    add_assign, attention, gate, linear, rms_norm, rms_norm_in_place, rotate_half, widen,
+    Activation, Attention, Bits, Columns, Exec, Format, Isa, KV_BLOCK, KvBlock, KvFormat, KvSource, Linear, Matrix,
+    Packed, Rounded, Rows, SPAN_ROWS, Scales, Span, add_assign, attention, gate, linear, rms_norm, rms_norm_in_place,
+    rotate_half, widen,
 };
 
 /// Every instruction set of this machine, with one thread and with three.
@@ -70,27 +71,115 @@ fn tree(mut lanes: [f32; 16]) -> f32 {
     lanes[0]
 }
 
-/// Stores `values` in `format`; returns the bytes and what they widen to.
-fn store(values: &[f32], format: Format) -> (Vec<u8>, Vec<f32>) {
-    let mut bytes = Vec::new();
-    let mut exact = Vec::new();
-    for &v in values {
-        match format {
-            Format::F32 => {
-                bytes.extend(v.to_le_bytes());
-                exact.push(v);
-            }
-            Format::Bf16 => {
-                bytes.extend(bf16::from_f32(v).to_le_bytes());
-                exact.push(bf16::from_f32(v).to_f32());
-            }
-            Format::F16 => {
-                bytes.extend(f16::from_f32(v).to_le_bytes());
-                exact.push(f16::from_f32(v).to_f32());
+/// The reduced mode's dot product, word for word: pairs of bf16, of each the second element first.
+fn dot_bf16(a: &[f32], b: &[f32]) -> f32 {
+    let flush = |x: f32| if x.is_subnormal() { 0.0f32.copysign(x) } else { x };
+    let round = |x: Option<&f32>| x.map_or(0.0, |x| flush(bf16::from_f32(flush(*x)).to_f32()));
+    let mut lanes = [0.0f32; 16];
+    for (a, b) in a.chunks(32).zip(b.chunks(32)) {
+        for (l, lane) in lanes.iter_mut().enumerate() {
+            for i in [2 * l + 1, 2 * l] {
+                *lane = flush(round(a.get(i)).mul_add(round(b.get(i)), *lane));
             }
         }
     }
-    (bytes, exact)
+    tree(lanes)
+}
+
+/// A stored matrix, and what it widens to.
+struct Stored {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    elements: Vec<u8>,
+    scales: Vec<u8>,
+    exact: Vec<f32>,
+}
+
+impl Stored {
+    fn matrix(&self) -> Matrix<'_> {
+        Matrix::new(&self.elements, &self.scales, self.format, self.rows, self.cols)
+    }
+
+    fn row(&self, o: usize) -> &[f32] {
+        &self.exact[o * self.cols..(o + 1) * self.cols]
+    }
+}
+
+/// Stores `rows * cols` random values in `format`.
+fn store(random: &mut Random, rows: usize, cols: usize, format: Format) -> Stored {
+    let (mut elements, mut scales, mut exact) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rows {
+        match format {
+            Format::F32 => {
+                for v in random.vec(cols) {
+                    elements.extend(v.to_le_bytes());
+                    exact.push(v);
+                }
+            }
+            Format::Bf16 => {
+                for v in random.vec(cols).into_iter().map(bf16::from_f32) {
+                    elements.extend(v.to_le_bytes());
+                    exact.push(v.to_f32());
+                }
+            }
+            Format::F16 => {
+                for v in random.vec(cols).into_iter().map(f16::from_f32) {
+                    elements.extend(v.to_le_bytes());
+                    exact.push(v.to_f32());
+                }
+            }
+            Format::Packed(Packed { bits, group, scales: kind }) => {
+                let row: Vec<f32> = (0..cols.div_ceil(group))
+                    .map(|_| {
+                        let scale = random.next() * 0.037 + 0.001;
+                        match kind {
+                            Scales::F32 => {
+                                scales.extend(scale.to_le_bytes());
+                                scale
+                            }
+                            Scales::Bf16 => {
+                                scales.extend(bf16::from_f32(scale).to_le_bytes());
+                                bf16::from_f32(scale).to_f32()
+                            }
+                            Scales::F16 => {
+                                scales.extend(f16::from_f32(scale).to_le_bytes());
+                                f16::from_f32(scale).to_f32()
+                            }
+                        }
+                    })
+                    .collect();
+                let (width, half) = match bits {
+                    Bits::Four => (4, 8i32),
+                    Bits::Eight => (8, 128),
+                };
+                let mut words = vec![0u32; cols.div_ceil(bits.per_word())];
+                for (k, v) in random.vec(cols).into_iter().enumerate() {
+                    let stored = (v * 977.0) as i32 & (2 * half - 1);
+                    words[k / bits.per_word()] |= (stored as u32) << (width * (k % bits.per_word()));
+                    exact.push((stored - half) as f32 * row[k / group]);
+                }
+                elements.extend(words.iter().flat_map(|w| w.to_le_bytes()));
+            }
+        }
+    }
+    Stored { format, rows, cols, elements, scales, exact }
+}
+
+/// Every kind of format, with groups of each size and scales of each type.
+fn formats() -> Vec<Format> {
+    let packed = |bits, group, scales| Format::Packed(Packed { bits, group, scales });
+    vec![
+        Format::F32,
+        Format::Bf16,
+        Format::F16,
+        packed(Bits::Four, 32, Scales::Bf16),
+        packed(Bits::Four, 128, Scales::F16),
+        packed(Bits::Four, 1 << 20, Scales::F32),
+        packed(Bits::Eight, 64, Scales::Bf16),
+        packed(Bits::Eight, 128, Scales::F16),
+        packed(Bits::Eight, 1 << 20, Scales::F32),
+    ]
 }
 
 #[track_caller]
@@ -112,54 +201,43 @@ fn check_linear(execs: &[Exec], shape: Shape, format: Format, seed: u64) {
     let Shape { n, cols, rows } = shape;
     let mut random = Random(seed);
     let x = random.vec(n * cols);
-    let (bytes, w) = store(&random.vec(rows * cols), format);
-    let (bytes2, w2) = store(&random.vec(rows.div_ceil(2) * cols), Format::F32);
-    let bias = random.vec(rows);
-    // Two products in one call: the first with a bias, the second at an odd byte address.
+    // Two products: the first with a bias, the second at an odd byte address.
     let rows2 = rows.div_ceil(2);
+    let first = store(&mut random, rows, cols, format);
+    let second = store(&mut random, rows2, cols, Format::F32);
+    let bias = random.vec(rows);
     let mut shifted = vec![0u8];
-    shifted.extend(&bytes2);
+    shifted.extend(&second.elements);
     let stride = rows + rows2 + 3;
-    let mut want = vec![7.0; n * stride];
-    for r in 0..n {
-        let x = &x[r * cols..(r + 1) * cols];
-        for o in 0..rows {
-            want[r * stride + o] = dot(x, &w[o * cols..(o + 1) * cols]) + bias[o];
+    for (mode, dot) in [("f32", dot as fn(&[f32], &[f32]) -> f32), ("bf16", dot_bf16)] {
+        let mut want = vec![7.0; n * stride];
+        for r in 0..n {
+            let x = &x[r * cols..(r + 1) * cols];
+            for o in 0..rows {
+                want[r * stride + o] = dot(x, first.row(o)) + bias[o];
+            }
+            for o in 0..rows2 {
+                want[r * stride + rows + o] = dot(x, second.row(o));
+            }
         }
-        for o in 0..rows2 {
-            want[r * stride + rows + o] = dot(x, &w2[o * cols..(o + 1) * cols]);
+        for exec in execs {
+            let mut rounded = Rounded::new(Rounded::elements(n, cols));
+            rounded.set(exec, &x, n, cols);
+            let x = if mode == "f32" { Rows::F32(&x) } else { Rows::Bf16(&rounded) };
+            let mut out = vec![7.0; n * stride];
+            let weight = first.matrix();
+            linear(exec, x, n, &mut [Linear { weight, bias: Some(&bias), out: Columns::new(&mut out, stride, 0) }]);
+            let weight = Matrix::new(&shifted[1..], &[], Format::F32, rows2, cols);
+            linear(exec, x, n, &mut [Linear { weight, bias: None, out: Columns::new(&mut out, stride, rows) }]);
+            assert_bits(&out, &want, &format!("{shape:?} {format:?} in {mode} {}", name(exec)));
         }
-    }
-    for exec in execs {
-        let mut out = vec![7.0; n * stride];
-        linear(
-            exec,
-            &x,
-            n,
-            &mut [Linear {
-                weight: Matrix::new(&bytes, format, rows, cols),
-                bias: Some(&bias),
-                out: Columns::new(&mut out, stride, 0),
-            }],
-        );
-        linear(
-            exec,
-            &x,
-            n,
-            &mut [Linear {
-                weight: Matrix::new(&shifted[1..], Format::F32, rows2, cols),
-                bias: None,
-                out: Columns::new(&mut out, stride, rows),
-            }],
-        );
-        assert_bits(&out, &want, &format!("{shape:?} {format:?} {}", name(exec)));
     }
 }
 
 #[test]
 fn linear_over_chosen_shapes() {
     let execs = contexts();
-    for format in [Format::F32, Format::Bf16, Format::F16] {
+    for format in formats() {
         for (n, cols, rows) in [
             (1, 1, 1),
             (1, 16, 8),
@@ -181,8 +259,65 @@ fn linear_over_chosen_shapes() {
 #[test]
 fn linear_beyond_the_scratch_buffer() {
     // One weight row is longer than a quarter of the panel's buffer.
-    let shape = Shape { n: 8, cols: 70_001, rows: 5 };
+    let shape = Shape { n: 8, cols: 140_001, rows: 5 };
     check_linear(&contexts(), shape, Format::Bf16, 5);
+}
+
+/// Subnormal numbers, as factors, sums and results, and values that round up to them or to infinity.
+#[test]
+fn the_reduced_mode_at_the_ends_of_the_range() {
+    let tiny = f32::MIN_POSITIVE;
+    let ends = [
+        0.0,
+        -0.0,
+        tiny,
+        -tiny,
+        tiny.next_down(),
+        -tiny.next_down(),
+        tiny / 3.0,
+        -tiny / 128.0,
+        f32::from_bits(1),
+        1.0,
+        -1.0,
+        0.75,
+        1e-20,
+        -1e-20,
+        3e-19,
+        1e-30,
+        1.003_906_2,
+        3.0e38,
+        f32::MAX,
+        1.003_906_3,
+    ];
+    let cols = 64;
+    for seed in 0..200u64 {
+        let mut random = Random(seed);
+        let mut pick = |n: usize| -> Vec<f32> {
+            (0..n).map(|_| ends[(random.next().to_bits() >> 7) as usize % ends.len()]).collect()
+        };
+        let (x, w) = (pick(cols), pick(8 * cols));
+        let bytes: Vec<u8> = w.iter().flat_map(|w| bf16::from_f32(*w).to_le_bytes()).collect();
+        let want: Vec<f32> = w
+            .chunks(cols)
+            .map(|w| dot_bf16(&x, &w.iter().map(|w| bf16::from_f32(*w).to_f32()).collect::<Vec<_>>()))
+            .collect();
+        for exec in contexts() {
+            let mut rounded = Rounded::new(Rounded::elements(1, cols));
+            rounded.set(&exec, &x, 1, cols);
+            let mut out = vec![7.0; 8];
+            let weight = Matrix::new(&bytes, &[], Format::Bf16, 8, cols);
+            linear(
+                &exec,
+                Rows::Bf16(&rounded),
+                1,
+                &mut [Linear { weight, bias: None, out: Columns::new(&mut out, 8, 0) }],
+            );
+            for (o, (g, w)) in out.iter().zip(&want).enumerate() {
+                let same = g.to_bits() == w.to_bits() || g.is_nan() && w.is_nan();
+                assert!(same, "seed {seed} row {o} is {g:e}, should be {w:e} on {}", name(&exec));
+            }
+        }
+    }
 }
 
 #[test]
@@ -191,24 +326,19 @@ fn several_products_in_one_call() {
     for n in [1, 9] {
         let (cols, sizes) = (72, [5usize, 64, 1, 130]);
         let x = random.vec(n * cols);
-        let weights: Vec<_> = sizes.iter().map(|&r| store(&random.vec(r * cols), Format::Bf16)).collect();
+        let weights: Vec<_> = sizes.iter().map(|&rows| store(&mut random, rows, cols, Format::Bf16)).collect();
         for exec in contexts() {
             let mut outs: Vec<Vec<f32>> = sizes.iter().map(|&r| vec![0.0; n * r]).collect();
             let mut jobs: Vec<_> = weights
                 .iter()
                 .zip(&mut outs)
-                .zip(sizes)
-                .map(|(((bytes, _), out), rows)| Linear {
-                    weight: Matrix::new(bytes, Format::Bf16, rows, cols),
-                    bias: None,
-                    out: Columns::new(out, rows, 0),
-                })
+                .map(|(w, out)| Linear { weight: w.matrix(), bias: None, out: Columns::new(out, w.rows, 0) })
                 .collect();
-            linear(&exec, &x, n, &mut jobs);
+            linear(&exec, Rows::F32(&x), n, &mut jobs);
             drop(jobs);
-            for (((_, w), out), rows) in weights.iter().zip(&outs).zip(sizes) {
+            for (w, out) in weights.iter().zip(&outs) {
                 let want: Vec<f32> =
-                    (0..n * rows).map(|i| dot(&x[i / rows * cols..][..cols], &w[i % rows * cols..][..cols])).collect();
+                    (0..n * w.rows).map(|i| dot(&x[i / w.rows * cols..][..cols], w.row(i % w.rows))).collect();
                 assert_bits(out, &want, &name(&exec));
             }
         }
@@ -273,7 +403,9 @@ fn attention_in_f64(shape: &Attention, q: &[f32], keys: &[Vec<f32>], values: &[V
 #[test]
 fn attention_is_the_same_however_it_is_cut() {
     let cases = [(4, 2, 24, None), (6, 6, 64, Some(5)), (7, 1, 16, Some(130)), (3, 1, 80, None), (2, 2, 128, Some(1))];
-    for (n_heads, n_kv_heads, d, window) in cases {
+    let formats = [KvFormat::F32, KvFormat::Bf16];
+    for ((n_heads, n_kv_heads, d, window), format) in cases.into_iter().flat_map(|c| formats.map(|f| (c, f))) {
+        let kept = |x: &f32| if format == KvFormat::F32 { *x } else { bf16::from_f32(*x).to_f32() };
         let shape = Attention { n_heads, n_kv_heads, head_dim: d, scale: 1.0 / (d as f32).sqrt(), window };
         let lengths = [KV_BLOCK * 2 + 37, 19];
         let mut random = Random(d as u64);
@@ -283,14 +415,17 @@ fn attention_is_the_same_however_it_is_cut() {
             let q: Vec<Vec<f32>> = (0..len).map(|_| random.tame(n_heads * d)).collect();
             let k: Vec<Vec<f32>> = (0..len).map(|_| random.tame(n_kv_heads * d)).collect();
             let v: Vec<Vec<f32>> = (0..len).map(|_| random.tame(n_kv_heads * d)).collect();
-            let mut blocks = vec![KvBlock::new(n_kv_heads, d); len.div_ceil(KV_BLOCK)];
+            let mut blocks = vec![KvBlock::new(format, n_kv_heads, d); len.div_ceil(KV_BLOCK)];
             for (pos, (k, v)) in k.iter().zip(&v).enumerate() {
                 blocks[pos / KV_BLOCK].write(pos % KV_BLOCK, d, k, v);
             }
             caches.push(blocks);
             all_q.push(q);
-            all_k.push(k);
-            all_v.push(v);
+            // What the cache keeps of them.
+            let keep =
+                |rows: Vec<Vec<f32>>| rows.iter().map(|r| r.iter().map(kept).collect()).collect::<Vec<Vec<f32>>>();
+            all_k.push(keep(k));
+            all_v.push(keep(v));
         }
         let caches = Caches(caches);
         // The rows of both sequences, one sequence after the other.
@@ -404,7 +539,7 @@ proptest! {
         n in 1usize..20,
         cols in 1usize..300,
         rows in 1usize..90,
-        format in prop_oneof![Just(Format::F32), Just(Format::Bf16), Just(Format::F16)],
+        format in proptest::sample::select(formats()),
         seed: u64,
     ) {
         check_linear(&contexts(), Shape { n, cols, rows }, format, seed);

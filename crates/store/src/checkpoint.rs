@@ -154,6 +154,15 @@ impl Checkpoint {
         self.tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.byte_len))
     }
 
+    /// Refuses a tensor whose elements cannot be widened to `f32`.
+    ///
+    /// # Errors
+    ///
+    /// `UnsupportedDtype`.
+    pub fn require_floats(&self, tensor: &TensorInfo) -> Result<(), StoreError> {
+        if tensor.dtype.is_weight() { Ok(()) } else { Err(tensor.unsupported(self.source_of(tensor)?)) }
+    }
+
     /// All bytes of `tensor`.
     ///
     /// # Errors
@@ -200,7 +209,7 @@ fn require_usable(source: &Source, tensor: &TensorInfo) -> Result<(), StoreError
             .in_tensor(&tensor.name)
             .advise("save the model again from gathered weights"));
     }
-    if !tensor.dtype.is_weight() {
+    if !tensor.dtype.is_weight() && !tensor.dtype.is_packing() {
         return Err(tensor.unsupported(source));
     }
     Ok(())

@@ -99,6 +99,11 @@ impl Dtype {
         self.weight_size().is_some()
     }
 
+    /// Whether packed weights are stored with tensors of this type: words of packed elements, and shapes.
+    pub const fn is_packing(self) -> bool {
+        matches!(self, Self::I32 | Self::I64)
+    }
+
     /// The size of one element in bytes, for the types that are weights.
     pub const fn weight_size(self) -> Option<usize> {
         match self {

@@ -18,7 +18,7 @@ mod writer;
 pub use checkpoint::{Checkpoint, SafetensorsFile, TensorInfo};
 pub use dtype::Dtype;
 pub use error::{StoreError, StoreErrorKind};
-pub use plan::{Phase, Place, Plan, Tile, TooSmall, Use};
+pub use plan::{MOST_PARTS, Phase, Place, Plan, Tile, TooSmall, Use};
 pub use source::Source;
 pub use stream::{Head, TileBytes, Weights};
 pub use writer::{CheckpointWriter, NewTensor};

@@ -1,6 +1,6 @@
 //! The residency plan: which weights stay in memory and which are read anew in every sweep.
 //!
-//! A matrix is cut into *tiles* of whole rows. What fits the budget is pinned; the rest streams through a ring.
+//! A matrix (one tensor, or several with the same rows) is cut into *tiles* of whole rows. What fits the budget is pinned; the rest streams through a ring.
 //! Since a sweep visits every tile once, in one order, each pinned byte saves the same reading, and it
 //! matters only where pinned tiles lie: they are spread evenly over the sweep, so that the disk is never
 //! idle while a long run of pinned tiles is computed with. (An LRU would keep nothing that a cyclic sweep needs.)
@@ -30,8 +30,8 @@ pub enum Phase {
 /// A matrix that sweeps use, in order of use.
 #[derive(Clone, Debug)]
 pub struct Use {
-    /// The tensor, `[rows, …]`.
-    pub tensor: TensorInfo,
+    /// Its tensors, all `[rows, …]`: one, or packed elements and their scales.
+    pub parts: Vec<TensorInfo>,
     /// When it is used. Every [`Phase::Head`] comes after every [`Phase::Body`].
     pub phase: Phase,
 }
@@ -47,22 +47,35 @@ pub enum Place {
     Streamed,
 }
 
-/// Consecutive rows of one matrix that are read, kept and computed with together.
+/// Tensors that a matrix is made of, at most.
+pub const MOST_PARTS: usize = 2;
+
+/// Consecutive rows of one matrix that are read, kept and computed with together: those of its first tensor, then
+/// those of its second.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tile {
     /// First row.
     pub first_row: usize,
     /// Rows.
     pub rows: usize,
+    /// What of each tensor; unused ones are empty.
+    pub(crate) parts: [Part; MOST_PARTS],
+    /// Bytes in all.
+    pub(crate) len: usize,
+    /// Where they will be.
+    pub place: Place,
+    pub(crate) phase: Phase,
+}
+
+/// A byte range of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Part {
     /// Index of the file in the checkpoint.
     pub(crate) shard: usize,
     /// First byte in the file.
     pub(crate) offset: u64,
     /// Bytes.
     pub(crate) len: usize,
-    /// Where they will be.
-    pub place: Place,
-    pub(crate) phase: Phase,
 }
 
 /// The plan for one checkpoint under one budget.
@@ -84,6 +97,20 @@ pub struct TooSmall {
     pub needed: u64,
 }
 
+impl Use {
+    fn rows(&self) -> usize {
+        self.parts[0].shape().first().copied().unwrap_or(0)
+    }
+
+    fn row_bytes(&self) -> u64 {
+        self.parts.iter().map(row_bytes).sum()
+    }
+
+    fn byte_len(&self) -> u64 {
+        self.parts.iter().map(TensorInfo::byte_len).sum()
+    }
+}
+
 impl Plan {
     /// Plans `uses` within `budget` bytes for pinned weights and ring together.
     ///
@@ -98,9 +125,10 @@ impl Plan {
     /// # Errors
     /// When not even the smallest ring fits.
     pub fn with_tiles(checkpoint: &Checkpoint, uses: &[Use], budget: u64, tile: Option<u64>) -> Result<Plan, TooSmall> {
-        let is_static = |u: &Use| checkpoint.sources()[u.tensor.shard()].as_static().is_some();
+        assert!(uses.iter().all(|u| (1..=MOST_PARTS).contains(&u.parts.len())), "a matrix of one or two tensors");
+        let is_static = |u: &Use| u.parts.iter().all(|t| checkpoint.sources()[t.shard()].as_static().is_some());
         let on_disk = || uses.iter().filter(|u| !is_static(u));
-        let total: u64 = on_disk().map(|u| u.tensor.byte_len() + ALIGN).sum();
+        let total: u64 = on_disk().map(|u| u.byte_len() + ALIGN).sum();
         let mut plan = Plan { tiles: Vec::new(), ranges: Vec::new(), pinned: 0, streamed: 0, statics: 0, ring: 0 };
         if total <= budget {
             // One tile a matrix.
@@ -110,7 +138,7 @@ impl Plan {
             }
             return Ok(plan);
         }
-        let row = on_disk().map(|u| row_bytes(&u.tensor)).max().unwrap_or(0);
+        let row = on_disk().map(Use::row_bytes).max().unwrap_or(0);
         let least = if tile.is_some() { row } else { row.max(SMALL_TILE).max(total / MOST_TILES) };
         let needed = 2 * least.next_multiple_of(ALIGN);
         if budget < needed {
@@ -124,7 +152,7 @@ impl Plan {
         let share = (budget - plan.ring) as f64 / total as f64;
         let (mut seen, mut pinned) = (0.0, 0u64);
         for u in uses {
-            let rows = (tile / row_bytes(&u.tensor)).max(1) as usize;
+            let rows = (tile / u.row_bytes().max(1)).max(1) as usize;
             let fixed = is_static(u);
             plan.push(u, rows, |len| {
                 if fixed {
@@ -145,8 +173,8 @@ impl Plan {
     /// Cuts a matrix into tiles of `rows` rows, each at the place that `place` gives for its length.
     /// Pinned neighbours become one tile.
     fn push(&mut self, u: &Use, rows: usize, mut place: impl FnMut(u64) -> Place) {
-        let row = row_bytes(&u.tensor);
-        let all = u.tensor.shape().first().copied().unwrap_or(0);
+        let row = u.row_bytes();
+        let all = u.rows();
         let begin = self.tiles.len();
         let mut first_row = 0;
         while first_row < all {
@@ -162,6 +190,9 @@ impl Plan {
                     {
                         last.rows += rows;
                         last.len += len as usize;
+                        for (part, tensor) in last.parts.iter_mut().zip(&u.parts) {
+                            part.len += row_bytes(tensor) as usize * rows;
+                        }
                         self.pinned += len;
                         first_row += rows;
                         continue;
@@ -171,15 +202,13 @@ impl Plan {
                     self.pinned += len;
                 }
             }
-            self.tiles.push(Tile {
-                first_row,
-                rows,
-                shard: u.tensor.shard(),
-                offset: u.tensor.offset() + first_row as u64 * row,
-                len: len as usize,
-                place,
-                phase: u.phase,
-            });
+            let mut parts = [Part::default(); MOST_PARTS];
+            for (part, tensor) in parts.iter_mut().zip(&u.parts) {
+                let row = row_bytes(tensor);
+                let offset = tensor.offset() + first_row as u64 * row;
+                *part = Part { shard: tensor.shard(), offset, len: row as usize * rows };
+            }
+            self.tiles.push(Tile { first_row, rows, parts, len: len as usize, place, phase: u.phase });
             first_row += rows;
         }
         self.ranges.push(begin..self.tiles.len());

@@ -6,7 +6,6 @@
 //! others, so that work begins before everything is read.
 
 use std::collections::VecDeque;
-use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -15,7 +14,7 @@ use std::time::Instant;
 use crate::arena::Arena;
 use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::plan::{ALIGN, Phase, Place, Plan};
+use crate::plan::{ALIGN, MOST_PARTS, Phase, Place, Plan, Tile};
 use crate::source::Source;
 
 /// Reads under way at once.
@@ -34,8 +33,8 @@ struct Shared {
     ring: Arena,
     /// Whether each tile that is pinned is there for good.
     here: Vec<AtomicBool>,
-    /// Indices of all tiles, in order of their place on disk.
-    by_place: Vec<usize>,
+    /// Tiles and their parts, in order of their place on disk.
+    by_place: Vec<(usize, usize)>,
     state: Mutex<State>,
     /// Rung when a tile has arrived or failed.
     arrived: Condvar,
@@ -136,8 +135,13 @@ impl Weights {
             pinned: plan.tiles().iter().map(|_| Arrival::Asked).collect(),
             stop: false,
         };
-        let mut by_place: Vec<usize> = (0..plan.tiles().len()).collect();
-        by_place.sort_by_key(|t| (plan.tiles()[*t].shard, plan.tiles()[*t].offset));
+        let parts = plan
+            .tiles()
+            .iter()
+            .enumerate()
+            .flat_map(|(t, tile)| (0..MOST_PARTS).filter(|p| tile.parts[*p].len > 0).map(move |p| (t, p)));
+        let mut by_place: Vec<_> = parts.collect();
+        by_place.sort_by_key(|(t, p)| (plan.tiles()[*t].parts[*p].shard, plan.tiles()[*t].parts[*p].offset));
         let shared = Arc::new(Shared {
             by_place,
             pinned: arena(plan.pinned_bytes())?,
@@ -249,9 +253,12 @@ impl Weights {
         let info = &shared.plan.tiles()[tile];
         match info.place {
             Place::Static => {
-                let start = info.offset as usize;
-                let all = shared.sources[info.shard].as_static().expect("a static place has a static source");
-                Ok(TileBytes { bytes: &all[start..start + info.len], slot: None })
+                let parts = info.parts.map(|part| {
+                    let start = part.offset as usize;
+                    let all = shared.sources[part.shard].as_static().expect("a static place has a static source");
+                    &all[start..start + part.len]
+                });
+                Ok(TileBytes { parts, slot: None })
             }
             Place::Pinned(at) => {
                 if !shared.here[tile].load(Ordering::Acquire) {
@@ -259,14 +266,14 @@ impl Weights {
                 }
                 // SAFETY: the range lies within the region, by the plan; a tile that is here is written no more.
                 let bytes = unsafe { std::slice::from_raw_parts(shared.pinned.as_ptr().add(at), info.len) };
-                Ok(TileBytes { bytes, slot: None })
+                Ok(TileBytes { parts: info.split(bytes), slot: None })
             }
             Place::Streamed => {
                 let (slot, at) = shared.wait_for_streamed(tile)?;
                 // SAFETY: the slot's range of the ring is written no more and not reused before the slot is
                 // released, which dropping the value does.
                 let bytes = unsafe { std::slice::from_raw_parts(shared.ring.as_ptr().add(at), info.len) };
-                Ok(TileBytes { bytes, slot: Some((shared, slot)) })
+                Ok(TileBytes { parts: info.split(bytes), slot: Some((shared, slot)) })
             }
         }
     }
@@ -282,17 +289,18 @@ impl Weights {
         if let Some(all) = shared.sources.get(tensor.shard())?.as_static() {
             return all.get(begin as usize..end as usize);
         }
-        let index = *shared
-            .by_place
-            .get(shared.by_place.partition_point(|t| shared.key(*t) <= (tensor.shard(), begin)).checked_sub(1)?)?;
+        let after = shared.by_place.partition_point(|place| shared.key(*place) <= (tensor.shard(), begin));
+        let (index, p) = *shared.by_place.get(after.checked_sub(1)?)?;
         let tile = &shared.plan.tiles()[index];
+        let part = tile.parts[p];
         match tile.place {
             Place::Pinned(at)
-                if tile.shard == tensor.shard()
-                    && end <= tile.offset + tile.len as u64
+                if part.shard == tensor.shard()
+                    && end <= part.offset + part.len as u64
                     && shared.here[index].load(Ordering::Acquire) =>
             {
-                let skip = (begin - tile.offset) as usize;
+                let before: usize = tile.parts[..p].iter().map(|part| part.len).sum();
+                let skip = before + (begin - part.offset) as usize;
                 // SAFETY: as in `acquire`.
                 Some(unsafe { std::slice::from_raw_parts(shared.pinned.as_ptr().add(at + skip), len) })
             }
@@ -312,17 +320,29 @@ impl Drop for Weights {
     }
 }
 
-/// The bytes of an acquired tile, its rows one after the other. Dropping it gives a streamed tile's room back.
+/// The bytes of an acquired tile, tensor by tensor. Dropping it gives a streamed tile's room back.
 pub struct TileBytes<'a> {
-    bytes: &'a [u8],
+    parts: [&'a [u8]; MOST_PARTS],
     slot: Option<(&'a Shared, u64)>,
 }
 
-impl Deref for TileBytes<'_> {
-    type Target = [u8];
+impl TileBytes<'_> {
+    /// The rows of each of the matrix's tensors, one after the other; nothing of tensors that it does not have.
+    #[must_use]
+    pub fn parts(&self) -> &[&[u8]; MOST_PARTS] {
+        &self.parts
+    }
+}
 
-    fn deref(&self) -> &[u8] {
-        self.bytes
+impl Tile {
+    /// The parts of a tile that lies in memory.
+    fn split<'a>(&self, bytes: &'a [u8]) -> [&'a [u8]; MOST_PARTS] {
+        let mut rest = bytes;
+        self.parts.map(|part| {
+            let (own, others) = rest.split_at(part.len);
+            rest = others;
+            own
+        })
     }
 }
 
@@ -339,10 +359,10 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// File and offset of a tile.
-    fn key(&self, tile: usize) -> (usize, u64) {
-        let tile = &self.plan.tiles()[tile];
-        (tile.shard, tile.offset)
+    /// File and offset of a part of a tile.
+    fn key(&self, (tile, part): (usize, usize)) -> (usize, u64) {
+        let part = &self.plan.tiles()[tile].parts[part];
+        (part.shard, part.offset)
     }
 
     /// Waits on `arrived`, and counts the time.
@@ -422,7 +442,12 @@ impl Shared {
             // SAFETY: `next_job` gave this range of an arena to this job alone; nobody reads it before it
             // is marked as here.
             let to = unsafe { std::slice::from_raw_parts_mut(job.to, tile.len) };
-            let result = self.sources[tile.shard].read_exact_at(tile.offset, to);
+            let mut rest = to;
+            let result = tile.parts.iter().try_for_each(|part| {
+                let (own, others) = std::mem::take(&mut rest).split_at_mut(part.len);
+                rest = others;
+                self.sources[part.shard].read_exact_at(part.offset, own)
+            });
             if result.is_ok() {
                 self.bytes_read.fetch_add(tile.len as u64, Ordering::Relaxed);
             }

@@ -11,17 +11,25 @@ use safetensors::tensor::{Dtype, TensorView};
 const ROWS: [usize; 5] = [40, 7, 300, 1, 64];
 const COLS: usize = 96;
 
-/// A checkpoint of a few matrices `[ROWS[i], COLS]` in f32, whose bytes tell where they are from.
+/// A checkpoint of a few matrices `[ROWS[i], COLS]` in f32, every second with three more elements to a row in a
+/// tensor of its own, whose bytes tell where they are from.
 fn checkpoint(dir: &Path) -> Checkpoint {
     let data: Vec<Vec<u8>> = ROWS
         .iter()
         .enumerate()
         .map(|(i, r)| (0..r * COLS * 4).map(|b| (b * 7 + b / 256 + i) as u8).collect())
         .collect();
+    let more: Vec<Vec<u8>> = ROWS.iter().map(|r| (0..r * 12).map(|b| (b * 5 + r) as u8).collect()).collect();
     let views: HashMap<String, TensorView<'_>> = data
         .iter()
         .enumerate()
         .map(|(i, d)| (format!("w{i}"), TensorView::new(Dtype::F32, vec![ROWS[i], COLS], d).unwrap()))
+        .chain(
+            more.iter()
+                .enumerate()
+                .step_by(2)
+                .map(|(i, d)| (format!("s{i}"), TensorView::new(Dtype::F32, vec![ROWS[i], 3], d).unwrap())),
+        )
         .collect();
     fs::write(dir.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
     Checkpoint::open(dir).unwrap()
@@ -31,7 +39,7 @@ fn checkpoint(dir: &Path) -> Checkpoint {
 fn uses(checkpoint: &Checkpoint) -> Vec<Use> {
     (0..ROWS.len())
         .map(|i| Use {
-            tensor: checkpoint.tensor(&format!("w{i}")).unwrap().clone(),
+            parts: [format!("w{i}"), format!("s{i}")].iter().filter_map(|t| checkpoint.tensor(t)).cloned().collect(),
             phase: if i == ROWS.len() - 1 { Phase::Head } else { Phase::Body },
         })
         .collect()
@@ -44,13 +52,17 @@ fn sweep(weights: &Weights, checkpoint: &Checkpoint, uses: &[Use], head: Head) {
         if u.phase == Phase::Head && head == Head::Skip {
             continue;
         }
-        let want = checkpoint.read_tensor(&u.tensor).unwrap();
-        let mut got = Vec::new();
+        let mut got = [Vec::new(), Vec::new()];
         for t in weights.plan().tiles_of(i) {
-            assert_eq!(weights.plan().tiles()[t].first_row * COLS * 4, got.len());
-            got.extend_from_slice(&weights.acquire(t).unwrap());
+            assert_eq!(weights.plan().tiles()[t].first_row * COLS * 4, got[0].len());
+            for (got, part) in got.iter_mut().zip(weights.acquire(t).unwrap().parts()) {
+                got.extend_from_slice(part);
+            }
         }
-        assert_eq!(got, want, "matrix {i}");
+        for (p, got) in got.iter().enumerate() {
+            let want = u.parts.get(p).map_or_else(Vec::new, |t| checkpoint.read_tensor(t).unwrap());
+            assert_eq!(*got, want, "matrix {i} part {p}");
+        }
     }
 }
 
@@ -196,7 +208,8 @@ fn a_small_budget_for_a_huge_checkpoint_has_a_small_plan() {
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(8 + header.len() as u64 + count * bytes).unwrap();
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    let uses: Vec<Use> = checkpoint.tensors().iter().map(|t| Use { tensor: t.clone(), phase: Phase::Body }).collect();
+    let uses: Vec<Use> =
+        checkpoint.tensors().iter().map(|t| Use { parts: vec![t.clone()], phase: Phase::Body }).collect();
     let TooSmall { needed } = Plan::new(&checkpoint, &uses, 1 << 20).unwrap_err();
     for budget in [needed, 64 << 20, 1 << 30] {
         let plan = Plan::new(&checkpoint, &uses, budget).unwrap();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use rheostat::{Input, Limits, Model, Options, Want};
+use rheostat::{Compute, Input, KvFormat, Limits, Model, Options, Want};
 use serde::Serialize;
 use serde_json::json;
 
@@ -45,7 +45,13 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let mut sequence = model.sequence(1);
     model.forward(&mut [Input { sequence: &mut sequence, tokens: &[0], want: Want::Last }])?;
     drop(sequence);
-    let mut bench = Bench { model: &mut model, repetitions: args.repetitions.get(), limits: Vec::new() };
+    let mut bench = Bench {
+        model: &mut model,
+        repetitions: args.repetitions.get(),
+        kv: args.run.kv_cache,
+        compute: args.run.compute,
+        limits: Vec::new(),
+    };
     let mut rows = Vec::new();
     if args.n_prompt > 0 {
         rows.push(bench.prefill(args.n_prompt)?);
@@ -62,6 +68,8 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
             "parameters": decoder.parameters(),
             "threads": model.exec().threads(),
             "isa": model.exec().isa().name(),
+            "compute": format!("{:?}", args.run.compute).to_lowercase(),
+            "kv_cache": format!("{:?}", args.run.kv_cache).to_lowercase(),
             "limits": limits,
             "streamed_bytes_per_sweep": model.plan().streamed,
             "tests": rows,
@@ -79,7 +87,11 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     } else {
         text += "limits measured in this run: ";
     }
-    text += &format!("f32 multiply-add {:.0} GFLOP/s\n\n", limits.f32_flops * 1e-9);
+    text += &format!(
+        "multiply-add {:.0} GFLOP/s in f32, {:.0} in bf16\n\n",
+        limits.f32_flops * 1e-9,
+        limits.bf16_flops * 1e-9
+    );
     text += &format!("{:18}{:>10}{:>22}{:>18}{:>10}\n", "test", "tok/s", "slowest to fastest", "rate", "of limit");
     for row in &rows {
         let range = format!("{:.2} to {:.2}", row.slowest, row.fastest);
@@ -93,6 +105,8 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
 struct Bench<'a> {
     model: &'a mut Model,
     repetitions: usize,
+    kv: KvFormat,
+    compute: Compute,
     limits: Vec<Limits>,
 }
 
@@ -104,7 +118,11 @@ impl Bench<'_> {
         let mut seconds = Vec::new();
         let mut ceiling = 0.0f64;
         for _ in 0..self.repetitions {
-            ceiling = ceiling.max(self.measure_limits()?.f32_flops);
+            let limits = self.measure_limits()?;
+            ceiling = ceiling.max(match self.compute {
+                Compute::F32 => limits.f32_flops,
+                Compute::Bf16 => limits.bf16_flops,
+            });
             let mut sequence = self.model.sequence(n);
             let start = Instant::now();
             self.model.prefill(&mut sequence, &tokens)?;
@@ -153,6 +171,7 @@ impl Bench<'_> {
         Limits {
             read_bytes_per_second: best(|l| l.read_bytes_per_second),
             f32_flops: best(|l| Some(l.f32_flops)).unwrap_or(0.0),
+            bf16_flops: best(|l| Some(l.bf16_flops)).unwrap_or(0.0),
         }
     }
 
@@ -171,7 +190,7 @@ impl Bench<'_> {
     fn cache_bytes(&self, depth: usize) -> f64 {
         let layer = |b: &rheostat::decoder::Block| {
             let seen = b.mixer.window.map_or(depth, |w| w.min(depth));
-            (8 * seen * b.mixer.k.out_features) as f64
+            (2 * self.kv.bytes() * seen * b.mixer.k.out_features) as f64
         };
         self.model.decoder().blocks.iter().map(layer).sum()
     }

@@ -203,6 +203,11 @@ impl<'a> Keys<'a> {
         }))
     }
 
+    /// The names of all keys that do not hold null.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'a str> {
+        self.map.iter().filter(|(_, v)| !v.is_null()).map(|(k, _)| k.as_str())
+    }
+
     /// Whether no key is there, or only keys that hold null.
     pub(crate) fn is_empty(&self) -> bool {
         self.map.values().all(Value::is_null)

@@ -4,9 +4,11 @@
 //! over and not known to be harmless is an error: a key that changes the mathematics must never be ignored.
 
 mod keys;
+mod quantization;
 mod rope;
 
 pub(crate) use keys::Keys;
+pub(crate) use quantization::read_quantization;
 pub(crate) use rope::read_rope;
 
 use std::fmt;

@@ -90,6 +90,7 @@ impl Dense {
                     bias: if bias { Some(name(&format!("{rest}.bias"))) } else { None },
                     in_features,
                     out_features,
+                    packing: None,
                 };
                 let Biases { qkv, o, mlp } = self.biases;
                 let (width, kv_width) = (n_heads * head_dim, n_kv_heads * head_dim);
@@ -122,7 +123,7 @@ impl Dense {
             .collect();
         // A head that is stored is used even where the config ties it, as transformers does: the two may differ.
         let tied = keys.bool_or("tie_word_embeddings", false)?;
-        let head = if tied && !tensors.has("lm_head.weight") {
+        let head = if tied && !tensors.has("lm_head.weight") && !tensors.has("lm_head.weight_packed") {
             Head::Tied
         } else {
             Head::Own(Linear {
@@ -130,6 +131,7 @@ impl Dense {
                 bias: None,
                 in_features: hidden_size,
                 out_features: vocab_size,
+                packing: None,
             })
         };
         Ok(Decoder {

@@ -9,7 +9,7 @@ mod qwen3;
 
 use serde_json::{Map, Value};
 
-use crate::config::{ConfigError, ConfigErrorKind, Keys};
+use crate::config::{ConfigError, ConfigErrorKind, Keys, read_quantization};
 use crate::decoder::Decoder;
 
 /// A family: the `model_type` it claims and how it describes a model.
@@ -46,12 +46,15 @@ pub(crate) fn describe(file: &str, config: &Map<String, Value>, tensors: &dyn Te
             known: FAMILIES.iter().map(|f| f.model_type).collect(),
         })
     })?;
-    if keys.value("quantization_config").is_some() {
-        return Err(keys.invalid("quantization_config", "absent: quantised checkpoints cannot be read yet"));
-    }
+    let quantization = read_quantization(&keys)?;
     keys.must_be("is_encoder_decoder", false)?;
     keys.must_be("add_cross_attention", false)?;
-    let decoder = (family.describe)(&keys, tensors)?;
+    let mut decoder = (family.describe)(&keys, tensors)?;
+    if let Some(quantization) = quantization {
+        for linear in decoder.linears_mut() {
+            linear.packing = quantization.packing(linear.module());
+        }
+    }
     keys.finish(family.model_type)?;
     Ok(decoder)
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rheostat::{Input, LogitRows, Model, Options, Want};
+use rheostat::{Compute, Input, KvFormat, LogitRows, Model, Options, Want};
 
 /// The folder of reference checkpoints.
 pub fn testdata() -> PathBuf {
@@ -21,16 +21,15 @@ pub struct Case {
     pub tensors: BTreeMap<String, Vec<f32>>,
 }
 
-/// All of them, by name, but for `quant_*`: quantised checkpoints cannot be read yet.
+/// All of them, by name.
 pub fn cases() -> Vec<Case> {
     let mut dirs: Vec<PathBuf> = std::fs::read_dir(testdata())
         .unwrap()
         .map(|e| e.unwrap().path())
         .filter(|p| p.join("reference.json").exists())
-        .filter(|p| !p.file_name().is_some_and(|name| name.to_string_lossy().starts_with("quant_")))
         .collect();
     dirs.sort();
-    assert!(dirs.len() >= 28, "only {} reference checkpoints", dirs.len());
+    assert!(dirs.len() >= 32, "only {} reference checkpoints", dirs.len());
     dirs.into_iter().map(case).collect()
 }
 
@@ -81,6 +80,22 @@ pub fn options() -> Options {
         logits: LogitRows::All,
         ..Options::default()
     }
+}
+
+/// Every mode of computing, as options: products in f32 and in bf16, caches in both.
+pub fn modes() -> Vec<Options> {
+    let mode = |compute, kv| Options { compute, kv, ..options() };
+    vec![
+        mode(Compute::F32, KvFormat::F32),
+        mode(Compute::Bf16, KvFormat::F32),
+        mode(Compute::F32, KvFormat::Bf16),
+        mode(Compute::Bf16, KvFormat::Bf16),
+    ]
+}
+
+/// Every case in every mode.
+pub fn cases_and_modes() -> impl Iterator<Item = (Case, Options)> {
+    modes().into_iter().flat_map(|mode| cases().into_iter().map(move |case| (case, mode.clone())))
 }
 
 /// Logits of all of `tokens`, in passes of at most `chunk` rows.

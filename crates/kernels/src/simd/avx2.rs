@@ -18,12 +18,15 @@ pub(super) unsafe fn run<O: Op>(op: O) -> O::Output {
 }
 
 type Pair = (__m256, __m256);
+type IntPair = (__m256i, __m256i);
 
 // SAFETY (of every block below): a value of `Avx2` exists only inside `run`, whose caller proved the
 // features; loads and stores pass on the caller's promise about the pointer.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument, stated above, covers them all")]
 impl Simd for Avx2 {
     type V = Pair;
+    type P = IntPair;
+    type Nibbles = (__m256, __m256);
     const WIDE_TILE: bool = false;
 
     #[inline(always)]
@@ -49,6 +52,50 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_f16(self, p: *const u8) -> Pair {
         unsafe { (_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(16).cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_u8(self, p: *const u8) -> Pair {
+        unsafe {
+            let bytes = _mm_loadu_si128(p.cast());
+            let hi = _mm_unpackhi_epi64(bytes, bytes);
+            (_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(hi)))
+        }
+    }
+    #[inline(always)]
+    fn nibbles(self, scale: f32) -> (__m256, __m256) {
+        // -8 * scale is exact, so that nibble * scale - 8 * scale by one fused operation is rounded once.
+        unsafe { (_mm256_set1_ps(scale), _mm256_set1_ps(-8.0 * scale)) }
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(self, p: *const u8, (scale, offset): (__m256, __m256)) -> Pair {
+        unsafe {
+            let shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+            let half = |p: *const u8| {
+                let word = _mm256_set1_epi32(p.cast::<i32>().read_unaligned());
+                let nibbles = _mm256_and_si256(_mm256_srlv_epi32(word, shifts), _mm256_set1_epi32(15));
+                _mm256_fmadd_ps(_mm256_cvtepi32_ps(nibbles), scale, offset)
+            };
+            (half(p), half(p.add(4)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_pairs(self, p: *const u8) -> IntPair {
+        unsafe { (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_pairs(self, p: *mut u8, v: IntPair) {
+        unsafe {
+            _mm256_storeu_si256(p.cast(), v.0);
+            _mm256_storeu_si256(p.add(32).cast(), v.1);
+        }
+    }
+    #[inline(always)]
+    fn round_pairs(self, lo: Pair, hi: Pair) -> IntPair {
+        unsafe { (pack_bf16(lo), pack_bf16(hi)) }
+    }
+    #[inline(always)]
+    fn add_pairs(self, a: IntPair, b: IntPair, c: Pair) -> Pair {
+        unsafe { (add_pairs(a.0, b.0, c.0), add_pairs(a.1, b.1, c.1)) }
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: Pair) {
@@ -117,6 +164,57 @@ impl Simd for Avx2 {
                 _mm256_add_ps(d.0, d.1),
             ])
         }
+    }
+}
+
+/// A subnormal number becomes a zero of its sign.
+///
+/// # Safety
+/// The CPU has AVX.
+#[inline(always)]
+unsafe fn flush(v: __m256) -> __m256 {
+    // SAFETY: the caller vouches for AVX.
+    unsafe {
+        let sign = _mm256_set1_ps(-0.0);
+        let small = _mm256_cmp_ps::<_CMP_LT_OQ>(_mm256_andnot_ps(sign, v), _mm256_set1_ps(f32::MIN_POSITIVE));
+        _mm256_andnot_ps(_mm256_andnot_ps(sign, small), v)
+    }
+}
+
+/// Eight lanes of [`Simd::add_pairs`].
+///
+/// # Safety
+/// The CPU has AVX2 and FMA.
+#[inline(always)]
+unsafe fn add_pairs(a: __m256i, b: __m256i, c: __m256) -> __m256 {
+    // SAFETY: the caller vouches for the features.
+    unsafe {
+        let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+        let second = |v| flush(_mm256_castsi256_ps(_mm256_and_si256(v, high)));
+        let first = |v| flush(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(v)));
+        let sum = flush(_mm256_fmadd_ps(second(a), second(b), flush(c)));
+        flush(_mm256_fmadd_ps(first(a), first(b), sum))
+    }
+}
+
+/// Rounds sixteen f32 to bf16, to nearest, ties to even; subnormal numbers become zeros, no number stays none.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+pub(super) unsafe fn pack_bf16(v: Pair) -> __m256i {
+    // SAFETY: the caller vouches for AVX2.
+    unsafe {
+        let round = |v: __m256| {
+            let bits = _mm256_castps_si256(flush(v));
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+            let none = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+            _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, none))
+        };
+        // The packing goes by halves of 128 bits: put the quarters back in order.
+        _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(round(v.0), round(v.1)))
     }
 }
 

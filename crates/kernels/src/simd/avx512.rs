@@ -4,9 +4,10 @@ use std::arch::x86_64::*;
 
 use super::{Op, Simd};
 
-/// Proof that the CPU has AVX-512 F, BW, DQ and VL. Made only by [`run`].
+/// Proof that the CPU has AVX-512 F, BW, DQ and VL and, with `BF16`, also BF16 and VBMI. Made only by [`run`] and
+/// [`run_bf16`].
 #[derive(Clone, Copy)]
-pub(super) struct Avx512(());
+pub(super) struct Avx512<const BF16: bool>(());
 
 /// Runs `op` compiled for AVX-512.
 ///
@@ -14,14 +15,26 @@ pub(super) struct Avx512(());
 /// The CPU has AVX-512 F, BW, DQ and VL, AVX2, FMA and F16C.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 pub(super) unsafe fn run<O: Op>(op: O) -> O::Output {
-    op.run(Avx512(()))
+    op.run(Avx512::<false>(()))
 }
 
-// SAFETY (of every block below): a value of `Avx512` exists only inside `run`, whose caller proved the
+/// Runs `op` compiled for AVX-512 with BF16 and VBMI.
+///
+/// # Safety
+/// As [`run`], and the CPU has AVX-512 BF16 and VBMI.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi,avx2,fma,f16c")]
+pub(super) unsafe fn run_bf16<O: Op>(op: O) -> O::Output {
+    op.run(Avx512::<true>(()))
+}
+
+// SAFETY (of every block below): a value of `Avx512` exists only inside its `run`, whose caller proved the
 // features; loads and stores pass on the caller's promise about the pointer.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument, stated above, covers them all")]
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for Avx512<BF16> {
     type V = __m512;
+    type P = __m512i;
+    /// The sixteen values.
+    type Nibbles = __m512;
     const WIDE_TILE: bool = true;
 
     #[inline(always)]
@@ -46,6 +59,80 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn load_f16(self, p: *const u8) -> __m512 {
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_u8(self, p: *const u8) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
+    fn nibbles(self, scale: f32) -> __m512 {
+        unsafe {
+            let values =
+                _mm512_setr_ps(-8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0);
+            _mm512_mul_ps(values, _mm512_set1_ps(scale))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(self, p: *const u8, values: __m512) -> __m512 {
+        unsafe {
+            let all = _mm512_set1_epi64(p.cast::<i64>().read_unaligned());
+            // Lane l gets the nibble l in its lowest bits; the look-up ignores the others.
+            let own = if BF16 {
+                // Byte 0 of lane l: the eight bits from bit 4 l on.
+                let from = _mm512_set_epi64(
+                    0x3c_0000_0038,
+                    0x34_0000_0030,
+                    0x2c_0000_0028,
+                    0x24_0000_0020,
+                    0x1c_0000_0018,
+                    0x14_0000_0010,
+                    0x0c_0000_0008,
+                    0x04_0000_0000,
+                );
+                _mm512_multishift_epi64_epi8(from, all)
+            } else {
+                let bytes = _mm512_srlv_epi64(all, _mm512_setr_epi64(0, 8, 16, 24, 32, 40, 48, 56));
+                let twice = _mm512_shuffle_epi32::<0b10_10_00_00>(bytes);
+                _mm512_srlv_epi32(twice, _mm512_set1_epi64(4 << 32))
+            };
+            _mm512_permutexvar_ps(own, values)
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_pairs(self, p: *const u8) -> __m512i {
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_pairs(self, p: *mut u8, v: __m512i) {
+        unsafe { _mm512_storeu_si512(p.cast(), v) }
+    }
+    #[inline(always)]
+    fn round_pairs(self, lo: __m512, hi: __m512) -> __m512i {
+        unsafe {
+            if BF16 {
+                // Same size, same bits.
+                std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(hi, lo))
+            } else {
+                let halves = |v| (_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+                let (lo, hi) = (super::avx2::pack_bf16(halves(lo)), super::avx2::pack_bf16(halves(hi)));
+                _mm512_inserti64x4::<1>(_mm512_castsi256_si512(lo), hi)
+            }
+        }
+    }
+    #[inline(always)]
+    fn add_pairs(self, a: __m512i, b: __m512i, c: __m512) -> __m512 {
+        unsafe {
+            if BF16 {
+                let bf16 = |v| std::mem::transmute::<__m512i, __m512bh>(v);
+                _mm512_dpbf16_ps(c, bf16(a), bf16(b))
+            } else {
+                let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+                let second = |v| flush(_mm512_castsi512_ps(_mm512_and_si512(v, high)));
+                let first = |v| flush(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(v)));
+                let sum = flush(_mm512_fmadd_ps(second(a), second(b), flush(c)));
+                flush(_mm512_fmadd_ps(first(a), first(b), sum))
+            }
+        }
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: __m512) {
@@ -119,6 +206,19 @@ impl Simd for Avx512 {
 fn first(n: usize) -> __mmask16 {
     debug_assert!(n <= 16);
     ((1u32 << n) - 1) as __mmask16
+}
+
+/// A subnormal number becomes a zero of its sign.
+///
+/// # Safety
+/// The CPU has AVX-512 DQ.
+#[inline(always)]
+unsafe fn flush(v: __m512) -> __m512 {
+    // SAFETY: the caller vouches for the features.
+    unsafe {
+        let small = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(_mm512_abs_ps(v), _mm512_set1_ps(f32::MIN_POSITIVE));
+        _mm512_mask_and_ps(v, small, v, _mm512_set1_ps(-0.0))
+    }
 }
 
 /// Lanes `l + (l + 8)`.

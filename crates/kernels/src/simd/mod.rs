@@ -29,6 +29,8 @@ enum Kind {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
 }
 
 impl Isa {
@@ -55,6 +57,9 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vl");
             if avx2 && avx512 {
                 all.push(Isa(Kind::Avx512));
+                if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vbmi") {
+                    all.push(Isa(Kind::Avx512Bf16));
+                }
             }
         }
         all
@@ -69,6 +74,8 @@ impl Isa {
             Kind::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512Bf16 => "avx512bf16",
         }
     }
 
@@ -88,6 +95,9 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an `Isa` of this kind exists only where `available` found its features.
             Kind::Avx512 => unsafe { avx512::run(op) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an `Isa` of this kind exists only where `available` found its features.
+            Kind::Avx512Bf16 => unsafe { avx512::run_bf16(op) },
         }
     }
 }
@@ -104,6 +114,10 @@ pub(crate) trait Op {
 pub(crate) trait Simd: Copy {
     /// Sixteen lanes of f32.
     type V: Copy;
+    /// Sixteen pairs of bf16.
+    type P: Copy;
+    /// What the sixteen values of a packed nibble become.
+    type Nibbles: Copy;
 
     /// Rows and columns of the register tile that this instruction set has registers for.
     const WIDE_TILE: bool;
@@ -128,6 +142,41 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// `p` is valid for reading 32 bytes; it need not be aligned.
     unsafe fn load_f16(self, p: *const u8) -> Self::V;
+
+    /// Reads 16 unsigned bytes and widens them exactly.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 16 bytes; it need not be aligned.
+    unsafe fn load_u8(self, p: *const u8) -> Self::V;
+
+    /// What [`Simd::load_nibbles`] needs for values of `(nibble - 8) * scale`.
+    fn nibbles(self, scale: f32) -> Self::Nibbles;
+
+    /// Reads 16 nibbles, the lower half of a byte first, as `(nibble - 8) * scale`, rounded once.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 8 bytes; it need not be aligned.
+    unsafe fn load_nibbles(self, p: *const u8, values: Self::Nibbles) -> Self::V;
+
+    /// Reads 16 pairs of bf16.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 64 bytes; it need not be aligned.
+    unsafe fn load_pairs(self, p: *const u8) -> Self::P;
+
+    /// Writes 16 pairs of bf16.
+    ///
+    /// # Safety
+    /// `p` is valid for writing 64 bytes; it need not be aligned.
+    unsafe fn store_pairs(self, p: *mut u8, v: Self::P);
+
+    /// Rounds 32 f32 to bf16, to nearest, ties to even; subnormal numbers become zeros of their sign. `lo` holds
+    /// the elements of the first eight pairs.
+    fn round_pairs(self, lo: Self::V, hi: Self::V) -> Self::P;
+
+    /// Lane by lane: adds the product of the pairs' second elements, then that of the first, by fused
+    /// multiply-add. Subnormal numbers count as zeros, before and after each of the two.
+    fn add_pairs(self, a: Self::P, b: Self::P, c: Self::V) -> Self::V;
 
     /// Writes 16 f32.
     ///

@@ -27,8 +27,31 @@ fn tree(v: Lanes, f: impl Fn(f32, f32) -> f32) -> f32 {
     v[0]
 }
 
+/// Sixteen pairs of bf16, as bits.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Pairs([[u16; 2]; LANES]);
+
+/// A subnormal number becomes a zero of its sign.
+#[inline(always)]
+fn flush(x: f32) -> f32 {
+    if x.is_subnormal() { 0.0f32.copysign(x) } else { x }
+}
+
+#[inline(always)]
+fn round_bf16(x: f32) -> u16 {
+    half::bf16::from_f32(flush(x)).to_bits()
+}
+
+#[inline(always)]
+fn widen_bf16(bits: u16) -> f32 {
+    flush(f32::from_bits(u32::from(bits) << 16))
+}
+
 impl Simd for Portable {
     type V = Lanes;
+    type P = Pairs;
+    type Nibbles = f32;
     const WIDE_TILE: bool = false;
 
     #[inline(always)]
@@ -56,6 +79,44 @@ impl Simd for Portable {
         // SAFETY: the caller vouches for 32 readable bytes.
         let bits = unsafe { p.cast::<[[u8; 2]; LANES]>().read_unaligned() };
         Lanes(bits.map(|b| half::f16::from_le_bytes(b).to_f32()))
+    }
+    #[inline(always)]
+    unsafe fn load_u8(self, p: *const u8) -> Lanes {
+        // SAFETY: the caller vouches for 16 readable bytes.
+        Lanes(unsafe { p.cast::<[u8; LANES]>().read_unaligned() }.map(f32::from))
+    }
+    #[inline(always)]
+    fn nibbles(self, scale: f32) -> f32 {
+        scale
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(self, p: *const u8, scale: f32) -> Lanes {
+        // SAFETY: the caller vouches for 8 readable bytes.
+        let bytes = unsafe { p.cast::<[u8; LANES / 2]>().read_unaligned() };
+        Lanes(std::array::from_fn(|l| (f32::from(bytes[l / 2] >> (4 * (l % 2)) & 15) - 8.0) * scale))
+    }
+    #[inline(always)]
+    unsafe fn load_pairs(self, p: *const u8) -> Pairs {
+        // SAFETY: the caller vouches for 64 readable bytes.
+        let bytes = unsafe { p.cast::<[[[u8; 2]; 2]; LANES]>().read_unaligned() };
+        Pairs(bytes.map(|pair| pair.map(u16::from_le_bytes)))
+    }
+    #[inline(always)]
+    unsafe fn store_pairs(self, p: *mut u8, v: Pairs) {
+        // SAFETY: the caller vouches for 64 writable bytes.
+        unsafe { p.cast::<[[[u8; 2]; 2]; LANES]>().write_unaligned(v.0.map(|pair| pair.map(u16::to_le_bytes))) }
+    }
+    #[inline(always)]
+    fn round_pairs(self, lo: Lanes, hi: Lanes) -> Pairs {
+        let at = |i: usize| round_bf16(if i < LANES { lo.0[i] } else { hi.0[i - LANES] });
+        Pairs(std::array::from_fn(|l| [at(2 * l), at(2 * l + 1)]))
+    }
+    #[inline(always)]
+    fn add_pairs(self, a: Pairs, b: Pairs, c: Lanes) -> Lanes {
+        Lanes(std::array::from_fn(|l| {
+            let product = |i: usize, sum: f32| flush(widen_bf16(a.0[l][i]).mul_add(widen_bf16(b.0[l][i]), flush(sum)));
+            product(0, product(1, c.0[l]))
+        }))
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: Lanes) {
