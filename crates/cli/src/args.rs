@@ -309,7 +309,7 @@ pub(crate) struct QuantizeArgs {
     /// Bits of a weight
     #[arg(long, value_name = "8|4", value_parser = bits)]
     pub(crate) bits: Bits,
-    /// Weights of a row that share a scale: a multiple of 16 from 32 to 128 (vLLM's kernels are made for 32, 64 and 128)
+    /// Weights of a row that share a scale: 32, 64 or 128
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = whole::<usize>, allow_negative_numbers = true)]
     pub(crate) group: usize,
     /// Quantise the output projection as well, where it is a tensor of its own
