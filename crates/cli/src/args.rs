@@ -30,10 +30,10 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Measure how fast a model runs here, beside what the machine can do at best in the same run.
     Bench(BenchArgs),
-    /// Write a copy of a model with weights of 8 or 4 bits, which transformers and vLLM read as well.
+    /// Write a copy of a model with weights of 8 or 4 bits.
     ///
-    /// The matrices of the blocks are quantised, in the form that compressed-tensors calls pack-quantized: groups of
-    /// weights share a scale, which is searched for. Norms, biases, the embedding table and the head stay as they are.
+    /// The matrices of the blocks are quantised, in the form that compressed-tensors calls pack-quantized, which
+    /// transformers and vLLM use: groups of weights share a scale, which is searched for. Norms, biases, the embedding table and the head stay as they are.
     /// (A quantised embedding table is not supported, nor is a head that is tied to it.) The model itself is only read.
     /// OUT has that name when it is whole; until then it is OUT.partial.
     Quantize(QuantizeArgs),
@@ -309,7 +309,7 @@ pub(crate) struct QuantizeArgs {
     /// Bits of a weight
     #[arg(long, value_name = "8|4", value_parser = bits)]
     pub(crate) bits: Bits,
-    /// Weights of a row that share a scale: a multiple of 16 from 32 to 128 (vLLM knows 32, 64 and 128)
+    /// Weights of a row that share a scale: 32, 64 or 128
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = whole::<usize>, allow_negative_numbers = true)]
     pub(crate) group: usize,
     /// Quantise the output projection as well, where it is a tensor of its own

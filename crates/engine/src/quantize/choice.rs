@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rheostat_store::{Checkpoint, TensorInfo};
 
 use super::error::QuantizeError;
-use super::{Options, Part, kind, module, names};
+use super::{GROUPS, Options, Part, kind, module, names};
 use crate::decoder::{Block, Decoder, Head, Linear};
 
 /// Which linear maps are quantised, and the modules that `ignore` is to name.
@@ -71,7 +71,7 @@ pub(super) fn check_groups(checkpoint: &Checkpoint, quantized: &[&Linear], group
         tensor: linear.weight.clone(),
         in_features: linear.in_features,
         group,
-        works: (32..=128).step_by(16).filter(|size| quantized.iter().all(|linear| divides(linear, *size))).collect(),
+        works: GROUPS.into_iter().filter(|size| quantized.iter().all(|linear| divides(linear, *size))).collect(),
         keep: if some_are_left { keep.into_iter().collect() } else { Vec::new() },
     })
 }

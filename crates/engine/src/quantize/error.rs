@@ -14,7 +14,7 @@ pub enum QuantizeError {
         path: PathBuf,
     },
     /// A size of groups that is not offered.
-    #[error("groups of {group} are not supported; give a multiple of 16 from 32 to 128, such as 128, 64 or 32")]
+    #[error("groups of {group} are not supported; give 32, 64 or 128")]
     Group {
         /// What was asked for.
         group: usize,
@@ -104,7 +104,7 @@ fn way_out(works: &[usize], keep: &[String]) -> String {
         ways.push(format!("keep {} as they are", keep.join(",")));
     }
     if ways.is_empty() {
-        ways.push("no size of groups from 32 to 128 would, so that this model cannot be quantised".to_owned());
+        ways.push("neither would groups of 32, 64 or 128, so that this model cannot be quantised".to_owned());
     }
     ways.join(", or ")
 }

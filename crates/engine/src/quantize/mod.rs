@@ -1,5 +1,5 @@
 //! A checkpoint → the same model with the matrices of its blocks in 8 or 4 bits, in the form that compressed-tensors
-//! calls `pack-quantized`, and that transformers and vLLM read.
+//! calls `pack-quantized`, and that transformers and vLLM use.
 //!
 //! Each run of `group` weights in a row shares a scale, which is searched for (`search`). What is no matrix of a block
 //! stays as it is, byte for byte: norms, biases, the embedding table, and the head unless asked otherwise. Rows are
@@ -54,12 +54,15 @@ impl Bits {
     }
 }
 
+/// The sizes of groups: those that every reader of the format has, this engine and vLLM's kernels among them.
+pub const GROUPS: [usize; 3] = [32, 64, 128];
+
 /// How a model is to be quantised.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Bits of a weight.
     pub bits: Bits,
-    /// Weights of a row that share a scale: a multiple of 16 from 32 to 128.
+    /// Weights of a row that share a scale: one of [`GROUPS`].
     pub group: usize,
     /// Whether an output projection that is a tensor of its own is quantised as well.
     pub head: bool,
@@ -174,7 +177,7 @@ impl Quantization<'_> {
         if package.config().get("quantization_config").is_some_and(|value| !value.is_null()) {
             return Err(QuantizeError::AlreadyQuantized { path: path.join("config.json") }.into());
         }
-        if !(32..=128).contains(&options.group) || !options.group.is_multiple_of(16) {
+        if !GROUPS.contains(&options.group) {
             return Err(QuantizeError::Group { group: options.group }.into());
         }
         let decoder = package.describe()?;
