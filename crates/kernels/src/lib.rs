@@ -6,13 +6,19 @@
 //!
 //! # The numeric contract
 //!
-//! Weights stored as f32, bf16 or f16 are widened exactly; activations are f32. Every sum over an axis of
+//! Weights stored as f32, bf16 or f16 are widened exactly, packed integers to `q · scale`, rounded once (exact with
+//! scales of 16 bits); activations are f32. Every sum over an axis of
 //! length `n` has one order that depends on `n` alone: lane `l` of 16 adds the elements `l, l + 16, l + 32, …`
 //! in increasing order by fused multiply-add, a short tail counts as zeros, and the 16 lanes are added in
 //! the tree `l + (l+8)`, `l + (l+4)`, `l + (l+2)`, `l + (l+1)`. Attention sums over keys in blocks aligned to
 //! position 0 (see [`attention()`]). Elementary functions are this crate's own polynomials.
 //!
-//! So a result does not depend on how many rows are computed together, on the tile, on the number of
+//! The reduced mode ([`Rows::Bf16`]) rounds both factors of a matrix product to bf16 and has an order of its own: lane
+//! `l` of 16 adds the pairs `l, l + 16, …` of neighbouring elements, of each pair the product of the second elements,
+//! then that of the first, by fused multiply-add, subnormal numbers counting as zeros; this is what `vdpbf16ps`
+//! does, and what the other paths do with ordinary instructions.
+//!
+//! So, within a mode, a result does not depend on how many rows are computed together, on the tile, on the number of
 //! threads, on the instruction set, or on the format in which the same values are stored.
 
 #![allow(clippy::needless_range_loop, reason = "a tile's loops read best with its indices")]

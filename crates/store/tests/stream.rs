@@ -83,7 +83,8 @@ fn every_budget_gives_the_same_bytes() {
     ] {
         let plan = Plan::with_tiles(&checkpoint, &uses, budget, tile).unwrap();
         assert!(plan.pinned_bytes() + plan.ring_bytes() <= budget, "{budget}: {plan:?}");
-        assert_eq!(plan.pinned_bytes() / 64, (total - plan.streamed_bytes()) / 64, "padding aside, all is somewhere");
+        let padding = plan.pinned_bytes() - (total - plan.streamed_bytes());
+        assert!(padding < 64 * plan.tiles().len() as u64, "{padding} bytes of padding: all is somewhere once");
         let streamed = plan.streamed_bytes();
         let weights = Weights::new(&checkpoint, plan).unwrap();
         for head in [Head::Use, Head::Skip, Head::Skip, Head::Use, Head::Use, Head::Skip, Head::Use] {
@@ -128,7 +129,7 @@ fn a_budget_without_room_for_two_rows_is_refused_with_what_is_needed() {
     let checkpoint = checkpoint(dir.path());
     let uses = uses(&checkpoint);
     let TooSmall { needed } = Plan::with_tiles(&checkpoint, &uses, 100, Some(1)).unwrap_err();
-    assert_eq!(needed, 2 * COLS as u64 * 4);
+    assert_eq!(needed, 2 * (4 * (COLS as u64 + 3)).next_multiple_of(64));
     Plan::with_tiles(&checkpoint, &uses, needed, Some(1)).unwrap();
 }
 

@@ -60,7 +60,7 @@ pub(super) fn headers() -> Vec<Attack> {
         header(Kind::Truncated, &[ONE, "describes 576460752303423"], only(a("[144115188075855872]", 0, 1 << 59)))
             .on("a"),
         header(Kind::UnsupportedDtype, &[ONE, "dtype \"F7\" is not one"], dtype("F7")).on("a"),
-        header(Kind::UnsupportedDtype, &[ONE, "dtype I16 is not supported yet"], dtype("I16")).on("a"),
+        header(Kind::UnsupportedDtype, &[ONE, "dtype U64 is not supported yet"], dtype("U64")).on("a"),
         header(Kind::UnsupportedDtype, &[ONE, "dtype F8_E4M3 is"], only(entry("a", "F8_E4M3", "[16]", 0, 16))).on("a"),
         header(
             Kind::EmptyTensor,
