@@ -96,6 +96,7 @@ def parsed(text, what):
 @dataclasses.dataclass
 class Sample:
     rate: float
+    fastest: float
     share: float | None = None
     bytes_per_token: float | None = None
 
@@ -159,7 +160,7 @@ class Rheostat:
         row = answer["tests"][0]
         rate = row["tokens_per_second"]
         bytes_ = row["rate"] * 1e9 / rate if row["unit"] == "GB/s" else None
-        return Sample(rate, row["share_of_limit"], bytes_)
+        return Sample(rate, row["fastest"], row["share_of_limit"], bytes_)
 
 
 class Peer:
@@ -184,7 +185,7 @@ class Peer:
             for option in options:
                 text = json.dumps(option)
                 try:
-                    rates[text] = self.measure(name, test, option, repetitions=1).rate
+                    rates[text] = self.measure(name, test, option, self.args.repetitions).fastest
                     say(f"  {name}, {test}: {text}: {rates[text]:.2f} tok/s")
                 except Unavailable as error:
                     failures.append(error)
@@ -298,7 +299,7 @@ class LlamaCpp(Peer):
         command += ["-t", args.threads, "-r", repetitions, "-o", "json"]
         row = parsed(execute(command, what="llama-bench", timeout=args.timeout), "llama-bench")[0]
         bytes_ = None if test == "prefill" else self.sweeps[name] + args.cache_bytes(test, 2)
-        return Sample(statistics.median(row["samples_ts"]), bytes_per_token=bytes_)
+        return Sample(statistics.median(row["samples_ts"]), max(row["samples_ts"]), bytes_per_token=bytes_)
 
 
 class Torch(Peer):
@@ -328,7 +329,7 @@ class Torch(Peer):
         env = {"OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
         answer = parsed(execute(command, what="torch_bench.py", timeout=args.timeout, env=env), "torch_bench.py")
         bytes_ = None if test == "prefill" else args.parameters * width + args.cache_bytes(test, width)
-        return Sample(statistics.median(answer["tokens_per_second"]), bytes_per_token=bytes_)
+        return Sample(statistics.median(answer["tokens_per_second"]), max(answer["tokens_per_second"]), bytes_per_token=bytes_)
 
 
 class Candle(Peer):
@@ -358,7 +359,7 @@ class Candle(Peer):
         command = [self.binary, args.model, dtype, *shape]
         answer = parsed(execute(command, what="candle-bench", timeout=args.timeout, env=env), "candle-bench")
         bytes_ = None if test == "prefill" else args.parameters * width + args.cache_bytes(test, width)
-        return Sample(statistics.median(answer["tokens_per_second"]), bytes_per_token=bytes_)
+        return Sample(statistics.median(answer["tokens_per_second"]), max(answer["tokens_per_second"]), bytes_per_token=bytes_)
 
 
 PEERS = {"llama.cpp": LlamaCpp, "torch": Torch, "candle": Candle}
@@ -577,12 +578,17 @@ def render(args, rows, versions, reasons, broken, peers):
             f"| {rate(row['peer_tokens_per_second'])} | **{row['ratio']:.2f}** "
             f"| {row['lowest_ratio']:.2f} to {row['highest_ratio']:.2f} | {size} |"
         )
-    for name, reason in reasons.items():
-        lines.append(f"| all | {name} |  | not measured: {reason.replace('|', '/')} | | | | | |" if name in OURS
-                     else f"| all |  | {name} | not measured: {reason.replace('|', '/')} | | | | | |")
-    for (name, test), reason in broken.items():
-        who = f"{name} | " if name in OURS else f" | {name}"
-        lines.append(f"| {title(args, test)} | {who} | failed: {reason.replace('|', '/')} | | | | | |")
+    for ours in (True, False):
+        missing = {}
+        for name, reason in reasons.items():
+            if (name in OURS) == ours:
+                missing.setdefault(("all", f"not measured: {reason}"), []).append(name)
+        for (name, test), reason in broken.items():
+            if (name in OURS) == ours:
+                missing.setdefault((title(args, test), f"failed: {reason}"), []).append(name)
+        for (test, reason), names in missing.items():
+            who = f"{'; '.join(names)} |" if ours else f"| {'; '.join(names)}"
+            lines.append(f"| {test} | {who} | {reason.replace('|', '/')} | | | | | |")
     chosen = [
         f"{name}, {test}: {', '.join(f'{k} {v}' for k, v in option.items())}"
         for peer in dict.fromkeys(peers.values())
