@@ -9,11 +9,13 @@ compared with what.
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 import platform
 import re
+import resource
 import shutil
 import statistics
 import subprocess
@@ -26,6 +28,9 @@ ROOT = HERE.parent.parent
 
 LLAMA_CPP_PYTHON = "0.3.36"
 LLAMA_CPP_COMMIT = "0c1e57098"
+
+# More cores than this, kept busy by other processes, disturb a measurement.
+OTHERS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +76,8 @@ def execute(command, *, what, log=None, timeout, env=None):
     """Run a command and return its standard output; `Unavailable` says what failed, with the end of the output."""
     command = [str(part) for part in command]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env={**os.environ, **(env or {})})
+        env = {**os.environ, **(env or {})}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env)
     except FileNotFoundError:
         raise Unavailable(f"{what}: {command[0]} is not installed") from None
     except subprocess.TimeoutExpired:
@@ -99,6 +105,53 @@ class Sample:
     fastest: float
     share: float | None = None
     bytes_per_token: float | None = None
+    # Cores that other processes kept busy meanwhile, where the system says it.
+    others: float | None = None
+
+    @classmethod
+    def of(cls, rates, bytes_per_token):
+        return cls(statistics.median(rates), max(rates), bytes_per_token=bytes_per_token)
+
+
+def busy_seconds():
+    """Seconds that all cores together have worked since the system started, and our children's part of it."""
+    try:
+        fields = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    except OSError:
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
+    ours = resource.getrusage(resource.RUSAGE_CHILDREN)
+    all_ = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    return all_ - ours.ru_utime - ours.ru_stime
+
+
+def wait_for_quiet():
+    """A minute at most."""
+    for _ in range(30):
+        before = busy_seconds()
+        time.sleep(2)
+        if (busy_seconds() - before) / 2 < OTHERS:
+            break
+
+
+def watched(measure, retries):
+    """A measurement beside which other processes did little; the quietest, if there is none."""
+    best = None
+    for attempt in range(retries + 1):
+        if attempt:
+            wait_for_quiet()
+        before, start = busy_seconds(), time.monotonic()
+        sample = measure()
+        after, seconds = busy_seconds(), time.monotonic() - start
+        if before is None:
+            return sample
+        sample.others = max(0.0, (after - before) / seconds)
+        if best is None or sample.others < best.others:
+            best = sample
+        if best.others < OTHERS:
+            break
+        say(f"  other processes kept {sample.others:.2f} cores busy meanwhile")
+    return best
 
 
 class Rheostat:
@@ -177,15 +230,17 @@ class Peer:
 
     def settle(self, name, test):
         options = self.options(name, test)
-        key = f"{self.args.model.name} | {name} | {self.version} | {test} | {self.args.shape(test)} | {self.args.threads}"
-        path = self.args.cache / "settled.json"
+        args = self.args
+        key = " | ".join([args.model.name, name, self.version, test, args.shape(test), f"{args.threads} threads"])
+        path = args.cache / "settled.json"
         known = json.loads(path.read_text()) if path.is_file() else {}
-        if len(options) > 1 and (self.args.resettle or key not in known):
+        if len(options) > 1 and (args.resettle or key not in known):
             rates, failures = {}, []
             for option in options:
                 text = json.dumps(option)
                 try:
-                    rates[text] = self.measure(name, test, option, self.args.repetitions).fastest
+                    measure = functools.partial(self.measure, name, test, option, args.repetitions)
+                    rates[text] = watched(measure, args.retries).fastest
                     say(f"  {name}, {test}: {text}: {rates[text]:.2f} tok/s")
                 except Unavailable as error:
                     failures.append(error)
@@ -201,7 +256,7 @@ class Peer:
         if self.args.python:
             return self.args.python
         folder = self.args.cache / f"venv-{requirements}"
-        python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+        python = folder / "bin" / "python"
         done = folder / "complete"
         wanted = (HERE / f"requirements-{requirements}.txt").read_text()
         if not done.is_file() or done.read_text() != wanted:
@@ -216,14 +271,16 @@ class Peer:
 
 
 class LlamaCpp(Peer):
+    # The head (with tied embeddings the same tensor as the embedding) stays as it is, as in our int8 and int4
+    # checkpoints; --pure gives every other matrix the one type. Without these flags `llama-quantize` gives the head
+    # Q8_0 beside Q8_0, and Q6_K beside Q4_0.
+    HEAD_BF16 = ("--pure", "--output-tensor-type", "bf16", "--token-embedding-type", "bf16")
     configurations = {
         "llama.cpp BF16": ("BF16", ()),
         "llama.cpp Q8_0": ("Q8_0", ()),
         "llama.cpp Q4_0": ("Q4_0", ()),
-        # The head (with tied embeddings the same tensor as the embedding) stays as it is, as in our int8 and int4
-        # checkpoints; --pure gives every other matrix the one type.
-        "llama.cpp Q8_0, head bf16": ("Q8_0", ("--pure", "--output-tensor-type", "bf16", "--token-embedding-type", "bf16")),
-        "llama.cpp Q4_0, head bf16": ("Q4_0", ("--pure", "--output-tensor-type", "bf16", "--token-embedding-type", "bf16")),
+        "llama.cpp Q8_0, head bf16": ("Q8_0", HEAD_BF16),
+        "llama.cpp Q4_0, head bf16": ("Q4_0", HEAD_BF16),
     }
 
     def prepare(self, names):
@@ -239,8 +296,8 @@ class LlamaCpp(Peer):
         plain = folder / f"{args.model.name}.BF16.gguf"
         if not plain.is_file():
             say(f"making {plain}")
-            log = args.cache / "logs" / "to_gguf.log"
-            execute([python, HERE / "to_gguf.py", args.model, plain], what="to_gguf.py", log=log, timeout=args.build_timeout)
+            limits = dict(log=args.cache / "logs" / "to_gguf.log", timeout=args.build_timeout)
+            execute([python, HERE / "to_gguf.py", args.model, plain], what="to_gguf.py", **limits)
         for name in names:
             kind, flags = self.configurations[name]
             path = plain if kind == "BF16" else folder / f"{args.model.name}.{kind}{'-head-bf16' if flags else ''}.gguf"
@@ -252,8 +309,8 @@ class LlamaCpp(Peer):
                 execute(command, what=f"llama-quantize {kind}", log=log, timeout=args.build_timeout)
                 partial.rename(path)
             self.files[name] = path
-            sweep = execute([python, HERE / "to_gguf.py", "--sweep", path], what="to_gguf.py --sweep", timeout=args.timeout)
-            self.sweeps[name] = int(sweep)
+            command = [python, HERE / "to_gguf.py", "--sweep", path]
+            self.sweeps[name] = int(execute(command, what="to_gguf.py --sweep", timeout=args.timeout))
 
     def compile(self, python):
         args = self.args
@@ -299,7 +356,7 @@ class LlamaCpp(Peer):
         command += ["-t", args.threads, "-r", repetitions, "-o", "json"]
         row = parsed(execute(command, what="llama-bench", timeout=args.timeout), "llama-bench")[0]
         bytes_ = None if test == "prefill" else self.sweeps[name] + args.cache_bytes(test, 2)
-        return Sample(statistics.median(row["samples_ts"]), max(row["samples_ts"]), bytes_per_token=bytes_)
+        return Sample.of(row["samples_ts"], bytes_)
 
 
 class Torch(Peer):
@@ -307,7 +364,7 @@ class Torch(Peer):
 
     def prepare(self, names):
         self.python = self.environment("torch")
-        program = "import torch, transformers; print(f'torch {torch.__version__}, transformers {transformers.__version__}')"
+        program = "import torch, transformers as t; print(f'torch {torch.__version__}, transformers {t.__version__}')"
         try:
             self.version = execute([self.python, "-c", program], what="torch", timeout=self.args.timeout).strip()
         except Unavailable as error:
@@ -329,7 +386,7 @@ class Torch(Peer):
         env = {"OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
         answer = parsed(execute(command, what="torch_bench.py", timeout=args.timeout, env=env), "torch_bench.py")
         bytes_ = None if test == "prefill" else args.parameters * width + args.cache_bytes(test, width)
-        return Sample(statistics.median(answer["tokens_per_second"]), max(answer["tokens_per_second"]), bytes_per_token=bytes_)
+        return Sample.of(answer["tokens_per_second"], bytes_)
 
 
 class Candle(Peer):
@@ -359,7 +416,7 @@ class Candle(Peer):
         command = [self.binary, args.model, dtype, *shape]
         answer = parsed(execute(command, what="candle-bench", timeout=args.timeout, env=env), "candle-bench")
         bytes_ = None if test == "prefill" else args.parameters * width + args.cache_bytes(test, width)
-        return Sample(statistics.median(answer["tokens_per_second"]), max(answer["tokens_per_second"]), bytes_per_token=bytes_)
+        return Sample.of(answer["tokens_per_second"], bytes_)
 
 
 PEERS = {"llama.cpp": LlamaCpp, "torch": Torch, "candle": Candle}
@@ -368,7 +425,7 @@ PEERS = {"llama.cpp": LlamaCpp, "torch": Torch, "candle": Candle}
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model", type=pathlib.Path, required=True, help="bf16 checkpoint of a qwen3 model (tools/make_shape.py makes one)")
+    add("--model", type=pathlib.Path, required=True, help="bf16 checkpoint of a qwen3 model")
     add("--cache", type=pathlib.Path, required=True, help="folder for builds, converted files and environments")
     add("--rheostat", type=pathlib.Path, default=ROOT / "target" / "release" / "rheostat", metavar="PATH")
     add("--peers", default=",".join(PEERS), help="default: %(default)s")
@@ -380,11 +437,12 @@ def arguments():
     add("--n-prompt", type=int, default=512, help="default: %(default)s")
     add("--n-gen", type=int, default=64, help="default: %(default)s")
     add("--depth", type=int, default=4096, help="default: %(default)s")
-    add("--python", type=pathlib.Path, help="an interpreter with the packages of requirements-*.txt, instead of new environments")
+    add("--python", type=pathlib.Path, help="an interpreter with the packages of requirements-*.txt; default: a new one")
     add("--resettle", action="store_true", help="look again for the fastest settings of the peers")
     add("--prepare", action="store_true", help="make what is missing, find the peers' fastest settings, and stop")
+    add("--retries", type=int, default=2, help="times to repeat what other processes disturbed; default: %(default)s")
     add("--timeout", type=int, default=900, help="seconds that one measurement may take; default: %(default)s")
-    add("--build-timeout", type=int, default=7200, help="seconds that one step of preparation may take; default: %(default)s")
+    add("--build-timeout", type=int, default=7200, help="the same for one step of preparation; default: %(default)s")
     add("--json", type=pathlib.Path, metavar="OUT", help="every single figure goes here")
     args = parser.parse_args()
     for field, known, mark in (("peers", PEERS, ","), ("variants", OURS, ";"), ("tests", EVERY, ",")):
@@ -496,10 +554,11 @@ def main():
                     continue
                 try:
                     if name in theirs:
-                        peer = peers[name]
-                        samples[name] = peer.measure(name, test, peer.choices[name, test], args.repetitions)
+                        choice = peers[name].choices[name, test]
+                        measure = functools.partial(peers[name].measure, name, test, choice, args.repetitions)
                     else:
-                        samples[name] = ours.measure(name, test)
+                        measure = functools.partial(ours.measure, name, test)
+                    samples[name] = watched(measure, args.retries)
                     say(f"{test}, round {number + 1}: {name}: {samples[name].rate:.2f} tok/s")
                 except Unavailable as error:
                     broken[name, test] = str(error)
@@ -509,7 +568,7 @@ def main():
         say("everything is ready" if not reasons and not broken else "the rest is ready")
         return
     rows = table(args, rounds)
-    print(render(args, rows, versions, reasons, broken, peers))
+    print(render(args, rounds, rows, versions, reasons, broken, peers))
     if args.json:
         args.json.write_text(json.dumps(record(args, rounds, rows, versions, reasons, broken, peers), indent=1) + "\n")
 
@@ -558,12 +617,13 @@ def processor():
         return platform.processor() or platform.machine()
 
 
-def render(args, rows, versions, reasons, broken, peers):
+def render(args, rounds, rows, versions, reasons, broken, peers):
     lines = [
         f"{args.model.name}, {args.threads} threads, {processor()}; {args.rounds} rounds, "
         f"median of {args.repetitions} in each; {'; '.join(versions.values())}",
         "",
-        "| test | ours | peer | ours, tok/s | of our limit | peer, tok/s | ours / peer | lowest to highest | GB per token, ours / peer |",
+        "| test | ours | peer | ours, tok/s | of our limit | peer, tok/s | ours / peer | lowest to highest "
+        "| GB per token, ours / peer |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     rate = lambda value: f"{value:.1f}" if value >= 100 else f"{value:.2f}"
@@ -574,7 +634,8 @@ def render(args, rows, versions, reasons, broken, peers):
         if row["rounds"] < args.rounds:
             size += f" (only {row['rounds']} rounds)"
         lines.append(
-            f"| {title(args, row['test'])} | {row['ours']} | {row['peer']} | {rate(row['ours_tokens_per_second'])} | {share} "
+            f"| {title(args, row['test'])} | {row['ours']} | {row['peer']} "
+            f"| {rate(row['ours_tokens_per_second'])} | {share} "
             f"| {rate(row['peer_tokens_per_second'])} | **{row['ratio']:.2f}** "
             f"| {row['lowest_ratio']:.2f} to {row['highest_ratio']:.2f} | {size} |"
         )
@@ -595,6 +656,12 @@ def render(args, rows, versions, reasons, broken, peers):
         for (name, test), option in peer.choices.items()
         if option
     ]
+    samples = [sample for rounds_ in rounds.values() for round_ in rounds_ for sample in round_.values()]
+    others = [sample.others for sample in samples if sample.others is not None]
+    disturbed = sum(o >= OTHERS for o in others)
+    if disturbed:
+        lines += ["", f"Other processes kept more than {OTHERS} cores busy during {disturbed} of {len(others)} "
+                  f"measurements, {max(others):.1f} at most: take the range of the ratios seriously."]
     if chosen:
         lines += ["", "Settings of the peers, the fastest of those tried: " + "; ".join(chosen) + "."]
     return "\n".join(lines)
