@@ -17,6 +17,7 @@ import platform
 import re
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -532,9 +533,27 @@ def prepare(args):
 
 def main():
     args = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     ours, variants, peers, versions, reasons = prepare(args)
     rounds = {test: [] for test in args.tests}
     broken = {}
+    try:
+        measure_all(args, ours, variants, peers, rounds, broken)
+    except KeyboardInterrupt:
+        if args.prepare:
+            sys.exit("interrupted; what was made stays")
+        say("interrupted; this is what there is")
+    if args.prepare:
+        say("everything is ready" if not reasons and not broken else "the rest is ready")
+        return
+    rows = table(args, rounds)
+    print(render(args, rounds, rows, versions, reasons, broken, peers))
+    if args.json:
+        args.json.write_text(json.dumps(record(args, rounds, rows, versions, reasons, broken, peers), indent=1) + "\n")
+
+
+def measure_all(args, ours, variants, peers, rounds, broken):
+    """Fills `rounds`, and `broken` with what fails on the way."""
     for test in args.tests:
         mine = [name for name in variants if test in OURS[name].tests]
         theirs = [name for name in peers if any(name in OURS[mate].against for mate in mine)]
@@ -548,6 +567,7 @@ def main():
             continue
         for number in range(args.rounds):
             samples = {}
+            rounds[test].append(samples)
             # Every other round the other way round, so that nothing always runs after the same neighbour.
             for name in (mine + theirs)[:: -1 if number % 2 else 1]:
                 if (name, test) in broken:
@@ -563,14 +583,6 @@ def main():
                 except Unavailable as error:
                     broken[name, test] = str(error)
                     say(f"{test}, round {number + 1}: {name}: left out from here: {error}")
-            rounds[test].append(samples)
-    if args.prepare:
-        say("everything is ready" if not reasons and not broken else "the rest is ready")
-        return
-    rows = table(args, rounds)
-    print(render(args, rounds, rows, versions, reasons, broken, peers))
-    if args.json:
-        args.json.write_text(json.dumps(record(args, rounds, rows, versions, reasons, broken, peers), indent=1) + "\n")
 
 
 def table(args, rounds):
@@ -632,7 +644,7 @@ def render(args, rounds, rows, versions, reasons, broken, peers):
         mine, other = row["ours_bytes_per_token"], row["peer_bytes_per_token"]
         size = f"{mine * 1e-9:.2f} / {other * 1e-9:.2f}" if mine and other else "-"
         if row["rounds"] < args.rounds:
-            size += f" (only {row['rounds']} rounds)"
+            size += f" ({row['rounds']} of {args.rounds} rounds)"
         lines.append(
             f"| {title(args, row['test'])} | {row['ours']} | {row['peer']} "
             f"| {rate(row['ours_tokens_per_second'])} | {share} "
