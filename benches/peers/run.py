@@ -187,16 +187,13 @@ class Rheostat:
         if not re.search(r"^\s+quantize\b", self.commands, re.MULTILINE):
             raise Unavailable(f"there is no {beside}, and this rheostat has no `quantize` to make it")
         say(f"making {made}")
-        partial = made.with_name(made.name + ".partial")
         made.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
         execute(
-            [self.binary, "quantize", model, partial, *variant.quantize],
+            [self.binary, "quantize", model, made, *variant.quantize],
             what=f"rheostat quantize {' '.join(variant.quantize)}",
             log=cache / "logs" / f"quantize{variant.suffix}.log",
             timeout=self.args.build_timeout,
         )
-        partial.rename(made)
         return made
 
     def measure(self, name, test):
