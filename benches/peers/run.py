@@ -126,21 +126,20 @@ def busy_seconds():
     return all_ - ours.ru_utime - ours.ru_stime
 
 
-def wait_for_quiet():
-    """A minute at most."""
-    for _ in range(30):
-        before = busy_seconds()
-        time.sleep(2)
-        if (busy_seconds() - before) / 2 < OTHERS:
+def wait_for_quiet(patience):
+    """Until other processes do little, but not longer than so many seconds."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end and (before := busy_seconds()) is not None:
+        time.sleep(1)
+        if busy_seconds() - before < OTHERS:
             break
 
 
-def watched(measure, retries):
+def watched(args, measure):
     """A measurement beside which other processes did little; the quietest, if there is none."""
     best = None
-    for attempt in range(retries + 1):
-        if attempt:
-            wait_for_quiet()
+    for _ in range(args.retries + 1):
+        wait_for_quiet(args.patience)
         before, start = busy_seconds(), time.monotonic()
         sample = measure()
         after, seconds = busy_seconds(), time.monotonic() - start
@@ -238,7 +237,7 @@ class Peer:
                 text = json.dumps(option)
                 try:
                     measure = functools.partial(self.measure, name, test, option, args.repetitions)
-                    rates[text] = watched(measure, args.retries).fastest
+                    rates[text] = watched(args, measure).fastest
                     say(f"  {name}, {test}: {text}: {rates[text]:.2f} tok/s")
                 except Unavailable as error:
                     failures.append(error)
@@ -439,6 +438,7 @@ def arguments():
     add("--resettle", action="store_true", help="look again for the fastest settings of the peers")
     add("--prepare", action="store_true", help="make what is missing, find the peers' fastest settings, and stop")
     add("--retries", type=int, default=2, help="times to repeat what other processes disturbed; default: %(default)s")
+    add("--patience", type=int, default=60, help="seconds to wait for other processes; default: %(default)s")
     add("--timeout", type=int, default=900, help="seconds that one measurement may take; default: %(default)s")
     add("--build-timeout", type=int, default=7200, help="the same for one step of preparation; default: %(default)s")
     add("--json", type=pathlib.Path, metavar="OUT", help="every single figure goes here")
@@ -575,7 +575,7 @@ def measure_all(args, ours, variants, peers, rounds, broken):
                         measure = functools.partial(peers[name].measure, name, test, choice, args.repetitions)
                     else:
                         measure = functools.partial(ours.measure, name, test)
-                    samples[name] = watched(measure, args.retries)
+                    samples[name] = watched(args, measure)
                     say(f"{test}, round {number + 1}: {name}: {samples[name].rate:.2f} tok/s")
                 except Unavailable as error:
                     broken[name, test] = str(error)
