@@ -562,11 +562,13 @@ def measure_all(args, ours, variants, peers, rounds, broken):
                 say(f"{name}, {test}: left out: {error}")
         if args.prepare:
             continue
+        # What is compared runs close together.
+        order = dict.fromkeys(n for name in mine for n in (name, *OURS[name].against) if n in mine or n in theirs)
         for number in range(args.rounds):
             samples = {}
             rounds[test].append(samples)
             # Every other round the other way round, so that nothing always runs after the same neighbour.
-            for name in (mine + theirs)[:: -1 if number % 2 else 1]:
+            for name in list(order)[:: -1 if number % 2 else 1]:
                 if (name, test) in broken:
                     continue
                 try:
