@@ -232,12 +232,14 @@ class Peer:
         path = args.cache / "settled.json"
         known = json.loads(path.read_text()) if path.is_file() else {}
         if len(options) > 1 and (args.resettle or key not in known):
-            rates, failures = {}, []
+            rates, failures, quiet = {}, [], True
             for option in options:
                 text = json.dumps(option)
                 try:
                     measure = functools.partial(self.measure, name, test, option, args.repetitions)
-                    rates[text] = watched(args, measure).fastest
+                    sample = watched(args, measure)
+                    rates[text] = sample.fastest
+                    quiet = quiet and (sample.others is None or sample.others < OTHERS)
                     say(f"  {name}, {test}: {text}: {rates[text]:.2f} tok/s")
                 except Unavailable as error:
                     failures.append(error)
@@ -245,7 +247,10 @@ class Peer:
             if not rates:
                 raise failures[0]
             known[key] = json.loads(max(rates, key=rates.get))
-            path.write_text(json.dumps(known, indent=1) + "\n")
+            if quiet:
+                path.write_text(json.dumps(known, indent=1) + "\n")
+            else:
+                say(f"  {name}, {test}: other processes disturbed this choice; the next run makes it again")
         self.choices[name, test] = known[key] if len(options) > 1 else options[0]
 
     def environment(self, requirements):
