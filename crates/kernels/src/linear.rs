@@ -503,6 +503,7 @@ impl Strip<'_> {
 /// # Safety
 /// As [`tile::accumulate`].
 #[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "pointers and strides of two operands")]
 unsafe fn panel_tile<S: Simd, A: Arithmetic, const R: usize, const C: usize>(
     s: S,
     x: *const u8,
