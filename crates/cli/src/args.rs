@@ -28,6 +28,9 @@ pub(crate) enum Command {
     Prompt(PromptArgs),
     /// Say what a model is, what it needs, and what is odd about it.
     Inspect(InspectArgs),
+    /// Measure how good a model is.
+    #[command(subcommand)]
+    Eval(EvalCommand),
     /// Measure how fast a model runs here, beside what the machine can do at best in the same run.
     Bench(BenchArgs),
     /// Write a copy of a model with weights of 8 or 4 bits.
@@ -116,6 +119,10 @@ fn threads(text: &str) -> Result<NonZeroUsize, String> {
 
 fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
     text.parse().map_err(|_| "write a whole number, 1 or more".to_owned())
+}
+
+fn at_least_two(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n >= 2).ok_or_else(|| "write a whole number, 2 or more".to_owned())
 }
 
 fn whole<T: std::str::FromStr>(text: &str) -> Result<T, String> {
@@ -298,6 +305,42 @@ pub(crate) struct BenchArgs {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EvalCommand {
+    /// Perplexity of a text: how well a model predicts it.
+    ///
+    /// The text is encoded once, without the special tokens that the tokenizer adds, and cut into windows of N tokens
+    /// (the last may be shorter). Each window is read by itself, after one token: the last of the window before, or,
+    /// for the first, the tokenizer's bos_token. (A tokenizer without one leaves the text's first token in its
+    /// place, which is then read and not predicted.) Every token of a window is predicted from what is before it
+    /// there.
+    ///
+    /// The loss is the mean negative log-likelihood of the predicted tokens in nats, with the log-softmax in f64;
+    /// the perplexity is exp(loss). Bits per byte are the losses' sum in bits, over the bytes of UTF-8 text that was
+    /// predicted: unlike the others they can be compared between models with different tokenizers.
+    Ppl(PplArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PplArgs {
+    /// Directory of a checkpoint, or "embedded"
+    pub(crate) model: PathBuf,
+    /// File with the text, in UTF-8, or "-" for standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: PathBuf,
+    /// Tokens of a window; 1024 unless given, or the model's context if that is less
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) window: Option<NonZeroUsize>,
+    /// Take the first LIMIT tokens of the text only
+    #[arg(long, value_name = "LIMIT", value_parser = at_least_two, allow_negative_numbers = true)]
+    pub(crate) tokens: Option<usize>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
 }
 
 #[derive(Debug, clap::Args)]

@@ -138,11 +138,12 @@ fn the_budget_that_a_refusal_names_works() {
     large.config("max_position_embeddings", json!(1 << 20));
     let dir = common::dir("text_llama3");
     let out = large.scratch().join("out.safetensors");
-    let cases: [&[&str]; 6] = [
+    let cases: [&[&str]; 7] = [
         &["generate", "embedded", "ROMEO:", "-n", "20"],
         &["generate", &dir, "Hello", "-n", "20", "--threads", "1"],
         &["generate", large.dir(), "Hello", "-n", "300000", "--stop", "!"],
         &["logits", &dir, "--prompt", "Hello", "-o", out.to_str().unwrap()],
+        &["eval", "ppl", &dir, "--text", "-"],
         &["chat", large.dir(), "-n", "4"],
         &["chat", large.dir(), "-n", "4", "--context", "100000"],
     ];
@@ -175,7 +176,7 @@ fn a_budget_that_is_too_small_is_inspected() {
 fn no_arguments() {
     let outcome = run::<&str>(&[]);
     assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(2), ""), "{outcome:?}");
-    for command in ["generate", "chat", "logits", "prompt", "inspect", "bench", "quantize"] {
+    for command in ["generate", "chat", "logits", "prompt", "inspect", "bench", "quantize", "eval"] {
         assert!(outcome.stderr.contains(command), "{outcome:?}");
     }
 }

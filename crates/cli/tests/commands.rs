@@ -200,9 +200,10 @@ fn help() {
         ("logits", &["--tokens", "--prompt", "--out", "safetensors"]),
         ("prompt", &["--messages", "--tools", "--template-arg"]),
         ("inspect", &["--context", "--json", "--memory"]),
+        ("eval ppl", &["MODEL", "--text", "--window", "--tokens", "--json", "--memory", "bos_token", "nats", "f64"]),
         ("bench", &["--n-prompt", "--n-depth", "--repetitions", "--json", "--memory"]),
     ] {
-        let outcome = succeed(&[command, "--help"]);
+        let outcome = succeed(&command.split(' ').chain(["--help"]).collect::<Vec<_>>());
         assert!(words.iter().all(|word| outcome.stdout.contains(word)), "{command}: {}", outcome.stdout);
         assert_eq!(outcome.stderr, "");
         assert!(!outcome.stdout.contains("--isa"), "what only tests need is not shown");

@@ -54,6 +54,7 @@ fn nobody_may_be_reading_at_all() {
         &["inspect", &model],
         &["inspect", &model, "--json"],
         &["prompt", &model, "--messages", "-"],
+        &["eval", "ppl", &model, "--text", "-"],
         &["chat", &model, "-n", "5"],
         &["--help"],
     ] {
@@ -131,6 +132,20 @@ fn ctrl_c_leaves_an_object() {
     let json = outcome.json();
     assert_eq!(json["finish"], "interrupted");
     assert_eq!(json["cost"]["new_tokens"], json["tokens"].as_array().unwrap().len());
+}
+
+/// Of half a text nothing is known, and nothing is said.
+#[test]
+fn ctrl_c_ends_an_evaluation() {
+    let text = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(text.path(), "Now is the winter of our discontent\n".repeat(20_000)).unwrap();
+    let args = ["eval", "ppl", "embedded", "--text", text.path().to_str().unwrap()];
+    let child = command(&args).spawn().unwrap();
+    wait_until("it to listen", || listens(child.id()));
+    interrupt(&child);
+    let outcome = end(child);
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(130), "error: interrupted\n"), "{outcome:?}");
+    assert_eq!(outcome.stdout, "");
 }
 
 /// No half of a file is left behind, under any name.

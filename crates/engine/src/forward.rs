@@ -174,6 +174,11 @@ impl Workspace {
     pub(crate) fn gathered(&self) -> u64 {
         self.gathered
     }
+
+    /// The logits of the last pass, in the first rows.
+    pub(crate) fn logits(&self) -> &[f32] {
+        &self.logits
+    }
 }
 
 /// What a pass reads and does not change.

@@ -240,6 +240,11 @@ impl Model {
         pass.run(inputs, &mut self.workspace, observer)
     }
 
+    /// The logits of the last pass, in the first rows, where they can be read beside everything else.
+    pub(crate) fn last_logits(&self) -> &[f32] {
+        self.workspace.logits()
+    }
+
     /// Reads `tokens` into `sequence`, in as few passes as memory allows; the output is the last token's.
     ///
     /// # Errors
@@ -267,14 +272,23 @@ impl Model {
 /// # Errors
 /// When not; the error says which and why.
 pub fn check_tokens(decoder: &Decoder, tokens: &[u32], len: usize) -> Result<(), Error> {
-    let vocab_size = decoder.vocab_size;
-    if let Some(position) = tokens.iter().position(|t| *t as usize >= vocab_size) {
-        return Err(Error::TokenOutOfRange { token: tokens[position], position: len + position, vocab_size });
-    }
+    check_vocabulary(decoder, tokens, len)?;
     if len + tokens.len() > decoder.context {
         return Err(Error::ContextExceeded { tokens: len + tokens.len(), context: decoder.context });
     }
     Ok(())
+}
+
+/// Whether `tokens`, which follow `len` others, are in the vocabulary.
+///
+/// # Errors
+/// When not; the error says which.
+pub fn check_vocabulary(decoder: &Decoder, tokens: &[u32], len: usize) -> Result<(), Error> {
+    let vocab_size = decoder.vocab_size;
+    match tokens.iter().position(|t| *t as usize >= vocab_size) {
+        Some(at) => Err(Error::TokenOutOfRange { token: tokens[at], position: len + at, vocab_size }),
+        None => Ok(()),
+    }
 }
 
 /// The memory plan that [`Model::load`] would follow.

@@ -121,6 +121,18 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// As [`Tokenizer::encode`], with the byte of the text at which each token ends.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_with_ends(&self, text: &str, add: AddSpecial) -> Result<(Vec<u32>, Vec<usize>), TokenizerError> {
+        let encoding = self
+            .inner
+            .encode(text, add == AddSpecial::Add)
+            .map_err(|error| TokenizerError::Encode { message: error.to_string() })?;
+        Ok((encoding.get_ids().to_vec(), encoding.get_offsets().iter().map(|(_, end)| *end).collect()))
+    }
+
     /// The text of token ids. Ids outside the vocabulary add nothing to it.
     ///
     /// # Errors
