@@ -303,15 +303,15 @@ impl Chunk<'_> {
                 let left = self.n - i;
                 i += if S::WIDE_TILE {
                     match left {
-                        1 => self.weigh::<S, W, 1>(s, element, i, values, &seen),
-                        2 | 3 => self.weigh::<S, W, 2>(s, element, i, values, &seen),
-                        4 | 5 => self.weigh::<S, W, 4>(s, element, i, values, &seen),
-                        _ => self.weigh::<S, W, 6>(s, element, i, values, &seen),
+                        1 => self.weigh::<S, W, 1>(s, i, values, &seen),
+                        2 | 3 => self.weigh::<S, W, 2>(s, i, values, &seen),
+                        4 | 5 => self.weigh::<S, W, 4>(s, i, values, &seen),
+                        _ => self.weigh::<S, W, 6>(s, i, values, &seen),
                     }
                 } else {
                     match left {
-                        1 => self.weigh::<S, W, 1>(s, element, i, values, &seen),
-                        _ => self.weigh::<S, W, 2>(s, element, i, values, &seen),
+                        1 => self.weigh::<S, W, 1>(s, i, values, &seen),
+                        _ => self.weigh::<S, W, 2>(s, i, values, &seen),
                     }
                 };
             }
@@ -387,9 +387,9 @@ impl Chunk<'_> {
             tile::accumulate::<S, InF32, W, R, C>(s, element, q, stride * 4, k, stride, 0, [[s.zero(); C]; R])
         };
         let scores = &mut self.scores[i * KV_BLOCK..(i + R) * KV_BLOCK];
-        tile::finish(s, &acc, |r, c, sums| {
-            scores[r * KV_BLOCK + j + c..][..sums.len()].copy_from_slice(sums);
-        });
+        for (r, sums) in tile::finish(s, &acc).iter().enumerate() {
+            scores[r * KV_BLOCK + j..][..C].copy_from_slice(sums);
+        }
     }
 
     /// `part += weights · values` for `R` queries from `i` on, each over what it sees, in order. Returns `R`.
@@ -397,7 +397,6 @@ impl Chunk<'_> {
     fn weigh<S: Simd, W: Element, const R: usize>(
         &mut self,
         s: S,
-        element: W,
         i: usize,
         values: &[u8],
         seen: &[(usize, usize); QUERIES],
@@ -408,15 +407,15 @@ impl Chunk<'_> {
         if lo < hi {
             // Before and after what all see in common, one query at a time.
             for (r, own) in seen.iter().enumerate() {
-                self.weigh_range::<S, W, 1>(s, element, i + r, values, own.0, lo);
+                self.weigh_range::<S, W, 1>(s, i + r, values, own.0, lo);
             }
-            self.weigh_range::<S, W, R>(s, element, i, values, lo, hi);
+            self.weigh_range::<S, W, R>(s, i, values, lo, hi);
             for (r, own) in seen.iter().enumerate() {
-                self.weigh_range::<S, W, 1>(s, element, i + r, values, hi, own.1);
+                self.weigh_range::<S, W, 1>(s, i + r, values, hi, own.1);
             }
         } else {
             for (r, own) in seen.iter().enumerate() {
-                self.weigh_range::<S, W, 1>(s, element, i + r, values, own.0, own.1);
+                self.weigh_range::<S, W, 1>(s, i + r, values, own.0, own.1);
             }
         }
         R
@@ -426,7 +425,6 @@ impl Chunk<'_> {
     fn weigh_range<S: Simd, W: Element, const R: usize>(
         &mut self,
         s: S,
-        element: W,
         i: usize,
         values: &[u8],
         lo: usize,
@@ -438,15 +436,15 @@ impl Chunk<'_> {
         let mut k = 0;
         // As much of a value at once as there are registers for.
         while S::WIDE_TILE && R <= 2 && k + 8 * LANES <= self.stride {
-            self.weigh_columns::<S, W, R, 8>(s, element, i, values, lo, hi, k);
+            self.weigh_columns::<S, W, R, 8>(s, i, values, lo, hi, k);
             k += 8 * LANES;
         }
         while k + 4 * LANES <= self.stride {
-            self.weigh_columns::<S, W, R, 4>(s, element, i, values, lo, hi, k);
+            self.weigh_columns::<S, W, R, 4>(s, i, values, lo, hi, k);
             k += 4 * LANES;
         }
         while k < self.stride {
-            self.weigh_columns::<S, W, R, 1>(s, element, i, values, lo, hi, k);
+            self.weigh_columns::<S, W, R, 1>(s, i, values, lo, hi, k);
             k += LANES;
         }
     }
@@ -457,7 +455,6 @@ impl Chunk<'_> {
     fn weigh_columns<S: Simd, W: Element, const R: usize, const D: usize>(
         &mut self,
         s: S,
-        element: W,
         i: usize,
         values: &[u8],
         lo: usize,
@@ -470,7 +467,7 @@ impl Chunk<'_> {
         let part = &mut self.part[i * stride..(i + R) * stride];
         // SAFETY: by the checks and slices above, every access lies within `values` and `part`.
         unsafe {
-            let group = element.open(s, values.as_ptr());
+            let group = W::open(s, std::ptr::null());
             let mut acc = [[s.zero(); D]; R];
             for r in 0..R {
                 for c in 0..D {

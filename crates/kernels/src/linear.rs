@@ -6,17 +6,22 @@
 //! products in the same order (see [`crate::tile`]), so nobody can tell them apart by the bits.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use crate::buffer::Buffer;
-use crate::exec::{Exec, SCRATCH, SharedMut};
-use crate::matrix::{Bf16, Bits, Element, F16, F32, Format, Int4, Int8, Matrix, StoredRows};
+use crate::exec::{Exec, SharedMut};
+use crate::matrix::{Bf16, Bits, Element, F16, F32, Format, Int4, Int8, Matrix, Scales, StoredRows};
 use crate::simd::{Isa, LANES, Op, Simd};
 use crate::tile::{self, Arithmetic, InBf16, InF32};
 
 /// Rows of x up to which weights are widened in registers; more rows share a widened panel.
 const DIRECT_ROWS: usize = 6;
-/// Bytes of a row of x that a register tile takes before it moves on, so that the rows of x stay near.
-const K_BLOCK: usize = 8192;
+/// Bytes of a row of x that a register tile takes before it moves on, at most, so that the rows of x stay near.
+const K_BLOCK: usize = 12 << 10;
+/// Bytes of rows of x that all panels go over before the next rows are taken: few enough to stay in a shared cache.
+const X_BLOCK: usize = 4 << 20;
+/// Bytes of a panel, at most: half of a usual L2 cache.
+const PANEL_BYTES: usize = 512 << 10;
 /// Rows of x that a register tile takes, at most.
 const X_ROWS: usize = 6;
 /// Weight rows in a panel, at most.
@@ -168,39 +173,43 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
         let fits = job.out.stride >= rows && last_row.is_some_and(|end| end <= job.out.len);
         assert!(fits, "room for [{n}, {rows}]");
     }
+    let (x, x_stride, in_bf16) = match x {
+        Rows::F32(x) => (x.as_ptr().cast::<u8>(), x.len() / n * 4, false),
+        Rows::Bf16(x) => (x.buffer.as_ptr().cast(), Rounded::elements(1, x.cols) * 4, true),
+    };
+    let x = SharedRows { start: x, stride: x_stride };
     let total: usize = jobs.iter().map(|job| job.weight.byte_len()).sum();
     let share = total / (exec.threads() * 8) + 1;
+    let direct = n <= DIRECT_ROWS;
     let rows_per_item = |job: &Linear<'_>| {
         let (rows, cols) = (job.weight.rows(), job.weight.cols());
-        if n <= DIRECT_ROWS {
+        if direct {
             (share.min(ITEM_BYTES) / (job.weight.byte_len() / rows.max(1)).max(1)).max(1).next_multiple_of(8)
         } else {
-            let fit = match x {
-                Rows::F32(_) => SCRATCH / panel_stride::<InF32>(cols).max(1),
-                Rows::Bf16(_) => SCRATCH / panel_stride::<InBf16>(cols).max(1),
-            };
+            let stride = if in_bf16 { panel_stride::<InBf16>(cols) } else { panel_stride::<InF32>(cols) };
+            let fit = PANEL_BYTES / (stride * size_of::<f32>()).max(1);
             rows.div_ceil(exec.threads() * 4).next_multiple_of(4).min(PANEL_ROWS).min(fit - fit % 4).max(4)
         }
     };
-    let items = jobs.iter().map(|job| job.weight.rows().div_ceil(rows_per_item(job))).sum();
+    let blocks = if direct { 1 } else { (n * x_stride).div_ceil(X_BLOCK).max(1) };
+    let block = n.div_ceil(blocks).next_multiple_of(X_ROWS);
+    let blocks = n.div_ceil(block);
+    let strips: usize = jobs.iter().map(|job| job.weight.rows().div_ceil(rows_per_item(job))).sum();
     let isa = exec.isa();
-    let in_bf16 = matches!(x, Rows::Bf16(_));
-    exec.run_with_scratch(items, &|mut item, scratch| {
+    exec.run_with_scratch(blocks * strips, &|item, scratch| {
+        let (block_index, mut item) = (item / strips, item % strips);
+        let x_rows = block_index * block..((block_index + 1) * block).min(n);
         for job in jobs {
             let step = rows_per_item(job);
             let count = job.weight.rows().div_ceil(step);
             if item < count {
                 let first = item * step;
                 let last = (first + step).min(job.weight.rows());
-                let (x, x_stride) = match x {
-                    Rows::F32(x) => (x.as_ptr().cast(), job.weight.cols() * 4),
-                    Rows::Bf16(x) => (x.buffer.as_ptr().cast(), Rounded::elements(1, x.cols) * 4),
-                };
-                let strip = Strip { x, x_stride, n, job, first, last, scratch };
+                let strip = Strip { x, x_rows, job, first, last, direct, scales: &[] };
                 if in_bf16 {
-                    run_format::<InBf16>(isa, strip);
+                    run_format::<InBf16>(isa, strip, scratch);
                 } else {
-                    run_format::<InF32>(isa, strip);
+                    run_format::<InF32>(isa, strip, scratch);
                 }
                 return;
             }
@@ -209,26 +218,49 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
     });
 }
 
-fn run_format<A: Arithmetic>(isa: Isa, strip: Strip<'_>) {
+/// All rows of x.
+#[derive(Clone, Copy)]
+struct SharedRows {
+    start: *const u8,
+    /// Bytes from row to row.
+    stride: usize,
+}
+
+// SAFETY: made from a shared borrow that lasts as long as the job, and only read.
+unsafe impl Sync for SharedRows {}
+
+fn run_format<A: Arithmetic>(isa: Isa, strip: Strip<'_>, scratch: &mut [f32]) {
     match strip.job.weight.format() {
-        Format::F32 => run::<A, _>(isa, strip, F32),
-        Format::Bf16 => run::<A, _>(isa, strip, Bf16),
-        Format::F16 => run::<A, _>(isa, strip, F16),
+        Format::F32 => run::<A, _>(isa, strip, F32, scratch),
+        Format::Bf16 => run::<A, _>(isa, strip, Bf16, scratch),
+        Format::F16 => run::<A, _>(isa, strip, F16, scratch),
         Format::Packed(packed) => match packed.bits {
-            Bits::Four => run::<A, _>(isa, strip, Int4(packed)),
-            Bits::Eight => run::<A, _>(isa, strip, Int8(packed)),
+            Bits::Four => run::<A, _>(isa, strip, Int4(packed.group), scratch),
+            Bits::Eight => run::<A, _>(isa, strip, Int8(packed.group), scratch),
         },
     }
 }
 
-fn run<A: Arithmetic, W: Element>(isa: Isa, mut strip: Strip<'_>, element: W) {
+fn run<A: Arithmetic, W: Element>(isa: Isa, strip: Strip<'_>, element: W, scratch: &mut [f32]) {
+    let (scales, panel) = match strip.job.weight.stored_scales(strip.first..strip.last) {
+        Some((bytes, format, _)) => {
+            let (scales, rest) = scratch.split_at_mut(bytes.len() / format.bytes());
+            match format {
+                Scales::F32 => isa.run(Plain(bytes, &mut *scales, F32)),
+                Scales::Bf16 => isa.run(Plain(bytes, &mut *scales, Bf16)),
+                Scales::F16 => isa.run(Plain(bytes, &mut *scales, F16)),
+            }
+            (&*scales, rest)
+        }
+        None => (&[][..], scratch),
+    };
     let stride = panel_stride::<A>(strip.job.weight.cols());
-    if strip.n <= DIRECT_ROWS || strip.scratch.len() < 4 * stride {
+    let strip = &Strip { scales, ..strip };
+    if strip.direct || panel.len() < (strip.last - strip.first) * stride {
         isa.run(Direct { strip, element, arithmetic: PhantomData::<A> });
     } else {
-        let panel = std::mem::take(&mut strip.scratch);
-        isa.run(Widen { strip: &strip, element, panel, stride, arithmetic: PhantomData::<A> });
-        isa.run(Panel { strip: &strip, panel, stride, arithmetic: PhantomData::<A> });
+        isa.run(Widen { strip, element, panel: &mut *panel, stride, arithmetic: PhantomData::<A> });
+        isa.run(Panel { strip, panel, stride, arithmetic: PhantomData::<A> });
     }
 }
 
@@ -239,20 +271,21 @@ fn panel_stride<A: Arithmetic>(cols: usize) -> usize {
     if elements.is_multiple_of(256) { elements + 128 } else { elements }
 }
 
-/// Weight rows `first..last` of one product: one item of the job.
+/// Weight rows `first..last` of one product against some rows of x: one item of the job.
 struct Strip<'a> {
-    /// The rows of x, and the bytes from one to the next.
-    x: *const u8,
-    x_stride: usize,
-    n: usize,
+    x: SharedRows,
+    x_rows: Range<usize>,
     job: &'a Linear<'a>,
     first: usize,
     last: usize,
-    scratch: &'a mut [f32],
+    /// So few rows of x that a panel does not pay.
+    direct: bool,
+    /// The scales of its weights, row by row, if they have any.
+    scales: &'a [f32],
 }
 
 struct Direct<'a, A: Arithmetic, W: Element> {
-    strip: Strip<'a>,
+    strip: &'a Strip<'a>,
     element: W,
     arithmetic: PhantomData<A>,
 }
@@ -264,9 +297,9 @@ impl<A: Arithmetic, W: Element> Op for Direct<'_, A, W> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Direct { strip, element, .. } = self;
-        let mut r = 0;
-        while r < strip.n {
-            let left = strip.n - r;
+        let mut r = strip.x_rows.start;
+        while r < strip.x_rows.end {
+            let left = strip.x_rows.end - r;
             r += if S::WIDE_TILE {
                 match left {
                     1 => strip.rows::<S, A, W, 1, 8>(s, element, r),
@@ -318,22 +351,29 @@ impl Strip<'_> {
         o: usize,
         step: usize,
     ) {
-        let w = self.job.weight.stored_rows(o, step, C);
+        let w = self.stored_rows(o, step, C);
         let x = self.x_rows(r, R);
         let cols = self.job.weight.cols();
         // SAFETY: `w` and `x` are `C` and `R` whole rows.
         let acc = unsafe {
-            tile::accumulate::<S, A, W, R, C>(s, element, x, self.x_stride, w, cols, AHEAD, [[s.zero(); C]; R])
+            tile::accumulate::<S, A, W, R, C>(s, element, x, self.x.stride, w, cols, AHEAD, [[s.zero(); C]; R])
         };
         self.put(s, r, o, step, &acc);
+    }
+
+    /// Weight rows `o`, `o + step`, …, `count` of them, with their scales.
+    #[inline(always)]
+    fn stored_rows(&self, o: usize, step: usize, count: usize) -> StoredRows<'_> {
+        let groups = self.scales.len() / (self.last - self.first);
+        self.job.weight.stored_rows(o, step, count).with_scales(self.scales, (o - self.first) * groups, step * groups)
     }
 
     /// Where the `count` rows of x from `r` on begin.
     #[inline(always)]
     fn x_rows(&self, r: usize, count: usize) -> *const u8 {
-        assert!(r + count <= self.n);
-        // SAFETY: `linear` checked that there are `n` rows.
-        unsafe { self.x.add(r * self.x_stride) }
+        assert!(r + count <= self.x_rows.end);
+        // SAFETY: `linear` checked that there are as many rows.
+        unsafe { self.x.start.add(r * self.x.stride) }
     }
 
     /// Writes the sums of the rows from `r` on and the columns `o`, `o + step`, ….
@@ -346,21 +386,30 @@ impl Strip<'_> {
         step: usize,
         acc: &[[S::V; C]; R],
     ) {
-        debug_assert!(r + R <= self.n && o + (C - 1) * step < self.last);
-        tile::finish(s, acc, |i, c, sums| {
-            let o = o + c * step;
+        debug_assert!(r + R <= self.x_rows.end && o + (C - 1) * step < self.last);
+        let mut sums = tile::finish(s, acc);
+        if let Some(bias) = self.job.bias {
+            for c in 0..C {
+                let bias = bias[o + c * step];
+                for sums in &mut sums {
+                    sums[c] += bias;
+                }
+            }
+        }
+        for (i, sums) in sums.iter().enumerate() {
             // SAFETY: `linear` checked that the destination has room for `[n, rows]`; these elements belong to this
             // item alone.
-            let out = unsafe { self.job.out.start.add((r + i) * self.job.out.stride + o) };
-            for (j, sum) in sums.iter().enumerate() {
-                let sum = match self.job.bias {
-                    Some(bias) => sum + bias[o + j * step],
-                    None => *sum,
-                };
-                // SAFETY: as above.
-                unsafe { out.add(j * step).write(sum) };
+            unsafe {
+                let out = self.job.out.start.add((r + i) * self.job.out.stride + o);
+                if step == 1 {
+                    out.cast::<[f32; C]>().write(*sums);
+                } else {
+                    for (c, sum) in sums.iter().enumerate() {
+                        out.add(c * step).write(*sum);
+                    }
+                }
             }
-        });
+        }
     }
 }
 
@@ -379,9 +428,9 @@ impl<A: Arithmetic, W: Element> Op for Widen<'_, A, W> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let weight = &self.strip.job.weight;
+        let cols = self.strip.job.weight.cols();
         for (o, to) in (self.strip.first..self.strip.last).zip(self.panel.chunks_exact_mut(self.stride)) {
-            store_widened::<S, A, W>(s, self.element, weight.stored_rows(o, 1, 1), weight.cols(), to);
+            store_widened::<S, A, W>(s, self.element, self.strip.stored_rows(o, 1, 1), cols, to);
         }
     }
 }
@@ -403,9 +452,9 @@ impl<A: Arithmetic> Op for Panel<'_, A> {
         // Accumulators wait here between blocks of a dot product.
         let mut parked = [s.zero(); PARKED];
         let parked = &mut parked;
-        let mut r = 0;
-        while r < strip.n {
-            let left = strip.n - r;
+        let mut r = strip.x_rows.start;
+        while r < strip.x_rows.end {
+            let left = strip.x_rows.end - r;
             r += if S::WIDE_TILE {
                 match left {
                     1 => strip.panel_rows::<S, A, 1, 4>(s, r, panel, stride, parked),
@@ -427,7 +476,7 @@ impl<A: Arithmetic> Op for Panel<'_, A> {
 }
 
 impl Strip<'_> {
-    /// `R` rows of x from `r` on against the widened panel, [`K_BLOCK`] bytes at a time. Returns `R`.
+    /// `R` rows of x from `r` on against the widened panel, at most [`K_BLOCK`] bytes of each at a time. Returns `R`.
     #[inline(always)]
     fn panel_rows<S: Simd, A: Arithmetic, const R: usize, const C: usize>(
         &self,
@@ -444,20 +493,12 @@ impl Strip<'_> {
         let x = self.x_rows(r, R);
         let panel: *const u8 = panel.as_ptr().cast();
         let stride = stride * size_of::<f32>();
+        let blocks = (cols * A::X_BYTES).div_ceil(K_BLOCK).max(1);
+        let block = cols.div_ceil(blocks).next_multiple_of(4 * A::STEP);
         let mut k = 0;
         while k < cols {
-            let len = (cols - k).min(K_BLOCK / A::X_BYTES);
-            // While the tiles compute, what the next block is made of comes nearer.
-            let next =
-                if k + len < cols { x.wrapping_add((k + len) * A::X_BYTES) } else { x.wrapping_add(R * self.x_stride) };
-            let row_lines = len * A::X_BYTES / 64;
-            let share = row_lines.div_ceil(tiles.max(1));
+            let len = (cols - k).min(block);
             for t in 0..tiles {
-                for i in 0..R {
-                    for line in t * share..((t + 1) * share).min(row_lines) {
-                        s.prefetch_l2(next.wrapping_add(i * self.x_stride + line * 64));
-                    }
-                }
                 // SAFETY: `R * C` accumulators from `t * R * C` on, by the check above; arrays of arrays lie
                 // without gaps.
                 let own = unsafe { &mut *parked.as_mut_ptr().add(t * R * C).cast::<[[S::V; C]; R]>() };
@@ -473,7 +514,7 @@ impl Strip<'_> {
                 // SAFETY: `x` holds `R` rows of `cols`; the panel holds `count` rows of `cols`; `k + len <= cols`.
                 let acc = unsafe {
                     let w = panel.add(t * C * stride + k * A::X_BYTES);
-                    panel_tile::<S, A, R, C>(s, x.add(k * A::X_BYTES), self.x_stride, w, stride, len, C * stride, acc)
+                    panel_tile::<S, A, R, C>(s, x.add(k * A::X_BYTES), self.x.stride, w, stride, len, acc)
                 };
                 if k + len == cols {
                     self.put(s, r, self.first + t * C, 1, &acc);
@@ -490,7 +531,7 @@ impl Strip<'_> {
         for i in tiles * C..count {
             // SAFETY: as above, one whole row of the panel.
             let acc = unsafe {
-                panel_tile::<S, A, R, 1>(s, x, self.x_stride, panel.add(i * stride), stride, cols, 0, [[s.zero()]; R])
+                panel_tile::<S, A, R, 1>(s, x, self.x.stride, panel.add(i * stride), stride, cols, [[s.zero()]; R])
             };
             self.put(s, r, self.first + i, 1, &acc);
         }
@@ -511,16 +552,15 @@ unsafe fn panel_tile<S: Simd, A: Arithmetic, const R: usize, const C: usize>(
     w: *const u8,
     stride: usize,
     len: usize,
-    ahead: usize,
     acc: [[S::V; C]; R],
 ) -> [[S::V; C]; R] {
     let w = StoredRows::plain(w, stride);
     // SAFETY: the caller's promise.
     unsafe {
         if A::X_BYTES == 2 {
-            tile::accumulate::<S, A, Bf16, R, C>(s, Bf16, x, x_stride, w, len, ahead, acc)
+            tile::accumulate::<S, A, Bf16, R, C>(s, Bf16, x, x_stride, w, len, 0, acc)
         } else {
-            tile::accumulate::<S, A, F32, R, C>(s, F32, x, x_stride, w, len, ahead, acc)
+            tile::accumulate::<S, A, F32, R, C>(s, F32, x, x_stride, w, len, 0, acc)
         }
     }
 }
@@ -541,7 +581,7 @@ fn store_widened<S: Simd, A: Arithmetic, W: Element>(
         let end = k.saturating_add(element.group()).min(cols);
         // SAFETY: the row holds `cols` elements and the scales of their groups; `to` has room for whole steps.
         unsafe {
-            let group = element.open(s, row.scales.add(index * element.scale_bytes()));
+            let group = W::open(s, row.scales.wrapping_add(index));
             while k + A::STEP <= end {
                 A::store_x(s, to.add(k * A::X_BYTES), A::load_w::<S, W>(s, row.elements.add(W::bytes(k)), group));
                 k += A::STEP;
@@ -556,32 +596,36 @@ fn store_widened<S: Simd, A: Arithmetic, W: Element>(
     }
 }
 
+/// Widens elements of a format without scales.
+struct Plain<'a, W: Element>(&'a [u8], &'a mut [f32], W);
+
+impl<W: Element> Op for Plain<'_, W> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Plain(from, to, _) = self;
+        let n = to.len();
+        assert_eq!(from.len(), W::bytes(LANES) * n / LANES, "{n} elements");
+        let whole = n - n % LANES;
+        // SAFETY: `from` and `to` hold `n` elements each, by the check above; such formats need no scale.
+        unsafe {
+            let group = W::open(s, std::ptr::null());
+            for k in (0..whole).step_by(LANES) {
+                s.store(to.as_mut_ptr().add(k), W::load(s, from.as_ptr().add(W::bytes(k)), group));
+            }
+            if whole < n {
+                let v = W::load_first(s, from.as_ptr().add(W::bytes(whole)), n - whole, group);
+                s.store_first(to.as_mut_ptr().add(whole), v, n - whole);
+            }
+        }
+    }
+}
+
 /// Widens stored elements exactly into `to`, as embedding rows are.
 ///
 /// # Panics
 /// When `from` does not hold exactly `to.len()` elements, or the format has scales.
 pub fn widen(exec: &Exec, from: &[u8], format: Format, to: &mut [f32]) {
-    struct Plain<'a, W: Element>(&'a [u8], &'a mut [f32], W);
-    impl<W: Element> Op for Plain<'_, W> {
-        type Output = ();
-        #[inline(always)]
-        fn run<S: Simd>(self, s: S) {
-            let Plain(from, to, element) = self;
-            let n = to.len();
-            let whole = n - n % LANES;
-            // SAFETY: `from` and `to` hold `n` elements each, by the check below; such formats need no scale.
-            unsafe {
-                let group = element.open(s, from.as_ptr());
-                for k in (0..whole).step_by(LANES) {
-                    s.store(to.as_mut_ptr().add(k), W::load(s, from.as_ptr().add(W::bytes(k)), group));
-                }
-                if whole < n {
-                    let v = W::load_first(s, from.as_ptr().add(W::bytes(whole)), n - whole, group);
-                    s.store_first(to.as_mut_ptr().add(whole), v, n - whole);
-                }
-            }
-        }
-    }
     assert_eq!(from.len(), format.row_bytes(to.len()), "{} elements of {format:?}", to.len());
     match format {
         Format::F32 => exec.isa().run(Plain(from, to, F32)),

@@ -68,20 +68,6 @@ impl Scales {
             Scales::Bf16 | Scales::F16 => 2,
         }
     }
-
-    /// # Safety
-    /// `p` is valid for reading one scale.
-    #[inline(always)]
-    unsafe fn read(self, p: *const u8) -> f32 {
-        // SAFETY: the caller vouches for as many bytes as the format has.
-        unsafe {
-            match self {
-                Scales::Bf16 => f32::from_bits(u32::from(u16::from_le_bytes(p.cast::<[u8; 2]>().read())) << 16),
-                Scales::F16 => half::f16::from_le_bytes(p.cast::<[u8; 2]>().read()).to_f32(),
-                Scales::F32 => f32::from_le_bytes(p.cast::<[u8; 4]>().read()),
-            }
-        }
-    }
 }
 
 impl Packed {
@@ -168,15 +154,21 @@ impl<'a> Matrix<'a> {
     ///
     /// # Panics
     /// When there are fewer.
+    #[inline(always)]
     pub(crate) fn stored_rows(&self, first: usize, step: usize, count: usize) -> StoredRows<'a> {
         assert!(count > 0 && first + step * (count - 1) < self.rows, "{count} rows of {}", self.rows);
-        let (row, scale_row) = (self.format.row_bytes(self.cols), self.format.scale_row_bytes(self.cols));
-        StoredRows {
-            elements: self.elements[first * row..].as_ptr(),
-            stride: step * row,
-            scales: self.scales[first * scale_row..].as_ptr(),
-            scale_stride: step * scale_row,
-            matrix: std::marker::PhantomData,
+        let row = self.format.row_bytes(self.cols);
+        StoredRows::plain(self.elements[first * row..].as_ptr(), step * row)
+    }
+
+    /// The stored scales of the rows in `range`, their format, and how many a row has.
+    pub(crate) fn stored_scales(&self, range: std::ops::Range<usize>) -> Option<(&'a [u8], Scales, usize)> {
+        match self.format {
+            Format::Packed(packed) => {
+                let row = self.format.scale_row_bytes(self.cols);
+                Some((&self.scales[range.start * row..range.end * row], packed.scales, packed.groups(self.cols)))
+            }
+            Format::F32 | Format::Bf16 | Format::F16 => None,
         }
     }
 }
@@ -188,16 +180,26 @@ pub(crate) struct StoredRows<'a> {
     pub(crate) elements: *const u8,
     /// Bytes from row to row.
     pub(crate) stride: usize,
-    /// The first scale of the first row.
-    pub(crate) scales: *const u8,
-    /// Bytes from row to row.
+    /// The first scale of the first row, widened.
+    pub(crate) scales: *const f32,
+    /// Scales from row to row.
     pub(crate) scale_stride: usize,
     matrix: std::marker::PhantomData<&'a [u8]>,
 }
 
-impl StoredRows<'_> {
+impl<'a> StoredRows<'a> {
+    /// The rows with the scales `scales[first..]`, `step` of them further on those of the next row, and so on.
+    #[inline(always)]
+    pub(crate) fn with_scales(self, scales: &'a [f32], first: usize, step: usize) -> StoredRows<'a> {
+        if scales.is_empty() {
+            return self;
+        }
+        StoredRows { scales: scales[first..].as_ptr(), scale_stride: step, ..self }
+    }
+
     /// Rows without scales that begin at `elements`.
-    pub(crate) fn plain(elements: *const u8, stride: usize) -> StoredRows<'static> {
+    #[inline(always)]
+    pub(crate) fn plain(elements: *const u8, stride: usize) -> StoredRows<'a> {
         StoredRows {
             elements,
             stride,
@@ -219,18 +221,12 @@ pub(crate) trait Element: Copy + Sync {
         usize::MAX
     }
 
-    /// Bytes of a scale.
-    #[inline(always)]
-    fn scale_bytes(self) -> usize {
-        0
-    }
-
     /// Bytes of `n` elements, `n` a multiple of 16.
     fn bytes(n: usize) -> usize;
 
     /// # Safety
-    /// `scale` is valid for reading a scale.
-    unsafe fn open<S: Simd>(self, s: S, scale: *const u8) -> Self::Group<S>;
+    /// `scale` is valid for reading, if the format has scales.
+    unsafe fn open<S: Simd>(s: S, scale: *const f32) -> Self::Group<S>;
 
     /// Reads 16 elements of a group and widens them.
     ///
@@ -273,12 +269,12 @@ pub(crate) struct F32;
 pub(crate) struct Bf16;
 #[derive(Clone, Copy)]
 pub(crate) struct F16;
-/// [`Bits::Four`].
+/// [`Bits::Four`], in groups of so many.
 #[derive(Clone, Copy)]
-pub(crate) struct Int4(pub(crate) Packed);
-/// [`Bits::Eight`].
+pub(crate) struct Int4(pub(crate) usize);
+/// [`Bits::Eight`], in groups of so many.
 #[derive(Clone, Copy)]
-pub(crate) struct Int8(pub(crate) Packed);
+pub(crate) struct Int8(pub(crate) usize);
 
 // SAFETY (of the blocks below): each passes the caller's promise on to the load of the same width.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument, stated above, covers them all")]
@@ -292,7 +288,7 @@ mod elements {
             n * 4
         }
         #[inline(always)]
-        unsafe fn open<S: Simd>(self, _s: S, _scale: *const u8) {}
+        unsafe fn open<S: Simd>(_s: S, _scale: *const f32) {}
         #[inline(always)]
         unsafe fn load<S: Simd>(s: S, p: *const u8, (): ()) -> S::V {
             unsafe { s.load(p.cast()) }
@@ -310,7 +306,7 @@ mod elements {
             n * 2
         }
         #[inline(always)]
-        unsafe fn open<S: Simd>(self, _s: S, _scale: *const u8) {}
+        unsafe fn open<S: Simd>(_s: S, _scale: *const f32) {}
         #[inline(always)]
         unsafe fn load<S: Simd>(s: S, p: *const u8, (): ()) -> S::V {
             unsafe { s.load_bf16(p) }
@@ -328,7 +324,7 @@ mod elements {
             n * 2
         }
         #[inline(always)]
-        unsafe fn open<S: Simd>(self, _s: S, _scale: *const u8) {}
+        unsafe fn open<S: Simd>(_s: S, _scale: *const f32) {}
         #[inline(always)]
         unsafe fn load<S: Simd>(s: S, p: *const u8, (): ()) -> S::V {
             unsafe { s.load_f16(p) }
@@ -340,20 +336,16 @@ mod elements {
         type Group<S: Simd> = (S::V, S::V);
         #[inline(always)]
         fn group(self) -> usize {
-            self.0.group
-        }
-        #[inline(always)]
-        fn scale_bytes(self) -> usize {
-            self.0.scales.bytes()
+            self.0
         }
         #[inline(always)]
         fn bytes(n: usize) -> usize {
             n
         }
         #[inline(always)]
-        unsafe fn open<S: Simd>(self, s: S, scale: *const u8) -> (S::V, S::V) {
-            let scale = unsafe { self.0.scales.read(scale) };
-            (s.splat(scale), s.splat(-128.0 * scale))
+        unsafe fn open<S: Simd>(s: S, scale: *const f32) -> (S::V, S::V) {
+            let scale = s.splat(unsafe { scale.read() });
+            (scale, s.mul(scale, s.splat(-128.0)))
         }
         #[inline(always)]
         unsafe fn load<S: Simd>(s: S, p: *const u8, (scale, offset): (S::V, S::V)) -> S::V {
@@ -366,19 +358,15 @@ mod elements {
         type Group<S: Simd> = S::Nibbles;
         #[inline(always)]
         fn group(self) -> usize {
-            self.0.group
-        }
-        #[inline(always)]
-        fn scale_bytes(self) -> usize {
-            self.0.scales.bytes()
+            self.0
         }
         #[inline(always)]
         fn bytes(n: usize) -> usize {
             n / 2
         }
         #[inline(always)]
-        unsafe fn open<S: Simd>(self, s: S, scale: *const u8) -> S::Nibbles {
-            s.nibbles(unsafe { self.0.scales.read(scale) })
+        unsafe fn open<S: Simd>(s: S, scale: *const f32) -> S::Nibbles {
+            s.nibbles(unsafe { scale.read() })
         }
         #[inline(always)]
         unsafe fn load<S: Simd>(s: S, p: *const u8, group: S::Nibbles) -> S::V {

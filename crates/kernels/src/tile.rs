@@ -155,10 +155,10 @@ pub(crate) unsafe fn accumulate<S: Simd, A: Arithmetic, W: Element, const R: usi
         let end = k.saturating_add(element.group()).min(len);
         // SAFETY: group `index` of each row begins at element `k < len`.
         let groups = unsafe {
-            let scale = w.scales.add(index * element.scale_bytes());
-            let mut groups = [element.open(s, scale); C];
+            let scale = w.scales.wrapping_add(index);
+            let mut groups = [W::open(s, scale); C];
             for c in 1..C {
-                groups[c] = element.open(s, scale.add(c * w.scale_stride));
+                groups[c] = W::open(s, scale.wrapping_add(c * w.scale_stride));
             }
             groups
         };
@@ -237,23 +237,20 @@ unsafe fn add_step<S: Simd, A: Arithmetic, W: Element, const R: usize, const C: 
     }
 }
 
-/// Hands the sums of all accumulators to `put`: for each row `r` some neighbours, from column `c` on.
+/// The sums of the accumulators.
 #[inline(always)]
-pub(crate) fn finish<S: Simd, const R: usize, const C: usize>(
-    s: S,
-    acc: &[[S::V; C]; R],
-    mut put: impl FnMut(usize, usize, &[f32]),
-) {
+pub(crate) fn finish<S: Simd, const R: usize, const C: usize>(s: S, acc: &[[S::V; C]; R]) -> [[f32; C]; R] {
+    let mut sums = [[0.0; C]; R];
     for r in 0..R {
         if C.is_multiple_of(4) {
             for c in (0..C).step_by(4) {
-                let sums = s.sum4([acc[r][c], acc[r][c + 1], acc[r][c + 2], acc[r][c + 3]]);
-                put(r, c, &sums);
+                sums[r][c..c + 4].copy_from_slice(&s.sum4([acc[r][c], acc[r][c + 1], acc[r][c + 2], acc[r][c + 3]]));
             }
         } else {
             for c in 0..C {
-                put(r, c, &[s.sum(acc[r][c])]);
+                sums[r][c] = s.sum(acc[r][c]);
             }
         }
     }
+    sums
 }

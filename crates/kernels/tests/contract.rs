@@ -250,6 +250,9 @@ fn linear_over_chosen_shapes() {
             (13, 1024, 5),
             (13, 1040, 130),
             (40, 2100, 21),
+            // Several blocks of a row, and several of rows of x.
+            (7, 6500, 9),
+            (170, 6400, 5),
         ] {
             check_linear(&execs, Shape { n, cols, rows }, format, (n * cols + rows) as u64);
         }

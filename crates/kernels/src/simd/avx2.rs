@@ -154,10 +154,6 @@ impl Simd for Avx2 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
-    fn prefetch_l2(self, p: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
-    }
-    #[inline(always)]
     fn sum4(self, v: [Pair; 4]) -> [f32; 4] {
         let [a, b, c, d] = v;
         unsafe {

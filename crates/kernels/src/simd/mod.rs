@@ -212,10 +212,6 @@ pub(crate) trait Simd: Copy {
     #[inline(always)]
     fn prefetch(self, _p: *const u8) {}
 
-    /// As [`Simd::prefetch`], but no nearer than the L2 cache.
-    #[inline(always)]
-    fn prefetch_l2(self, _p: *const u8) {}
-
     /// Reads the first `n` of 16 f32; the other lanes are zero.
     ///
     /// # Safety
