@@ -21,7 +21,7 @@ struct Row {
     /// GB/s of weights and cache in decode, GFLOP/s in prefill.
     rate: f64,
     unit: &'static str,
-    /// Share of what the machine can do at best, measured around the test.
+    /// Share of what the machine can do at best, measured around each repetition: the median.
     share_of_limit: Option<f64>,
 }
 
@@ -115,20 +115,23 @@ impl Bench<'_> {
     fn prefill(&mut self, n: usize) -> anyhow::Result<Row> {
         let tokens = self.tokens(n);
         let flops = self.prefill_flops(n);
-        let mut seconds = Vec::new();
-        let mut ceiling = 0.0f64;
+        let compute = self.compute;
+        let ceiling = |limits: Limits| match compute {
+            Compute::F32 => limits.f32_flops,
+            Compute::Bf16 => limits.bf16_flops,
+        };
+        let mut runs = Vec::new();
+        let mut before = ceiling(self.measure_limits()?);
         for _ in 0..self.repetitions {
-            let limits = self.measure_limits()?;
-            ceiling = ceiling.max(match self.compute {
-                Compute::F32 => limits.f32_flops,
-                Compute::Bf16 => limits.bf16_flops,
-            });
             let mut sequence = self.model.sequence(n);
             let start = Instant::now();
             self.model.prefill(&mut sequence, &tokens)?;
-            seconds.push(start.elapsed().as_secs_f64());
+            let seconds = start.elapsed().as_secs_f64();
+            let after = ceiling(self.measure_limits()?);
+            runs.push(Run { seconds, limit: before.max(after) });
+            before = after;
         }
-        Ok(row(format!("prefill {n}"), n, &mut seconds, flops, "GFLOP/s", Some(ceiling)))
+        Ok(row(format!("prefill {n}"), n, &mut runs, flops, "GFLOP/s"))
     }
 
     /// Writes `n` tokens after `depth` others.
@@ -136,29 +139,31 @@ impl Bench<'_> {
         let tokens = self.tokens(depth + n);
         let bytes = self.sweep_bytes() + self.cache_bytes(depth + n / 2);
         let streams = self.model.plan().streamed > 0;
-        let mut seconds = Vec::new();
-        let mut ceiling = 0.0f64;
+        // With weights from disk the memory is not the limit.
+        let ceiling = |limits: Limits| limits.read_bytes_per_second.filter(|_| !streams).unwrap_or(0.0);
+        let mut runs = Vec::new();
         let mut sequence = self.model.sequence(1);
         if depth > 0 {
             self.model.prefill(&mut sequence, &tokens[..depth])?;
         }
+        let mut before = ceiling(self.measure_limits()?);
         for _ in 0..self.repetitions {
-            ceiling = ceiling.max(self.measure_limits()?.read_bytes_per_second.unwrap_or(0.0));
             sequence.truncate(depth);
             let start = Instant::now();
             for token in &tokens[depth..] {
                 let token = std::slice::from_ref(token);
                 self.model.forward(&mut [Input { sequence: &mut sequence, tokens: token, want: Want::Last }])?;
             }
-            seconds.push(start.elapsed().as_secs_f64());
+            let seconds = start.elapsed().as_secs_f64();
+            let after = ceiling(self.measure_limits()?);
+            runs.push(Run { seconds, limit: before.max(after) });
+            before = after;
         }
         let name = if depth == 0 { format!("decode {n}") } else { format!("decode {n} @ {depth}") };
-        // With weights from disk the memory is not the limit.
-        let ceiling = Some(ceiling).filter(|_| !streams);
-        Ok(row(name, n, &mut seconds, bytes * n as f64, "GB/s", ceiling))
+        Ok(row(name, n, &mut runs, bytes * n as f64, "GB/s"))
     }
 
-    /// The machine is shared: its limits are measured again before every repetition.
+    /// The machine may be shared: its limits are measured again between the repetitions.
     fn measure_limits(&mut self) -> anyhow::Result<Limits> {
         let limits = self.model.limits(Duration::from_millis(300))?;
         self.limits.push(limits);
@@ -210,18 +215,27 @@ impl Bench<'_> {
     }
 }
 
+/// One repetition of a test.
+struct Run {
+    seconds: f64,
+    /// The best that the machine did shortly before or after, in operations or bytes per second; 0 if unknown.
+    limit: f64,
+}
+
 /// `work` in operations or bytes; `unit` of a billion per second.
-fn row(test: String, tokens: usize, seconds: &mut [f64], work: f64, unit: &'static str, ceiling: Option<f64>) -> Row {
-    seconds.sort_by(f64::total_cmp);
-    let median = seconds[seconds.len() / 2];
+fn row(test: String, tokens: usize, runs: &mut [Run], work: f64, unit: &'static str) -> Row {
+    let mut shares: Vec<f64> = runs.iter().filter(|r| r.limit > 0.0).map(|r| work / r.seconds / r.limit).collect();
+    shares.sort_by(f64::total_cmp);
+    runs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    let median = runs[runs.len() / 2].seconds;
     let rate = |s: f64| tokens as f64 / s;
     Row {
         test,
         tokens_per_second: rate(median),
-        slowest: rate(seconds[seconds.len() - 1]),
-        fastest: rate(seconds[0]),
+        slowest: rate(runs[runs.len() - 1].seconds),
+        fastest: rate(runs[0].seconds),
         rate: work / median * 1e-9,
         unit,
-        share_of_limit: ceiling.filter(|c| *c > 0.0).map(|c| work / median / c),
+        share_of_limit: shares.get(shares.len() / 2).copied(),
     }
 }
