@@ -384,7 +384,7 @@ impl Chunk<'_> {
         let acc = unsafe {
             let k = StoredRows::plain(k.as_ptr(), W::bytes(stride));
             let q = q.as_ptr().cast();
-            tile::accumulate::<S, InF32, W, R, C>(s, element, q, stride * 4, k, stride, 0, [[s.zero(); C]; R])
+            tile::accumulate::<S, InF32, W, R, C>(s, element, q, stride * 4, k, stride, [[s.zero(); C]; R])
         };
         let scores = &mut self.scores[i * KV_BLOCK..(i + R) * KV_BLOCK];
         for (r, sums) in tile::finish(s, &acc).iter().enumerate() {

@@ -28,10 +28,8 @@ const X_ROWS: usize = 6;
 const PANEL_ROWS: usize = 64;
 /// Accumulators of a panel: six rows of x, or fewer, against each of its weight rows.
 const PARKED: usize = X_ROWS * PANEL_ROWS;
-/// Bytes of a stored row by which reading runs ahead of computing.
-const AHEAD: usize = 512;
 /// Bytes of weights that one item of a direct job reads, about.
-const ITEM_BYTES: usize = 256 << 10;
+const ITEM_BYTES: usize = 512 << 10;
 
 /// A strided destination `[n, width]`: row `r` is the `width` elements from `r * stride` on.
 #[derive(Debug)]
@@ -356,7 +354,7 @@ impl Strip<'_> {
         let cols = self.job.weight.cols();
         // SAFETY: `w` and `x` are `C` and `R` whole rows.
         let acc = unsafe {
-            tile::accumulate::<S, A, W, R, C>(s, element, x, self.x.stride, w, cols, AHEAD, [[s.zero(); C]; R])
+            tile::accumulate::<S, A, W, R, C>(s, element, x, self.x.stride, w, cols, [[s.zero(); C]; R])
         };
         self.put(s, r, o, step, &acc);
     }
@@ -558,9 +556,9 @@ unsafe fn panel_tile<S: Simd, A: Arithmetic, const R: usize, const C: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         if A::X_BYTES == 2 {
-            tile::accumulate::<S, A, Bf16, R, C>(s, Bf16, x, x_stride, w, len, 0, acc)
+            tile::accumulate::<S, A, Bf16, R, C>(s, Bf16, x, x_stride, w, len, acc)
         } else {
-            tile::accumulate::<S, A, F32, R, C>(s, F32, x, x_stride, w, len, 0, acc)
+            tile::accumulate::<S, A, F32, R, C>(s, F32, x, x_stride, w, len, acc)
         }
     }
 }

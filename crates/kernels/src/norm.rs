@@ -73,7 +73,7 @@ impl Op for RmsRow<'_> {
         // SAFETY: `x`, `weight` and `out` hold `n` elements; each is read before it is overwritten.
         unsafe {
             let row = StoredRows::plain(x.cast(), 0);
-            let acc = tile::accumulate::<S, InF32, F32, 1, 1>(s, F32, x.cast(), 0, row, n, 0, [[s.zero()]]);
+            let acc = tile::accumulate::<S, InF32, F32, 1, 1>(s, F32, x.cast(), 0, row, n, [[s.zero()]]);
             let mean = s.sum(acc[0][0]) / n as f32;
             let scale = s.splat(1.0 / (mean + self.eps).sqrt());
             let whole = n - n % LANES;

@@ -131,7 +131,6 @@ mod arithmetics {
 
 /// The tile's accumulators `acc` with the products of elements `0..len` added to their lanes.
 ///
-/// Lines that lie `ahead` bytes after the elements of `w` in use are asked for, unless it is 0.
 /// `len` is a multiple of [`Arithmetic::STEP`] unless the tile ends the dot products.
 ///
 /// # Safety
@@ -146,7 +145,6 @@ pub(crate) unsafe fn accumulate<S: Simd, A: Arithmetic, W: Element, const R: usi
     x_stride: usize,
     w: StoredRows<'_>,
     len: usize,
-    ahead: usize,
     acc: [[S::V; C]; R],
 ) -> [[S::V; C]; R] {
     let mut a = acc;
@@ -165,14 +163,6 @@ pub(crate) unsafe fn accumulate<S: Simd, A: Arithmetic, W: Element, const R: usi
         let whole = end - (end - k) % A::STEP;
         // Four steps a round leave the ports to the multiply-adds rather than to the loop.
         while k + 4 * A::STEP <= whole {
-            if ahead > 0 {
-                for c in 0..C {
-                    let p = w.elements.wrapping_add(c * w.stride + W::bytes(k) + ahead);
-                    for line in (0..W::bytes(4 * A::STEP)).step_by(64) {
-                        s.prefetch(p.wrapping_add(line));
-                    }
-                }
-            }
             for _ in 0..4 {
                 // SAFETY: `k + STEP <= len`, within what the caller vouches for.
                 unsafe { add_step::<S, A, W, R, C>(s, x, x_stride, w, k, &groups, &mut a) };

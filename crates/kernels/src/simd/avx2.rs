@@ -150,10 +150,6 @@ impl Simd for Avx2 {
         unsafe { max_folded(_mm256_max_ps(v.0, v.1)) }
     }
     #[inline(always)]
-    fn prefetch(self, p: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-    }
-    #[inline(always)]
     fn sum4(self, v: [Pair; 4]) -> [f32; 4] {
         let [a, b, c, d] = v;
         unsafe {

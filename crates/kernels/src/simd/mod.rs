@@ -208,10 +208,6 @@ pub(crate) trait Simd: Copy {
         [self.sum(v[0]), self.sum(v[1]), self.sum(v[2]), self.sum(v[3])]
     }
 
-    /// Asks for the cache line at `p` to be brought near. Any address is allowed.
-    #[inline(always)]
-    fn prefetch(self, _p: *const u8) {}
-
     /// Reads the first `n` of 16 f32; the other lanes are zero.
     ///
     /// # Safety
