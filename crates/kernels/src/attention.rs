@@ -332,7 +332,7 @@ impl Chunk<'_> {
             i += if S::WIDE_TILE {
                 match left {
                     1 => self.score_rows::<S, W, 1, 8>(s, element, i, keys, range.clone()),
-                    2 => self.score_rows::<S, W, 2, 4>(s, element, i, keys, range.clone()),
+                    2 => self.score_rows::<S, W, 2, 8>(s, element, i, keys, range.clone()),
                     3 => self.score_rows::<S, W, 3, 4>(s, element, i, keys, range.clone()),
                     4 | 5 => self.score_rows::<S, W, 4, 4>(s, element, i, keys, range.clone()),
                     _ => self.score_rows::<S, W, 6, 4>(s, element, i, keys, range.clone()),
@@ -356,18 +356,18 @@ impl Chunk<'_> {
         keys: &[u8],
         range: std::ops::Range<usize>,
     ) -> usize {
-        let mut j = range.start;
-        while j + C <= range.end {
-            self.score_tile::<S, W, R, C>(s, element, i, keys, j);
-            j += C;
+        // A tile's keys lie a `C`-th of the range apart, so that each of `C` streams of keys goes on in the next tile.
+        let run = range.len() / C;
+        for j in range.start..range.start + run {
+            self.score_tile::<S, W, R, C>(s, element, i, keys, j, run);
         }
-        while j < range.end {
-            self.score_tile::<S, W, R, 1>(s, element, i, keys, j);
-            j += 1;
+        for j in range.start + C * run..range.end {
+            self.score_tile::<S, W, R, 1>(s, element, i, keys, j, 1);
         }
         R
     }
 
+    /// Keys `j`, `j + step`, ….
     #[inline(always)]
     fn score_tile<S: Simd, W: Element, const R: usize, const C: usize>(
         &mut self,
@@ -376,19 +376,22 @@ impl Chunk<'_> {
         i: usize,
         keys: &[u8],
         j: usize,
+        step: usize,
     ) {
         let stride = self.stride;
         let q = &self.q[i * stride..(i + R) * stride];
-        let k = &keys[j * W::bytes(stride)..(j + C) * W::bytes(stride)];
-        // SAFETY: the slices above hold `R` and `C` rows of `stride` elements.
+        let k = &keys[j * W::bytes(stride)..(j + step * (C - 1) + 1) * W::bytes(stride)];
+        // SAFETY: the slices above hold `R` rows of `stride` elements, and `C` rows `step` rows apart.
         let acc = unsafe {
-            let k = StoredRows::plain(k.as_ptr(), W::bytes(stride));
+            let k = StoredRows::plain(k.as_ptr(), step * W::bytes(stride));
             let q = q.as_ptr().cast();
             tile::accumulate::<S, InF32, W, R, C>(s, element, q, stride * 4, k, stride, [[s.zero(); C]; R])
         };
         let scores = &mut self.scores[i * KV_BLOCK..(i + R) * KV_BLOCK];
         for (r, sums) in tile::finish(s, &acc).iter().enumerate() {
-            scores[r * KV_BLOCK + j..][..C].copy_from_slice(sums);
+            for (c, sum) in sums.iter().enumerate() {
+                scores[r * KV_BLOCK + j + c * step] = *sum;
+            }
         }
     }
 

@@ -353,9 +353,8 @@ impl Strip<'_> {
         let x = self.x_rows(r, R);
         let cols = self.job.weight.cols();
         // SAFETY: `w` and `x` are `C` and `R` whole rows.
-        let acc = unsafe {
-            tile::accumulate::<S, A, W, R, C>(s, element, x, self.x.stride, w, cols, [[s.zero(); C]; R])
-        };
+        let acc =
+            unsafe { tile::accumulate::<S, A, W, R, C>(s, element, x, self.x.stride, w, cols, [[s.zero(); C]; R]) };
         self.put(s, r, o, step, &acc);
     }
 
