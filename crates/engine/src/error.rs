@@ -26,6 +26,11 @@ pub enum Error {
     /// The model cannot be quantised.
     #[error(transparent)]
     Quantize(#[from] crate::quantize::QuantizeError),
+    /// [`Compute::Int8`](crate::Compute::Int8) for a model without packed weights.
+    #[error(
+        "computing in int8 is for packed int8 or int4 weights, and this model has none; quantize it, or compute in f32 or bf16"
+    )]
+    NothingPacked,
     /// A file beside the weights cannot be read.
     #[error("{}: {what}", path.display())]
     File {

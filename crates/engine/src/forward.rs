@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rheostat_kernels as kernels;
 use rheostat_kernels::{
-    Attention, Buffer, Columns, Exec, KvBlock, KvSource, Linear, Matrix, Rounded, Rows, SPAN_ROWS, Span,
+    Attention, Buffer, Columns, Exec, Format, KvBlock, KvSource, Linear, Matrix, Quantized, Rounded, Rows, SPAN_ROWS, Span,
 };
 use rheostat_store::{Checkpoint, Head, Place, TileBytes, Weights};
 
@@ -28,6 +28,10 @@ pub enum Compute {
     /// Activations and weights rounded to bf16 before each product, sums in f32: faster where the CPU multiplies
     /// bf16, and as exact as bf16 is.
     Bf16,
+    /// Products with packed int8 and int4 weights in integers, on activations rounded to 8-bit integers in blocks of
+    /// 32 with a scale each, sums in f32; all other products as in [`Compute::F32`]. Decoding is as fast as memory
+    /// allows. For models with packed weights only.
+    Int8,
 }
 
 /// A sequence's part of a pass: the tokens that follow what it has read so far.
@@ -99,13 +103,55 @@ pub(crate) struct Workspace {
     final_hidden: Buffer,
     /// `[logit_rows, vocab]`.
     logits: Buffer,
-    /// The input of the products at hand, rounded; `None` in f32.
-    rounded: Option<Rounded>,
+    /// The input of the products at hand, in the form that the mode wants.
+    prepared: Prepared,
     /// Stored bytes of an embedding row.
     row: Vec<u8>,
     spans: Vec<Span>,
     /// Bytes of embedding rows read from disk so far.
     gathered: u64,
+}
+
+/// Room for the input of a product in the form that the mode wants.
+enum Prepared {
+    F32,
+    Bf16(Rounded),
+    Int8(Quantized),
+}
+
+impl Prepared {
+    fn new(compute: Compute, elements: usize) -> Prepared {
+        match compute {
+            Compute::F32 => Prepared::F32,
+            Compute::Bf16 => Prepared::Bf16(Rounded::new(elements)),
+            Compute::Int8 => Prepared::Int8(Quantized::new(elements)),
+        }
+    }
+
+    /// `x: [n, in_features]` for products with weights of `format`.
+    fn rows<'a>(&'a mut self, exec: &Exec, x: &'a [f32], n: usize, format: Format) -> Rows<'a> {
+        let cols = x.len() / n;
+        match (self, format) {
+            (Prepared::Bf16(rounded), _) => {
+                rounded.set(exec, x, n, cols);
+                Rows::Bf16(rounded)
+            }
+            (Prepared::Int8(quantized), Format::Packed(packed)) => {
+                quantized.set(exec, x, n, cols, packed.bits);
+                Rows::Int8(quantized)
+            }
+            (Prepared::F32 | Prepared::Int8(_), _) => Rows::F32(x),
+        }
+    }
+
+    /// Whether weights of both formats take the same rows.
+    fn alike(&self, a: Format, b: Format) -> bool {
+        let bits = |format| match format {
+            Format::Packed(packed) => Some(packed.bits),
+            Format::F32 | Format::Bf16 | Format::F16 => None,
+        };
+        !matches!(self, Prepared::Int8(_)) || bits(a) == bits(b)
+    }
 }
 
 /// The widest of each kind of buffer over all blocks.
@@ -129,24 +175,24 @@ pub(crate) fn workspace_elements(decoder: &Decoder, rows: usize, logit_rows: usi
     let Widths { q, kv, intermediate } = widths(decoder);
     let row = 3 * decoder.hidden_size + 2 * q + 2 * kv + 2 * intermediate + decoder.rope.dim();
     let logit_row = decoder.hidden_size + decoder.vocab_size;
-    (rows * row + logit_rows * logit_row + rounded_elements(decoder, rows, logit_rows, compute)) as u64
+    (rows * row + logit_rows * logit_row + prepared_elements(decoder, rows, logit_rows, compute)) as u64
 }
 
-/// f32 elements of the rounded input of a product.
-fn rounded_elements(decoder: &Decoder, rows: usize, logit_rows: usize, compute: Compute) -> usize {
+/// f32 elements of the input of a product in the form that the mode wants.
+fn prepared_elements(decoder: &Decoder, rows: usize, logit_rows: usize, compute: Compute) -> usize {
     let Widths { q, intermediate, .. } = widths(decoder);
-    match compute {
-        Compute::F32 => 0,
-        Compute::Bf16 => {
-            let widest = decoder.hidden_size.max(q).max(intermediate);
-            Rounded::elements(rows, widest).max(Rounded::elements(logit_rows, decoder.hidden_size))
-        }
-    }
+    let elements = match compute {
+        Compute::F32 => return 0,
+        Compute::Bf16 => Rounded::elements,
+        Compute::Int8 => Quantized::elements,
+    };
+    let widest = decoder.hidden_size.max(q).max(intermediate);
+    elements(rows, widest).max(elements(logit_rows, decoder.hidden_size))
 }
 
 impl Workspace {
     pub(crate) fn new(decoder: &Decoder, rows: usize, logit_rows: usize, compute: Compute) -> Workspace {
-        let rounded = rounded_elements(decoder, rows, logit_rows, compute);
+        let prepared = prepared_elements(decoder, rows, logit_rows, compute);
         let Widths { q, kv, intermediate } = widths(decoder);
         let buffer = |width: usize| Buffer::new(rows * width);
         let hidden = decoder.hidden_size;
@@ -164,7 +210,7 @@ impl Workspace {
             sin: buffer(decoder.rope.dim() / 2),
             final_hidden: Buffer::new(logit_rows * hidden),
             logits: Buffer::new(logit_rows * decoder.vocab_size),
-            rounded: (compute == Compute::Bf16).then(|| Rounded::new(rounded)),
+            prepared: Prepared::new(compute, prepared),
             row: Vec::new(),
             spans: Vec::new(),
             gathered: 0,
@@ -311,7 +357,7 @@ impl Pass<'_> {
         self.products(
             normed,
             n,
-            &mut ws.rounded,
+            &mut ws.prepared,
             [
                 Product { matrix: first, bias: bias(0), out: q },
                 Product { matrix: first + 1, bias: bias(1), out: k },
@@ -343,7 +389,7 @@ impl Pass<'_> {
         let z = &mut ws.z[..n * width];
         kernels::attention(self.exec, &shape, q, &ws.spans, &Layer { inputs, layer: i }, z);
         let delta = &mut ws.delta[..n * hidden];
-        self.products(z, n, &mut ws.rounded, [Product { matrix: first + 3, bias: bias(3), out: delta }])?;
+        self.products(z, n, &mut ws.prepared, [Product { matrix: first + 3, bias: bias(3), out: delta }])?;
         kernels::add_assign(self.exec, x, delta);
         Ok(())
     }
@@ -362,7 +408,7 @@ impl Pass<'_> {
         self.products(
             normed,
             n,
-            &mut ws.rounded,
+            &mut ws.prepared,
             [
                 Product { matrix: first + 4, bias: bias(4), out: gate },
                 Product { matrix: first + 5, bias: bias(5), out: up },
@@ -370,7 +416,7 @@ impl Pass<'_> {
         )?;
         kernels::gate(self.exec, ffn.act, gate, up);
         let delta = &mut ws.delta[..n * hidden];
-        self.products(gate, n, &mut ws.rounded, [Product { matrix: first + 6, bias: bias(6), out: delta }])?;
+        self.products(gate, n, &mut ws.prepared, [Product { matrix: first + 6, bias: bias(6), out: delta }])?;
         kernels::add_assign(self.exec, x, delta);
         Ok(())
     }
@@ -395,34 +441,42 @@ impl Pass<'_> {
         kernels::rms_norm(self.exec, x, &self.bound.norm, self.decoder.norm.eps, final_hidden);
         let logits = &mut ws.logits[..wanted * self.decoder.vocab_size];
         let matrix = self.bound.matrices.len() - 1;
-        self.products(final_hidden, wanted, &mut ws.rounded, [Product { matrix, bias: None, out: logits }])
+        self.products(final_hidden, wanted, &mut ws.prepared, [Product { matrix, bias: None, out: logits }])
     }
 
-    /// Products of the same `x: [n, in_features]`, tile after tile. Matrices that are in memory as a whole go
-    /// together, as one parallel job.
+    /// Products of the same `x: [n, in_features]`, in their order, those together whose weights take it in one form.
     fn products<const P: usize>(
         &self,
         x: &[f32],
         n: usize,
-        rounded: &mut Option<Rounded>,
+        prepared: &mut Prepared,
         products: [Product<'_>; P],
     ) -> Result<(), Error> {
-        let x = match rounded {
-            None => Rows::F32(x),
-            Some(rounded) => {
-                rounded.set(self.exec, x, n, x.len() / n);
-                Rows::Bf16(rounded)
+        let format = |p: &Product<'_>| self.bound.matrices[p.matrix].format;
+        let mut products = products.into_iter().peekable();
+        while let Some(first) = products.next() {
+            let kind = format(&first);
+            let mut alike = vec![first];
+            while let Some(next) = products.next_if(|p| prepared.alike(kind, format(p))) {
+                alike.push(next);
             }
-        };
+            self.products_alike(prepared.rows(self.exec, x, n, kind), n, alike)?;
+        }
+        Ok(())
+    }
+
+    /// Products of the same rows, tile after tile. Matrices that are in memory as a whole go together, as one
+    /// parallel job.
+    fn products_alike(&self, x: Rows<'_>, n: usize, products: Vec<Product<'_>>) -> Result<(), Error> {
         let tiles = self.weights.plan().tiles();
         let range = |p: &Product<'_>| self.weights.plan().tiles_of(p.matrix);
         let whole = |p: &Product<'_>| range(p).len() == 1 && tiles[range(p).start].place != Place::Streamed;
         if products.iter().all(whole) {
-            let mut held = Vec::with_capacity(P);
+            let mut held = Vec::with_capacity(products.len());
             for p in &products {
                 held.push(self.weights.acquire(range(p).start)?);
             }
-            let mut jobs = Vec::with_capacity(P);
+            let mut jobs = Vec::with_capacity(products.len());
             for (p, tile) in products.into_iter().zip(&held) {
                 let info = &self.bound.matrices[p.matrix];
                 jobs.push(Linear {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use rheostat_kernels::{Exec, Isa, KV_BLOCK, KvFormat, probe};
+use rheostat_kernels::{Exec, Format, Isa, KV_BLOCK, KvFormat, probe};
 use rheostat_store::{Checkpoint, Weights};
 
 use crate::bind::{Bound, MatrixInfo};
@@ -94,6 +94,8 @@ pub struct Limits {
     pub f32_flops: f64,
     /// Operations per second on bf16 with f32 sums, by the instructions that the bf16 mode uses.
     pub bf16_flops: f64,
+    /// Operations per second on 8-bit integers with 32-bit sums, by the instructions that the int8 mode uses.
+    pub int8_ops: f64,
 }
 
 impl Model {
@@ -105,6 +107,10 @@ impl Model {
         let decoder = package.describe()?;
         let checkpoint = package.checkpoint().clone();
         let bound = Bound::new(&decoder, &checkpoint)?;
+        let packed = |m: &MatrixInfo| matches!(m.format, Format::Packed(_));
+        if options.compute == Compute::Int8 && !bound.matrices.iter().any(packed) {
+            return Err(Error::NothingPacked);
+        }
         let (plan, residency, demand) = plan(&decoder, &checkpoint, &bound, options)?;
         let weights = Weights::new(&checkpoint, residency)?;
         let exec = Exec::new(options.isa.unwrap_or_else(Isa::detect), demand.threads).map_err(Error::Threads)?;
@@ -166,6 +172,7 @@ impl Model {
             read_bytes_per_second: read,
             f32_flops: probe::f32_rate(&self.exec, time / 4),
             bf16_flops: probe::bf16_rate(&self.exec, time / 4),
+            int8_ops: probe::int8_rate(&self.exec, time / 4),
         })
     }
 

@@ -27,6 +27,7 @@ mod attention;
 mod buffer;
 mod elementwise;
 mod exec;
+mod integers;
 mod linear;
 mod math;
 mod matrix;
@@ -41,6 +42,7 @@ pub use attention::{Attention, KV_BLOCK, KvBlock, KvFormat, KvSource, SPAN_ROWS,
 pub use buffer::Buffer;
 pub use elementwise::{Activation, add_assign, gate};
 pub use exec::Exec;
+pub use integers::Quantized;
 pub use linear::{Columns, Linear, Rounded, Rows, linear, widen};
 pub use matrix::{Bits, Format, Matrix, Packed, Scales};
 pub use norm::{rms_norm, rms_norm_in_place};

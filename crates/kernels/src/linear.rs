@@ -9,7 +9,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::buffer::Buffer;
-use crate::exec::{Exec, SharedMut};
+use crate::exec::{Exec, SCRATCH, SharedMut};
+use crate::integers::{self, BLOCK, Bytes, Groups, HalfBytes, Integers, Quantized};
 use crate::matrix::{Bf16, Bits, Element, F16, F32, Format, Int4, Int8, Matrix, Scales, StoredRows};
 use crate::simd::{Isa, LANES, Op, Simd};
 use crate::tile::{self, Arithmetic, InBf16, InF32};
@@ -63,6 +64,8 @@ impl<'a> Columns<'a> {
 pub enum Rows<'a> {
     /// `[n, in_features]`: everything is computed in f32.
     F32(&'a [f32]),
+    /// Rows rounded to 8-bit integers, for packed weights of one kind.
+    Int8(&'a Quantized),
     /// Rows rounded to bf16: weights are rounded too, unless they are bf16 already, and products are summed in f32.
     Bf16(&'a Rounded),
 }
@@ -164,16 +167,22 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
         let fits = match x {
             Rows::F32(x) => x.len() == n * cols,
             Rows::Bf16(x) => (x.n, x.cols) == (n, cols),
+            Rows::Int8(x) => match job.weight.format() {
+                Format::Packed(packed) => x.shape() == (n, cols, packed.bits),
+                Format::F32 | Format::Bf16 | Format::F16 => false,
+            },
         };
-        assert!(fits, "x is [{n}, {cols}]");
+        assert!(fits, "x is [{n}, {cols}] for {:?}", job.weight.format());
         assert!(job.bias.is_none_or(|b| b.len() == rows), "a bias of {rows} elements");
         let last_row = (n - 1).checked_mul(job.out.stride).and_then(|at| at.checked_add(rows));
         let fits = job.out.stride >= rows && last_row.is_some_and(|end| end <= job.out.len);
         assert!(fits, "room for [{n}, {rows}]");
     }
-    let (x, x_stride, in_bf16) = match x {
-        Rows::F32(x) => (x.as_ptr().cast::<u8>(), x.len() / n * 4, false),
-        Rows::Bf16(x) => (x.buffer.as_ptr().cast(), Rounded::elements(1, x.cols) * 4, true),
+    let mode = x;
+    let (x, x_stride) = match mode {
+        Rows::F32(x) => (x.as_ptr().cast::<u8>(), x.len() / n * 4),
+        Rows::Bf16(x) => (x.buffer.as_ptr().cast(), Rounded::elements(1, x.cols) * 4),
+        Rows::Int8(x) => x.rows(),
     };
     let x = SharedRows { start: x, stride: x_stride };
     let total: usize = jobs.iter().map(|job| job.weight.byte_len()).sum();
@@ -181,13 +190,18 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
     let direct = n <= DIRECT_ROWS;
     let rows_per_item = |job: &Linear<'_>| {
         let (rows, cols) = (job.weight.rows(), job.weight.cols());
-        if direct {
+        let count = if direct {
             (share.min(ITEM_BYTES) / (job.weight.byte_len() / rows.max(1)).max(1)).max(1).next_multiple_of(8)
         } else {
-            let stride = if in_bf16 { panel_stride::<InBf16>(cols) } else { panel_stride::<InF32>(cols) };
-            let fit = PANEL_BYTES / (stride * size_of::<f32>()).max(1);
+            let row = match mode {
+                Rows::F32(_) => panel_stride::<InF32>(cols) * size_of::<f32>(),
+                Rows::Bf16(_) => panel_stride::<InBf16>(cols) * size_of::<f32>(),
+                Rows::Int8(_) => job.weight.format().row_bytes(cols),
+            };
+            let fit = PANEL_BYTES / row.max(1);
             rows.div_ceil(exec.threads() * 4).next_multiple_of(4).min(PANEL_ROWS).min(fit - fit % 4).max(4)
-        }
+        };
+        count.min(scaled_rows(job.weight.format(), cols))
     };
     let blocks = if direct { 1 } else { (n * x_stride).div_ceil(X_BLOCK).max(1) };
     let block = n.div_ceil(blocks).next_multiple_of(X_ROWS);
@@ -204,10 +218,10 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
                 let first = item * step;
                 let last = (first + step).min(job.weight.rows());
                 let strip = Strip { x, x_rows, job, first, last, direct, scales: &[] };
-                if in_bf16 {
-                    run_format::<InBf16>(isa, strip, scratch);
-                } else {
-                    run_format::<InF32>(isa, strip, scratch);
+                match mode {
+                    Rows::F32(_) => run_format::<InF32>(isa, strip, scratch),
+                    Rows::Bf16(_) => run_format::<InBf16>(isa, strip, scratch),
+                    Rows::Int8(_) => run_integers(isa, strip, scratch),
                 }
                 return;
             }
@@ -240,18 +254,7 @@ fn run_format<A: Arithmetic>(isa: Isa, strip: Strip<'_>, scratch: &mut [f32]) {
 }
 
 fn run<A: Arithmetic, W: Element>(isa: Isa, strip: Strip<'_>, element: W, scratch: &mut [f32]) {
-    let (scales, panel) = match strip.job.weight.stored_scales(strip.first..strip.last) {
-        Some((bytes, format, _)) => {
-            let (scales, rest) = scratch.split_at_mut(bytes.len() / format.bytes());
-            match format {
-                Scales::F32 => isa.run(Plain(bytes, &mut *scales, F32)),
-                Scales::Bf16 => isa.run(Plain(bytes, &mut *scales, Bf16)),
-                Scales::F16 => isa.run(Plain(bytes, &mut *scales, F16)),
-            }
-            (&*scales, rest)
-        }
-        None => (&[][..], scratch),
-    };
+    let (scales, panel) = widen_scales(isa, &strip, scratch);
     let stride = panel_stride::<A>(strip.job.weight.cols());
     let strip = &Strip { scales, ..strip };
     if strip.direct || panel.len() < (strip.last - strip.first) * stride {
@@ -260,6 +263,62 @@ fn run<A: Arithmetic, W: Element>(isa: Isa, strip: Strip<'_>, element: W, scratc
         isa.run(Widen { strip, element, panel: &mut *panel, stride, arithmetic: PhantomData::<A> });
         isa.run(Panel { strip, panel, stride, arithmetic: PhantomData::<A> });
     }
+}
+
+/// Weight rows whose scales, widened and for each block of x, take no more than the scratch buffer.
+fn scaled_rows(format: Format, cols: usize) -> usize {
+    match format {
+        Format::Packed(packed) => {
+            let blocks = cols.div_ceil(BLOCK).next_multiple_of(4);
+            (SCRATCH / (packed.groups(cols) + blocks)).max(1)
+        }
+        Format::F32 | Format::Bf16 | Format::F16 => usize::MAX,
+    }
+}
+
+/// The scales of the strip's rows, if they have any, and the rest of the scratch buffer.
+fn widen_scales<'a>(isa: Isa, strip: &Strip<'_>, scratch: &'a mut [f32]) -> (&'a [f32], &'a mut [f32]) {
+    let Some((bytes, format)) = strip.job.weight.stored_scales(strip.first..strip.last) else {
+        return (&[], scratch);
+    };
+    let (scales, rest) = scratch.split_at_mut(bytes.len() / format.bytes());
+    match format {
+        Scales::F32 => isa.run(Plain(bytes, &mut *scales, F32)),
+        Scales::Bf16 => isa.run(Plain(bytes, &mut *scales, Bf16)),
+        Scales::F16 => isa.run(Plain(bytes, &mut *scales, F16)),
+    }
+    (scales, rest)
+}
+
+fn run_integers(isa: Isa, strip: Strip<'_>, scratch: &mut [f32]) {
+    let Format::Packed(packed) = strip.job.weight.format() else { unreachable!("`linear` checked the formats") };
+    match packed.bits {
+        Bits::Four => run_integers_of::<HalfBytes>(isa, strip, packed.group, scratch),
+        Bits::Eight => run_integers_of::<Bytes>(isa, strip, packed.group, scratch),
+    }
+}
+
+fn run_integers_of<W: Integers>(isa: Isa, strip: Strip<'_>, group: usize, scratch: &mut [f32]) {
+    let cols = strip.job.weight.cols();
+    let rows = strip.last - strip.first;
+    let groups = Groups::of::<W>(group, cols);
+    let (scales, rest) = widen_scales(isa, &strip, scratch);
+    let scales = match groups {
+        Groups::Units(_) => scales,
+        Groups::Blocks => {
+            let row = groups.row::<W>(cols);
+            let expanded = &mut rest[..rows * row];
+            let stored = scales.len() / rows;
+            for (to, from) in expanded.chunks_exact_mut(row).zip(scales.chunks_exact(stored)) {
+                for (b, to) in to.iter_mut().enumerate() {
+                    *to = from[(b * BLOCK / group).min(stored - 1)];
+                }
+            }
+            expanded
+        }
+    };
+    let strip = &Strip { scales, ..strip };
+    isa.run(DirectIntegers { strip, groups, format: PhantomData::<W> });
 }
 
 /// f32 elements from row to row of a panel. Rows whose length is a multiple of 1 KiB are set apart, or the rows of
@@ -314,6 +373,78 @@ impl<A: Arithmetic, W: Element> Op for Direct<'_, A, W> {
                 }
             };
         }
+    }
+}
+
+/// All rows of x, as integers, against the strip's weights.
+struct DirectIntegers<'a, W: Integers> {
+    strip: &'a Strip<'a>,
+    groups: Groups,
+    format: PhantomData<W>,
+}
+
+impl<W: Integers> Op for DirectIntegers<'_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let DirectIntegers { strip, groups, .. } = self;
+        let mut r = strip.x_rows.start;
+        while r < strip.x_rows.end {
+            let left = strip.x_rows.end - r;
+            r += if S::WIDE_TILE {
+                match left {
+                    1 => strip.integer_rows::<S, W, 1, 8>(s, groups, r),
+                    2 => strip.integer_rows::<S, W, 2, 4>(s, groups, r),
+                    3 => strip.integer_rows::<S, W, 3, 4>(s, groups, r),
+                    _ => strip.integer_rows::<S, W, 4, 4>(s, groups, r),
+                }
+            } else {
+                match left {
+                    1 => strip.integer_rows::<S, W, 1, 4>(s, groups, r),
+                    _ => strip.integer_rows::<S, W, 2, 2>(s, groups, r),
+                }
+            };
+        }
+    }
+}
+
+impl Strip<'_> {
+    /// As [`Strip::rows`], in integers.
+    #[inline(always)]
+    fn integer_rows<S: Simd, W: Integers, const R: usize, const C: usize>(
+        &self,
+        s: S,
+        groups: Groups,
+        r: usize,
+    ) -> usize {
+        let run = (self.last - self.first) / C;
+        for t in 0..run {
+            self.integer_tile::<S, W, R, C>(s, groups, r, self.first + t, run);
+        }
+        for o in self.first + C * run..self.last {
+            self.integer_tile::<S, W, R, 1>(s, groups, r, o, 1);
+        }
+        R
+    }
+
+    /// Weight rows `o`, `o + step`, ….
+    #[inline(always)]
+    fn integer_tile<S: Simd, W: Integers, const R: usize, const C: usize>(
+        &self,
+        s: S,
+        groups: Groups,
+        r: usize,
+        o: usize,
+        step: usize,
+    ) {
+        let w = self.stored_rows(o, step, C);
+        let x = self.x_rows(r, R);
+        // SAFETY: `w` and `x` are `C` and `R` whole rows, with the scales that `groups` tells of.
+        let acc = unsafe {
+            integers::accumulate::<S, W, R, C>(s, x, self.x.stride, w, groups, self.job.weight.cols())
+        };
+        self.put(s, r, o, step, &acc);
     }
 }
 

@@ -161,12 +161,12 @@ impl<'a> Matrix<'a> {
         StoredRows::plain(self.elements[first * row..].as_ptr(), step * row)
     }
 
-    /// The stored scales of the rows in `range`, their format, and how many a row has.
-    pub(crate) fn stored_scales(&self, range: std::ops::Range<usize>) -> Option<(&'a [u8], Scales, usize)> {
+    /// The stored scales of the rows in `range`, and their format.
+    pub(crate) fn stored_scales(&self, range: std::ops::Range<usize>) -> Option<(&'a [u8], Scales)> {
         match self.format {
             Format::Packed(packed) => {
                 let row = self.format.scale_row_bytes(self.cols);
-                Some((&self.scales[range.start * row..range.end * row], packed.scales, packed.groups(self.cols)))
+                Some((&self.scales[range.start * row..range.end * row], packed.scales))
             }
             Format::F32 | Format::Bf16 | Format::F16 => None,
         }

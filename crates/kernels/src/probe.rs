@@ -53,6 +53,20 @@ pub fn bf16_rate(exec: &Exec, time: Duration) -> f64 {
     best(time, pass, (4 * exec.threads() * STEPS * CHAINS * LANES) as f64)
 }
 
+/// Multiply-adds per second of 8-bit integers into 32-bit sums of all threads together, at best, within `time`, times
+/// two: operations per second of products in integers, without what makes floats of the sums.
+#[must_use]
+pub fn int8_rate(exec: &Exec, time: Duration) -> f64 {
+    const STEPS: usize = 50_000;
+    let isa = exec.isa();
+    let pass = || {
+        exec.pool().run(exec.threads(), &|i, _| {
+            std::hint::black_box(isa.run(MultiplyBytes { start: i as u8, steps: STEPS }));
+        });
+    };
+    best(time, pass, (8 * exec.threads() * STEPS * CHAINS * LANES) as f64)
+}
+
 /// The highest rate of a pass that does `work`, over as many passes as `time` allows, three at least.
 fn best(time: Duration, mut pass: impl FnMut(), work: f64) -> f64 {
     let start = Instant::now();
@@ -127,5 +141,34 @@ impl Op for MultiplyPairs {
             }
         }
         acc.into_iter().map(|v| s.sum(v)).sum()
+    }
+}
+
+struct MultiplyBytes {
+    start: u8,
+    steps: usize,
+}
+
+impl Op for MultiplyBytes {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        // SAFETY: 64 bytes each.
+        let (a, b, start) = unsafe {
+            let zeros = [0u8; 64];
+            (
+                s.load_bytes([1u8; 64].as_ptr()),
+                s.load_bytes([self.start & 1; 64].as_ptr()),
+                s.load_ints(zeros.as_ptr()),
+            )
+        };
+        let mut acc = [start; CHAINS];
+        for _ in 0..self.steps {
+            for v in &mut acc {
+                *v = s.add_bytes(a, b, *v);
+            }
+        }
+        acc.into_iter().map(|v| s.sum(s.ints_to_f32(v))).sum()
     }
 }

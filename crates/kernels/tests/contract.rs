@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 use rheostat_kernels::{
     Activation, Attention, Bits, Columns, Exec, Format, Isa, KV_BLOCK, KvBlock, KvFormat, KvSource, Linear, Matrix,
-    Packed, Rounded, Rows, SPAN_ROWS, Scales, Span, add_assign, attention, gate, linear, rms_norm, rms_norm_in_place,
+    Packed, Quantized, Rounded, Rows, SPAN_ROWS, Scales, Span, add_assign, attention, gate, linear, rms_norm, rms_norm_in_place,
     rotate_half, widen,
 };
 
@@ -86,6 +86,31 @@ fn dot_bf16(a: &[f32], b: &[f32]) -> f32 {
     tree(lanes)
 }
 
+/// The integer mode's dot product, word for word: `q` are a weight row's integers, `scale` the scale of each.
+fn dot_int8(x: &[f32], q: &[i32], scale: &[f32], bits: Bits) -> f32 {
+    let in_lane = match bits {
+        Bits::Eight => 4,
+        Bits::Four => 8,
+    };
+    let mut rounded = Vec::new();
+    for block in x.chunks(32) {
+        let largest = block.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        let finite = block.iter().all(|x| x.is_finite());
+        let (factor, d) = if largest < 2.0f32.powi(-118) { (0.0, 0.0) } else { (127.0 / largest, largest / 127.0) };
+        let d = if finite { d } else { f32::NAN };
+        rounded.extend(block.iter().map(|x| ((x * factor).round_ties_even() as i32, d)));
+    }
+    let mut lanes = [0.0f32; 16];
+    for (unit, x) in rounded.chunks(16 * in_lane).enumerate() {
+        for (l, x) in x.chunks(in_lane).enumerate() {
+            let first = (unit * 16 + l) * in_lane;
+            let sum: i32 = x.iter().zip(&q[first..]).map(|((x, _), q)| x * q).sum();
+            lanes[l] = (sum as f32).mul_add(x[0].1 * scale[first], lanes[l]);
+        }
+    }
+    tree(lanes)
+}
+
 /// A stored matrix, and what it widens to.
 struct Stored {
     format: Format,
@@ -94,6 +119,9 @@ struct Stored {
     elements: Vec<u8>,
     scales: Vec<u8>,
     exact: Vec<f32>,
+    /// Of packed elements, the integers and their scales.
+    integers: Vec<i32>,
+    scale_of: Vec<f32>,
 }
 
 impl Stored {
@@ -109,6 +137,7 @@ impl Stored {
 /// Stores `rows * cols` random values in `format`.
 fn store(random: &mut Random, rows: usize, cols: usize, format: Format) -> Stored {
     let (mut elements, mut scales, mut exact) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut integers, mut scale_of) = (Vec::new(), Vec::new());
     for _ in 0..rows {
         match format {
             Format::F32 => {
@@ -158,12 +187,14 @@ fn store(random: &mut Random, rows: usize, cols: usize, format: Format) -> Store
                     let stored = (v * 977.0) as i32 & (2 * half - 1);
                     words[k / bits.per_word()] |= (stored as u32) << (width * (k % bits.per_word()));
                     exact.push((stored - half) as f32 * row[k / group]);
+                    integers.push(stored - half);
+                    scale_of.push(row[k / group]);
                 }
                 elements.extend(words.iter().flat_map(|w| w.to_le_bytes()));
             }
         }
     }
-    Stored { format, rows, cols, elements, scales, exact }
+    Stored { format, rows, cols, elements, scales, exact, integers, scale_of }
 }
 
 /// Every kind of format, with groups of each size and scales of each type.
@@ -174,6 +205,7 @@ fn formats() -> Vec<Format> {
         Format::Bf16,
         Format::F16,
         packed(Bits::Four, 32, Scales::Bf16),
+        packed(Bits::Four, 96, Scales::F32),
         packed(Bits::Four, 128, Scales::F16),
         packed(Bits::Four, 1 << 20, Scales::F32),
         packed(Bits::Eight, 64, Scales::Bf16),
@@ -230,6 +262,75 @@ fn check_linear(execs: &[Exec], shape: Shape, format: Format, seed: u64) {
             let weight = Matrix::new(&shifted[1..], &[], Format::F32, rows2, cols);
             linear(exec, x, n, &mut [Linear { weight, bias: None, out: Columns::new(&mut out, stride, rows) }]);
             assert_bits(&out, &want, &format!("{shape:?} {format:?} in {mode} {}", name(exec)));
+        }
+    }
+}
+
+/// As [`check_linear`], in integers. `spoil` puts something else into a row of x.
+fn check_integers(execs: &[Exec], shape: Shape, format: Format, seed: u64, spoil: impl Fn(&mut [f32])) {
+    let Shape { n, cols, rows } = shape;
+    let Format::Packed(Packed { bits, .. }) = format else { panic!("packed weights") };
+    let mut random = Random(seed);
+    let mut x = random.vec(n * cols);
+    spoil(&mut x[(n - 1) * cols..]);
+    let weight = store(&mut random, rows, cols, format);
+    let bias = random.vec(rows);
+    let mut want = Vec::new();
+    for x in x.chunks(cols) {
+        for o in 0..rows {
+            let range = o * cols..(o + 1) * cols;
+            want.push(dot_int8(x, &weight.integers[range.clone()], &weight.scale_of[range], bits) + bias[o]);
+        }
+    }
+    for exec in execs {
+        let mut quantized = Quantized::new(Quantized::elements(n, cols));
+        quantized.set(exec, &x, n, cols, bits);
+        let mut out = vec![7.0; n * rows];
+        let job = Linear { weight: weight.matrix(), bias: Some(&bias), out: Columns::new(&mut out, rows, 0) };
+        linear(exec, Rows::Int8(&quantized), n, &mut [job]);
+        let (out, want): (Vec<_>, Vec<_>) = out.iter().zip(&want).filter(|(o, w)| !(o.is_nan() && w.is_nan())).unzip();
+        assert_bits(&out, &want, &format!("{shape:?} {format:?} in integers {}", name(exec)));
+    }
+}
+
+#[test]
+fn linear_in_integers() {
+    let execs = contexts();
+    for format in formats().into_iter().filter(|f| matches!(f, Format::Packed(_))) {
+        for (n, cols, rows) in [
+            (1, 1, 1),
+            (1, 64, 8),
+            (1, 129, 9),
+            (1, 2048, 33),
+            (2, 40, 7),
+            (3, 96, 12),
+            (4, 100, 5),
+            (6, 200, 21),
+            (13, 1024, 130),
+            (40, 2100, 21),
+            (700, 3000, 3),
+        ] {
+            check_integers(&execs, Shape { n, cols, rows }, format, (n * cols + rows) as u64, |_| ());
+        }
+    }
+}
+
+#[test]
+fn the_integer_mode_at_the_ends_of_the_range() {
+    let execs = contexts();
+    for format in formats().into_iter().filter(|f| matches!(f, Format::Packed(_))) {
+        let shape = Shape { n: 2, cols: 300, rows: 9 };
+        let spoils: [&dyn Fn(&mut [f32]); 7] = [
+            &|x| x.fill(0.0),
+            &|x| x.iter_mut().for_each(|x| *x *= 2.0f32.powi(-124)),
+            &|x| x.iter_mut().for_each(|x| *x *= 2.0f32.powi(-140)),
+            &|x| x.iter_mut().for_each(|x| *x *= 2.0f32.powi(100)),
+            &|x| x[70] = f32::INFINITY,
+            &|x| x[299] = f32::NAN,
+            &|x| x.iter_mut().enumerate().for_each(|(i, x)| *x = (i % 32) as f32 + if i % 32 == 0 { 63.5 } else { -0.5 }),
+        ];
+        for (i, spoil) in spoils.into_iter().enumerate() {
+            check_integers(&execs, shape, format, i as u64, spoil);
         }
     }
 }

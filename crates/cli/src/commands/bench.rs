@@ -88,9 +88,10 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         text += "limits measured in this run: ";
     }
     text += &format!(
-        "multiply-add {:.0} GFLOP/s in f32, {:.0} in bf16\n\n",
+        "multiply-add {:.0} GFLOP/s in f32, {:.0} in bf16, {:.0} in int8\n\n",
         limits.f32_flops * 1e-9,
-        limits.bf16_flops * 1e-9
+        limits.bf16_flops * 1e-9,
+        limits.int8_ops * 1e-9
     );
     text += &format!("{:18}{:>10}{:>22}{:>18}{:>10}\n", "test", "tok/s", "slowest to fastest", "rate", "of limit");
     for row in &rows {
@@ -119,6 +120,7 @@ impl Bench<'_> {
         let ceiling = |limits: Limits| match compute {
             Compute::F32 => limits.f32_flops,
             Compute::Bf16 => limits.bf16_flops,
+            Compute::Int8 => limits.int8_ops,
         };
         let mut runs = Vec::new();
         let mut before = ceiling(self.measure_limits()?);
@@ -177,6 +179,7 @@ impl Bench<'_> {
             read_bytes_per_second: best(|l| l.read_bytes_per_second),
             f32_flops: best(|l| Some(l.f32_flops)).unwrap_or(0.0),
             bf16_flops: best(|l| Some(l.bf16_flops)).unwrap_or(0.0),
+            int8_ops: best(|l| Some(l.int8_ops)).unwrap_or(0.0),
         }
     }
 

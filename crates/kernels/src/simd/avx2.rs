@@ -27,6 +27,8 @@ impl Simd for Avx2 {
     type V = Pair;
     type P = IntPair;
     type Nibbles = (__m256, __m256);
+    type B = IntPair;
+    type I = IntPair;
     const WIDE_TILE: bool = false;
 
     #[inline(always)]
@@ -81,6 +83,40 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_pairs(self, p: *const u8) -> IntPair {
         unsafe { (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(self, p: *const u8) -> IntPair {
+        unsafe { (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())) }
+    }
+    #[inline(always)]
+    fn half_bytes(self, b: IntPair) -> (IntPair, IntPair) {
+        unsafe {
+            let mask = _mm256_set1_epi8(15);
+            let low = |v| _mm256_and_si256(v, mask);
+            ((low(b.0), low(b.1)), (low(_mm256_srli_epi16::<4>(b.0)), low(_mm256_srli_epi16::<4>(b.1))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_ints(self, p: *const u8) -> IntPair {
+        unsafe { (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())) }
+    }
+    #[inline(always)]
+    fn add_bytes(self, a: IntPair, b: IntPair, c: IntPair) -> IntPair {
+        unsafe { (add_bytes(a.0, b.0, c.0), add_bytes(a.1, b.1, c.1)) }
+    }
+    #[inline(always)]
+    fn ints_to_f32(self, v: IntPair) -> Pair {
+        unsafe { (_mm256_cvtepi32_ps(v.0), _mm256_cvtepi32_ps(v.1)) }
+    }
+    #[inline(always)]
+    unsafe fn spread<const N: usize>(self, p: *const f32) -> Pair {
+        unsafe {
+            let splat = |i: usize| _mm_set1_ps(p.add(i).read_unaligned());
+            match N {
+                2 => (_mm256_set_m128(splat(0), splat(0)), _mm256_set_m128(splat(1), splat(1))),
+                _ => (_mm256_set_m128(splat(1), splat(0)), _mm256_set_m128(splat(3), splat(2))),
+            }
+        }
     }
     #[inline(always)]
     unsafe fn store_pairs(self, p: *mut u8, v: IntPair) {
@@ -160,6 +196,29 @@ impl Simd for Avx2 {
                 _mm256_add_ps(d.0, d.1),
             ])
         }
+    }
+}
+
+/// Adds the products of four bytes each, unsigned of `a` and signed of `b`, to the eight lanes of `c`.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+pub(super) unsafe fn add_bytes(a: __m256i, b: __m256i, c: __m256i) -> __m256i {
+    // SAFETY: the caller vouches for AVX2.
+    unsafe {
+        // Products of bytes in 16 bits would saturate in pairs; those of 16-bit numbers do not.
+        let lo = _mm256_madd_epi16(
+            _mm256_cvtepu8_epi16(_mm256_castsi256_si128(a)),
+            _mm256_cvtepi8_epi16(_mm256_castsi256_si128(b)),
+        );
+        let hi = _mm256_madd_epi16(
+            _mm256_cvtepu8_epi16(_mm256_extracti128_si256::<1>(a)),
+            _mm256_cvtepi8_epi16(_mm256_extracti128_si256::<1>(b)),
+        );
+        // Within each half: two sums of `lo`, then two of `hi`.
+        let sums = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(lo, hi));
+        _mm256_add_epi32(c, sums)
     }
 }
 

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::{Op, Simd};
 
-/// Proof that the CPU has AVX-512 F, BW, DQ and VL and, with `BF16`, also BF16 and VBMI. Made only by [`run`] and
+/// Proof that the CPU has AVX-512 F, BW, DQ and VL and, with `BF16`, also BF16, VBMI and VNNI. Made only by [`run`] and
 /// [`run_bf16`].
 #[derive(Clone, Copy)]
 pub(super) struct Avx512<const BF16: bool>(());
@@ -18,11 +18,11 @@ pub(super) unsafe fn run<O: Op>(op: O) -> O::Output {
     op.run(Avx512::<false>(()))
 }
 
-/// Runs `op` compiled for AVX-512 with BF16 and VBMI.
+/// Runs `op` compiled for AVX-512 with BF16, VBMI and VNNI.
 ///
 /// # Safety
-/// As [`run`], and the CPU has AVX-512 BF16 and VBMI.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi,avx2,fma,f16c")]
+/// As [`run`], and the CPU has AVX-512 BF16, VBMI and VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi,avx512vnni,avx2,fma,f16c")]
 pub(super) unsafe fn run_bf16<O: Op>(op: O) -> O::Output {
     op.run(Avx512::<true>(()))
 }
@@ -35,6 +35,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     type P = __m512i;
     /// The sixteen values.
     type Nibbles = __m512;
+    type B = __m512i;
+    type I = __m512i;
     const WIDE_TILE: bool = true;
 
     #[inline(always)]
@@ -101,6 +103,58 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     unsafe fn load_pairs(self, p: *const u8) -> __m512i {
         unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(self, p: *const u8) -> __m512i {
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    fn half_bytes(self, b: __m512i) -> (__m512i, __m512i) {
+        unsafe {
+            let mask = _mm512_set1_epi8(15);
+            (_mm512_and_si512(b, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(b), mask))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_ints(self, p: *const u8) -> __m512i {
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    fn add_bytes(self, a: __m512i, b: __m512i, c: __m512i) -> __m512i {
+        unsafe {
+            if BF16 {
+                _mm512_dpbusd_epi32(c, a, b)
+            } else {
+                let lo = super::avx2::add_bytes(
+                    _mm512_castsi512_si256(a),
+                    _mm512_castsi512_si256(b),
+                    _mm512_castsi512_si256(c),
+                );
+                let hi = super::avx2::add_bytes(
+                    _mm512_extracti64x4_epi64::<1>(a),
+                    _mm512_extracti64x4_epi64::<1>(b),
+                    _mm512_extracti64x4_epi64::<1>(c),
+                );
+                _mm512_inserti64x4::<1>(_mm512_castsi256_si512(lo), hi)
+            }
+        }
+    }
+    #[inline(always)]
+    fn ints_to_f32(self, v: __m512i) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(v) }
+    }
+    #[inline(always)]
+    unsafe fn spread<const N: usize>(self, p: *const f32) -> __m512 {
+        unsafe {
+            let (values, lanes) = match N {
+                2 => (
+                    _mm_castsi128_ps(_mm_loadl_epi64(p.cast())),
+                    _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1),
+                ),
+                _ => (_mm_loadu_ps(p), _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3)),
+            };
+            _mm512_permutexvar_ps(lanes, _mm512_castps128_ps512(values))
+        }
     }
     #[inline(always)]
     unsafe fn store_pairs(self, p: *mut u8, v: __m512i) {

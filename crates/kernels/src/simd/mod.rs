@@ -57,7 +57,10 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vl");
             if avx2 && avx512 {
                 all.push(Isa(Kind::Avx512));
-                if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vbmi") {
+                if is_x86_feature_detected!("avx512bf16")
+                    && is_x86_feature_detected!("avx512vbmi")
+                    && is_x86_feature_detected!("avx512vnni")
+                {
                     all.push(Isa(Kind::Avx512Bf16));
                 }
             }
@@ -118,6 +121,10 @@ pub(crate) trait Simd: Copy {
     type P: Copy;
     /// What the sixteen values of a packed nibble become.
     type Nibbles: Copy;
+    /// 64 bytes.
+    type B: Copy;
+    /// Sixteen lanes of i32.
+    type I: Copy;
 
     /// Rows and columns of the register tile that this instruction set has registers for.
     const WIDE_TILE: bool;
@@ -177,6 +184,33 @@ pub(crate) trait Simd: Copy {
     /// Lane by lane: adds the product of the pairs' second elements, then that of the first, by fused
     /// multiply-add. Subnormal numbers count as zeros, before and after each of the two.
     fn add_pairs(self, a: Self::P, b: Self::P, c: Self::V) -> Self::V;
+
+    /// Reads 64 bytes.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 64 bytes; it need not be aligned.
+    unsafe fn load_bytes(self, p: *const u8) -> Self::B;
+
+    /// The lower and the upper four bits of each byte.
+    fn half_bytes(self, b: Self::B) -> (Self::B, Self::B);
+
+    /// Reads 16 i32.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 64 bytes; it need not be aligned.
+    unsafe fn load_ints(self, p: *const u8) -> Self::I;
+
+    /// Lane by lane: adds the products of four bytes each, unsigned of `a` and signed of `b`.
+    fn add_bytes(self, a: Self::B, b: Self::B, c: Self::I) -> Self::I;
+
+    /// The same numbers as f32, if they are below 2^24.
+    fn ints_to_f32(self, v: Self::I) -> Self::V;
+
+    /// Reads `N` f32, 2 or 4, each for as many neighbouring lanes.
+    ///
+    /// # Safety
+    /// `p` is valid for reading `N` f32; it need not be aligned.
+    unsafe fn spread<const N: usize>(self, p: *const f32) -> Self::V;
 
     /// Writes 16 f32.
     ///

@@ -32,6 +32,16 @@ fn tree(v: Lanes, f: impl Fn(f32, f32) -> f32) -> f32 {
 #[repr(align(64))]
 pub(crate) struct Pairs([[u16; 2]; LANES]);
 
+/// 64 bytes.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Bytes([u8; 4 * LANES]);
+
+/// Sixteen lanes of i32.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Ints([i32; LANES]);
+
 /// A subnormal number becomes a zero of its sign.
 #[inline(always)]
 fn flush(x: f32) -> f32 {
@@ -52,6 +62,8 @@ impl Simd for Portable {
     type V = Lanes;
     type P = Pairs;
     type Nibbles = f32;
+    type B = Bytes;
+    type I = Ints;
     const WIDE_TILE: bool = false;
 
     #[inline(always)]
@@ -100,6 +112,34 @@ impl Simd for Portable {
         // SAFETY: the caller vouches for 64 readable bytes.
         let bytes = unsafe { p.cast::<[[[u8; 2]; 2]; LANES]>().read_unaligned() };
         Pairs(bytes.map(|pair| pair.map(u16::from_le_bytes)))
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(self, p: *const u8) -> Bytes {
+        // SAFETY: the caller vouches for 64 readable bytes.
+        Bytes(unsafe { p.cast::<[u8; 4 * LANES]>().read_unaligned() })
+    }
+    #[inline(always)]
+    fn half_bytes(self, b: Bytes) -> (Bytes, Bytes) {
+        (Bytes(b.0.map(|b| b & 15)), Bytes(b.0.map(|b| b >> 4)))
+    }
+    #[inline(always)]
+    unsafe fn load_ints(self, p: *const u8) -> Ints {
+        // SAFETY: the caller vouches for 64 readable bytes.
+        Ints(unsafe { p.cast::<[i32; LANES]>().read_unaligned() })
+    }
+    #[inline(always)]
+    fn add_bytes(self, a: Bytes, b: Bytes, c: Ints) -> Ints {
+        let product = |i: usize| i32::from(a.0[i]) * i32::from(b.0[i].cast_signed());
+        Ints(std::array::from_fn(|l| c.0[l] + (4 * l..4 * l + 4).map(product).sum::<i32>()))
+    }
+    #[inline(always)]
+    fn ints_to_f32(self, v: Ints) -> Lanes {
+        Lanes(v.0.map(|i| i as f32))
+    }
+    #[inline(always)]
+    unsafe fn spread<const N: usize>(self, p: *const f32) -> Lanes {
+        // SAFETY: the caller vouches for `N` f32.
+        Lanes(std::array::from_fn(|l| unsafe { p.add(l * N / LANES).read_unaligned() }))
     }
     #[inline(always)]
     unsafe fn store_pairs(self, p: *mut u8, v: Pairs) {
