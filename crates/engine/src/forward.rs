@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rheostat_kernels as kernels;
 use rheostat_kernels::{
-    Attention, Buffer, Columns, Exec, Format, KvBlock, KvSource, Linear, Matrix, Quantized, Rounded, Rows, SPAN_ROWS, Span,
+    Attention, Buffer, Columns, Exec, Format, KvBlock, KvSource, Linear, Matrix, Quantized, Rounded, Rows, SPAN_ROWS,
+    Span,
 };
 use rheostat_store::{Checkpoint, Head, Place, TileBytes, Weights};
 

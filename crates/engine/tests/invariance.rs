@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 
 use common::{Case, cases, cases_and_modes, logits, modes, options};
-use rheostat::{Input, Isa, Model, Options, Package, Want};
+use rheostat::{Compute, Input, Isa, Model, Options, Package, Want};
 
 #[track_caller]
 fn assert_bits(what: &str, got: &[f32], want: &[f32]) {
@@ -81,6 +81,33 @@ fn residency() {
             panic!("{}: a budget of nothing works", case.name)
         };
     }
+}
+
+/// The reduced modes round, and do no more: their logits stay near those in f32.
+#[test]
+fn reduced_modes_stay_near() {
+    let rms = |v: &mut dyn Iterator<Item = f32>| {
+        let (sum, n) = v.fold((0.0f64, 0usize), |(sum, n), x| (sum + f64::from(x).powi(2), n + 1));
+        (sum / n as f64).sqrt()
+    };
+    let mut integers = 0;
+    for (case, mode) in cases_and_modes() {
+        if mode.compute == Compute::F32 {
+            continue;
+        }
+        integers += usize::from(mode.compute == Compute::Int8);
+        // A product in integers is off by about 0.6 % (a block of 32 normal numbers reaches 2.2 standard deviations, and
+        // a step is a 127th of that), one in bf16 by 0.25 %; the errors of the 14 to 30 products of a case add up as
+        // their roots do, and those of early ones grow in later layers.
+        let bar = if mode.compute == Compute::Int8 { 0.05 } else { 0.02 };
+        let exact = baseline(&case, &Options { compute: Compute::F32, ..mode.clone() });
+        for ((_, got), (_, want)) in baseline(&case, &mode).iter().zip(&exact) {
+            let error = rms(&mut got.iter().zip(want).map(|(g, w)| g - w)) / rms(&mut want.iter().copied());
+            assert!(error > 0.0, "{} in {:?}: nothing was rounded", case.name, mode.compute);
+            assert!(error < bar, "{} in {:?}: off by {error} of the logits", case.name, mode.compute);
+        }
+    }
+    assert!(integers >= 4, "only {integers} references have packed weights");
 }
 
 /// All prompts of a case advance together, in passes of uneven sizes; some sequences join late, some end early.
@@ -244,6 +271,14 @@ fn unpack(checkpoint: &rheostat::Checkpoint, module: &str) -> (Vec<usize>, Vec<f
         (stored as i32 - (1 << (bits - 1))) as f32 * scales[r * groups + k / (cols / groups)]
     });
     (shape.clone(), values.collect())
+}
+
+#[test]
+fn integers_without_packed_weights_are_refused() {
+    let case = common::case(common::testdata().join("qwen3_tied"));
+    let options = Options { compute: Compute::Int8, ..options() };
+    let refused = Model::load(&Package::open(&case.dir).unwrap(), &options);
+    assert!(matches!(refused, Err(rheostat::Error::NothingPacked)));
 }
 
 /// A pass that cannot be made says why, and leaves everything as it was.

@@ -366,8 +366,7 @@ impl<W: Integers> Op for Quantize<'_, W> {
                 let largest = block.iter().fold(0.0f32, |m, x| if x.abs() > m { x.abs() } else { m });
                 // Zero, unless one of them is not finite.
                 let poison: f32 = block.iter().map(|x| x * 0.0).sum();
-                let (factor, scale) =
-                    if largest < SMALLEST { (0.0, 0.0) } else { (127.0 / largest, largest / 127.0) };
+                let (factor, scale) = if largest < SMALLEST { (0.0, 0.0) } else { (127.0 / largest, largest / 127.0) };
                 for (integer, x) in integers[b * BLOCK..(b + 1) * BLOCK].iter_mut().zip(block) {
                     *integer = (x * factor + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i8;
                 }

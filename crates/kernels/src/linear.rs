@@ -441,9 +441,7 @@ impl Strip<'_> {
         let w = self.stored_rows(o, step, C);
         let x = self.x_rows(r, R);
         // SAFETY: `w` and `x` are `C` and `R` whole rows, with the scales that `groups` tells of.
-        let acc = unsafe {
-            integers::accumulate::<S, W, R, C>(s, x, self.x.stride, w, groups, self.job.weight.cols())
-        };
+        let acc = unsafe { integers::accumulate::<S, W, R, C>(s, x, self.x.stride, w, groups, self.job.weight.cols()) };
         self.put(s, r, o, step, &acc);
     }
 }

@@ -157,11 +157,7 @@ impl Op for MultiplyBytes {
         // SAFETY: 64 bytes each.
         let (a, b, start) = unsafe {
             let zeros = [0u8; 64];
-            (
-                s.load_bytes([1u8; 64].as_ptr()),
-                s.load_bytes([self.start & 1; 64].as_ptr()),
-                s.load_ints(zeros.as_ptr()),
-            )
+            (s.load_bytes([1u8; 64].as_ptr()), s.load_bytes([self.start & 1; 64].as_ptr()), s.load_ints(zeros.as_ptr()))
         };
         let mut acc = [start; CHAINS];
         for _ in 0..self.steps {

@@ -9,8 +9,8 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 use rheostat_kernels::{
     Activation, Attention, Bits, Columns, Exec, Format, Isa, KV_BLOCK, KvBlock, KvFormat, KvSource, Linear, Matrix,
-    Packed, Quantized, Rounded, Rows, SPAN_ROWS, Scales, Span, add_assign, attention, gate, linear, rms_norm, rms_norm_in_place,
-    rotate_half, widen,
+    Packed, Quantized, Rounded, Rows, SPAN_ROWS, Scales, Span, add_assign, attention, gate, linear, rms_norm,
+    rms_norm_in_place, rotate_half, widen,
 };
 
 /// Every instruction set of this machine, with one thread and with three.
@@ -327,7 +327,9 @@ fn the_integer_mode_at_the_ends_of_the_range() {
             &|x| x.iter_mut().for_each(|x| *x *= 2.0f32.powi(100)),
             &|x| x[70] = f32::INFINITY,
             &|x| x[299] = f32::NAN,
-            &|x| x.iter_mut().enumerate().for_each(|(i, x)| *x = (i % 32) as f32 + if i % 32 == 0 { 63.5 } else { -0.5 }),
+            &|x| {
+                x.iter_mut().enumerate().for_each(|(i, x)| *x = (i % 32) as f32 + if i % 32 == 0 { 63.5 } else { -0.5 })
+            },
         ];
         for (i, spoil) in spoils.into_iter().enumerate() {
             check_integers(&execs, shape, format, i as u64, spoil);

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rheostat::{Compute, Input, KvFormat, LogitRows, Model, Options, Want};
+use rheostat::{Compute, Input, KvFormat, LogitRows, Model, Options, Package, Want};
 
 /// The folder of reference checkpoints.
 pub fn testdata() -> PathBuf {
@@ -12,6 +12,7 @@ pub fn testdata() -> PathBuf {
 }
 
 /// A reference checkpoint.
+#[derive(Clone)]
 pub struct Case {
     pub name: String,
     pub dir: PathBuf,
@@ -71,6 +72,14 @@ impl Case {
     }
 }
 
+impl Case {
+    /// Whether it has packed weights.
+    pub fn is_packed(&self) -> bool {
+        let decoder = Package::open(&self.dir).unwrap().describe().unwrap();
+        decoder.blocks.iter().flat_map(|b| b.linears()).any(|l| l.packing.is_some())
+    }
+}
+
 /// Options for a model that gives logits of all rows and needs little memory.
 pub fn options() -> Options {
     Options {
@@ -93,9 +102,14 @@ pub fn modes() -> Vec<Options> {
     ]
 }
 
-/// Every case in every mode.
+/// Every case in every mode that it has: packed weights are also computed with in integers.
 pub fn cases_and_modes() -> impl Iterator<Item = (Case, Options)> {
-    modes().into_iter().flat_map(|mode| cases().into_iter().map(move |case| (case, mode.clone())))
+    let integers = Options { compute: Compute::Int8, ..options() };
+    cases().into_iter().flat_map(move |case| {
+        let integers = case.is_packed().then(|| integers.clone());
+        let modes: Vec<_> = modes().into_iter().chain(integers).collect();
+        modes.into_iter().map(move |mode| (case.clone(), mode))
+    })
 }
 
 /// Logits of all of `tokens`, in passes of at most `chunk` rows.
