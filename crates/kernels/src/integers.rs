@@ -101,7 +101,12 @@ mod formats {
         }
         #[inline(always)]
         fn arrange(integers: &[i8; 2 * UNIT_BYTES]) -> [i8; 2 * UNIT_BYTES] {
-            std::array::from_fn(|i| integers[i % UNIT_BYTES * 2 + i / UNIT_BYTES])
+            let mut arranged = [0; 2 * UNIT_BYTES];
+            let (even, odd) = arranged.split_at_mut(UNIT_BYTES);
+            for ((even, odd), pair) in even.iter_mut().zip(odd).zip(integers.as_chunks::<2>().0) {
+                (*even, *odd) = (pair[0], pair[1]);
+            }
+            arranged
         }
     }
 }
@@ -353,38 +358,40 @@ impl<W: Integers> Op for Quantize<'_, W> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _s: S) {
+    fn run<S: Simd>(self, s: S) {
         let lane = W::UNIT / LANES;
+        let round = s.splat(ROUND);
         for (from, to) in self.from.chunks(W::UNIT).zip(self.to.chunks_exact_mut(W::X_UNIT)) {
             let mut x = [0.0f32; 2 * UNIT_BYTES];
             x[..from.len()].copy_from_slice(from);
-            let mut integers = [0i8; 2 * UNIT_BYTES];
-            let mut offsets = [0i32; LANES];
-            let mut scales = [0.0f32; LANES];
-            for b in 0..W::UNIT / BLOCK {
-                let block = &x[b * BLOCK..(b + 1) * BLOCK];
-                let largest = block.iter().fold(0.0f32, |m, x| if x.abs() > m { x.abs() } else { m });
-                // Zero, unless one of them is not finite.
-                let poison: f32 = block.iter().map(|x| x * 0.0).sum();
-                let (factor, scale) = if largest < SMALLEST { (0.0, 0.0) } else { (127.0 / largest, largest / 127.0) };
-                for (integer, x) in integers[b * BLOCK..(b + 1) * BLOCK].iter_mut().zip(block) {
-                    *integer = (x * factor + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i8;
-                }
-                scales[b * BLOCK / lane..(b + 1) * BLOCK / lane].fill(scale + poison);
-            }
-            for (offset, integers) in offsets.iter_mut().zip(integers.chunks_exact(lane)) {
-                *offset = -W::OFFSET * integers.iter().map(|q| i32::from(*q)).sum::<i32>();
-            }
-            let integers = W::arrange(&integers);
             let (to_integers, rest) = to.split_at_mut(W::UNIT / size_of::<f32>());
             let (to_offsets, to_scales) = rest.split_at_mut(LANES);
-            for (to, bytes) in to_integers.iter_mut().zip(integers.as_chunks::<4>().0) {
+            for b in 0..W::UNIT / BLOCK {
+                let block = &mut x[b * BLOCK..(b + 1) * BLOCK];
+                // SAFETY: a block is two vectors.
+                unsafe {
+                    let p = block.as_mut_ptr();
+                    let (lo, hi) = (s.load(p), s.load(p.add(LANES)));
+                    let size = |v| s.max(v, s.sub(s.zero(), v));
+                    let largest = s.max_lane(s.max(size(lo), size(hi)));
+                    let (factor, scale) =
+                        if largest < SMALLEST { (0.0, 0.0) } else { (127.0 / largest, largest / 127.0) };
+                    // Zero, unless one of them is not finite.
+                    let poison = s.sum(s.fma(lo, s.zero(), s.mul(hi, s.zero())));
+                    to_scales[b * BLOCK / lane..(b + 1) * BLOCK / lane].fill(scale + poison);
+                    let factor = s.splat(factor);
+                    s.store(p, s.add(s.mul(lo, factor), round));
+                    s.store(p.add(LANES), s.add(s.mul(hi, factor), round));
+                }
+            }
+            let integers = x.map(|x| x.to_bits().wrapping_sub(ROUND.to_bits()) as i8);
+            for (to, integers) in to_offsets.iter_mut().zip(integers.chunks_exact(lane)) {
+                let sum: i32 = integers.iter().map(|q| i32::from(*q)).sum();
+                *to = f32::from_bits((-W::OFFSET * sum).cast_unsigned());
+            }
+            for (to, bytes) in to_integers.iter_mut().zip(W::arrange(&integers).as_chunks::<4>().0) {
                 *to = f32::from_bits(u32::from_ne_bytes(bytes.map(i8::cast_unsigned)));
             }
-            for (to, offset) in to_offsets.iter_mut().zip(offsets) {
-                *to = f32::from_bits(offset.cast_unsigned());
-            }
-            to_scales.copy_from_slice(&scales);
         }
     }
 }
