@@ -186,7 +186,8 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
     };
     let x = SharedRows { start: x, stride: x_stride };
     let total: usize = jobs.iter().map(|job| job.weight.byte_len()).sum();
-    let share = total / (exec.threads() * 8) + 1;
+    // Long streams rather than many items: a stream begins slowly.
+    let share = total / (exec.threads() * 2) + 1;
     let direct = n <= DIRECT_ROWS;
     let rows_per_item = |job: &Linear<'_>| {
         let (rows, cols) = (job.weight.rows(), job.weight.cols());
