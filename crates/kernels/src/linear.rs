@@ -4,6 +4,8 @@
 //! directly. Many rows: the time goes into multiply-adds, so a thread widens a panel of weight rows
 //! into its scratch buffer once and runs wide register tiles over it. Both compute the same dot
 //! products in the same order (see [`crate::tile`]), so nobody can tell them apart by the bits.
+//! Products in integers have an order of their own (see [`crate::integers`]) and always take the first way: their
+//! weights are small and need no widening.
 
 use std::marker::PhantomData;
 use std::ops::Range;
