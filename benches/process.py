@@ -13,6 +13,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -66,20 +67,29 @@ def first_token(binary, model, prompt, runs):
 
 def idle(binary, model, seconds):
     """CPU time of a chat that waits for its user, after it has answered once."""
+    with tempfile.TemporaryDirectory() as folder:
+        # The same files, with a chat template of our own.
+        for file in Path(model).resolve().iterdir():
+            if file.name != "chat_template.jinja":
+                (Path(folder) / file.name).symlink_to(file)
+        (Path(folder) / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
+        idle_chat(binary, folder, Path(model).name, seconds)
+
+
+def idle_chat(binary, model, name, seconds):
     chat = subprocess.Popen(
-        [binary, "chat", model, "-n", "8"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [binary, "chat", model, "-n", "8"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     chat.stdin.write(b"Hello\n")
     chat.stdin.flush()
-    time.sleep(5)
+    time.sleep(10)
     if chat.poll() is not None:
-        sys.exit(f"{binary} chat {model} ended at once")
+        sys.exit(f"{binary} chat {model} ended at once: {chat.stderr.read().decode().strip()}")
     before = cpu_seconds(chat.pid)
     time.sleep(seconds)
     used = cpu_seconds(chat.pid) - before
-    chat.stdin.close()
-    chat.wait()
-    print(f"{Path(model).name}, a chat that waits: {before:.2f} s of CPU time to answer, {used:.2f} s in the {seconds} s after it")
+    chat.communicate()
+    print(f"{name}, a chat that waits: {before:.2f} s of CPU time to answer, {used:.2f} s in the {seconds} s after it")
 
 
 def share(binary, model, runs):
@@ -103,19 +113,24 @@ def share(binary, model, runs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a checkpoint with a chat template")
+    parser.add_argument("--model", required=True, help="a checkpoint, of any size")
     parser.add_argument("--rheostat", default=str(ROOT / "target/release/rheostat"))
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--tests", default="start,idle,share")
     parser.add_argument("--text", default=str(ROOT / "ARCHITECTURE.md"), help="the prompt is taken from its beginning")
     args = parser.parse_args()
     for file in sorted(Path(args.model).glob("*.safetensors")):
         with open(file, "rb") as f:
             while f.read(1 << 24):
                 pass
-    first_token_embedded(args.rheostat, 4 * args.runs)
-    first_token(args.rheostat, args.model, Path(args.text).read_text()[:1100], args.runs)
-    idle(args.rheostat, args.model, 20)
-    share(args.rheostat, args.model, args.runs)
+    tests = args.tests.split(",")
+    if "start" in tests:
+        first_token_embedded(args.rheostat, 4 * args.runs)
+        first_token(args.rheostat, args.model, Path(args.text).read_text()[:1100], args.runs)
+    if "idle" in tests:
+        idle(args.rheostat, args.model, 20)
+    if "share" in tests:
+        share(args.rheostat, args.model, args.runs)
 
 
 if __name__ == "__main__":
