@@ -12,6 +12,9 @@ use crate::simd::Isa;
 /// f32 elements in each thread's scratch buffer: 1 MiB, half of a usual L2 cache.
 pub(crate) const SCRATCH: usize = 1 << 18;
 
+/// Elements that one item of [`Exec::for_rows`] takes, about.
+const ROWS_ITEM: usize = 1 << 14;
+
 /// Bytes that a thread takes besides: what it touches of its stack, and the allocator's and the kernel's share.
 const STACK: usize = 64 << 10;
 
@@ -62,6 +65,27 @@ impl Exec {
             // Never contended: a worker runs one item at a time.
             let mut scratch = self.scratch[worker].lock().unwrap_or_else(PoisonError::into_inner);
             task(item, &mut scratch);
+        });
+    }
+}
+
+impl Exec {
+    /// Runs `task(r, row)` for every row `r < n` of `to: [n, stride]`, rows of about `cols` elements of work.
+    pub(crate) fn for_rows(
+        &self,
+        to: &mut [f32],
+        n: usize,
+        stride: usize,
+        cols: usize,
+        task: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
+        let to = SharedMut::new(&mut to[..n * stride]);
+        let step = (ROWS_ITEM / cols.max(1)).max(1);
+        self.pool.run(n.div_ceil(step), &|item, _| {
+            for r in item * step..((item + 1) * step).min(n) {
+                // SAFETY: the items' rows do not overlap.
+                task(r, unsafe { to.slice(r * stride..(r + 1) * stride) });
+            }
         });
     }
 }

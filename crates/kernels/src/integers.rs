@@ -9,7 +9,7 @@
 use std::marker::PhantomData;
 
 use crate::buffer::Buffer;
-use crate::exec::{Exec, SharedMut};
+use crate::exec::Exec;
 use crate::matrix::{Bits, StoredRows};
 use crate::simd::{LANES, Op, Simd};
 
@@ -304,18 +304,12 @@ impl Quantized {
         assert_eq!(x.len(), n * cols, "x is [{n}, {cols}]");
         (self.n, self.cols, self.bits) = (n, cols, bits);
         let stride = self.row_elements();
-        let to = SharedMut::new(&mut self.buffer[..n * stride]);
-        let step = (ROUND_ITEM / cols.max(1)).max(1);
         let isa = exec.isa();
-        exec.pool().run(n.div_ceil(step), &|item, _| {
-            for r in item * step..((item + 1) * step).min(n) {
-                // SAFETY: the items' rows do not overlap.
-                let to = unsafe { to.slice(r * stride..(r + 1) * stride) };
-                let from = &x[r * cols..(r + 1) * cols];
-                match bits {
-                    Bits::Eight => isa.run(Quantize::<Bytes> { from, to, format: PhantomData }),
-                    Bits::Four => isa.run(Quantize::<HalfBytes> { from, to, format: PhantomData }),
-                }
+        exec.for_rows(&mut self.buffer, n, stride, cols, |r, to| {
+            let from = &x[r * cols..(r + 1) * cols];
+            match bits {
+                Bits::Eight => isa.run(Quantize::<Bytes> { from, to, format: PhantomData }),
+                Bits::Four => isa.run(Quantize::<HalfBytes> { from, to, format: PhantomData }),
             }
         });
     }
@@ -344,9 +338,6 @@ impl std::fmt::Debug for Quantized {
         write!(f, "Quantized([{}, {}], {:?})", self.n, self.cols, self.bits)
     }
 }
-
-/// Elements that one item of a rounding job takes.
-const ROUND_ITEM: usize = 1 << 14;
 
 struct Quantize<'a, W> {
     from: &'a [f32],

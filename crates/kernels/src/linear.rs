@@ -10,10 +10,10 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::buffer::Buffer;
-use crate::exec::{Exec, SCRATCH, SharedMut};
+use crate::exec::{Exec, SCRATCH};
 use crate::integers::{self, BLOCK, Bytes, Groups, HalfBytes, Integers, Quantized};
 use crate::matrix::{Bf16, Bits, Element, F16, F32, Format, Int4, Int8, Matrix, Scales, StoredRows};
+use crate::rounded::Rounded;
 use crate::simd::{Isa, LANES, Op, Simd};
 use crate::tile::{self, Arithmetic, InBf16, InF32};
 
@@ -72,77 +72,6 @@ pub enum Rows<'a> {
     Bf16(&'a Rounded),
 }
 
-/// Rows of activations rounded to bf16, to nearest, ties to even; subnormal numbers become zeros.
-pub struct Rounded {
-    /// Two bf16 in each f32, rows padded with zeros to whole cache lines.
-    buffer: Buffer,
-    n: usize,
-    cols: usize,
-}
-
-impl Rounded {
-    /// Room for rows that take [`Rounded::elements`] f32.
-    #[must_use]
-    pub fn new(elements: usize) -> Rounded {
-        Rounded { buffer: Buffer::new(elements), n: 0, cols: 0 }
-    }
-
-    /// f32 elements of memory that `n` rows of `cols` take.
-    #[must_use]
-    pub const fn elements(n: usize, cols: usize) -> usize {
-        n * cols.next_multiple_of(2 * LANES) / 2
-    }
-
-    /// Holds the rows of `x: [n, cols]` from now on.
-    ///
-    /// # Panics
-    /// When there is no room for them, or `x` has another shape.
-    pub fn set(&mut self, exec: &Exec, x: &[f32], n: usize, cols: usize) {
-        assert_eq!(x.len(), n * cols, "x is [{n}, {cols}]");
-        let stride = Rounded::elements(1, cols);
-        (self.n, self.cols) = (n, cols);
-        let to = SharedMut::new(&mut self.buffer[..n * stride]);
-        let step = (ROUND_ITEM / cols.max(1)).max(1);
-        let isa = exec.isa();
-        exec.pool().run(n.div_ceil(step), &|item, _| {
-            for r in item * step..((item + 1) * step).min(n) {
-                // SAFETY: the items' rows do not overlap.
-                let to = unsafe { to.slice(r * stride..(r + 1) * stride) };
-                isa.run(Round { from: &x[r * cols..(r + 1) * cols], to });
-            }
-        });
-    }
-}
-
-impl std::fmt::Debug for Rounded {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Rounded([{}, {}])", self.n, self.cols)
-    }
-}
-
-/// Elements that one item of a rounding job takes.
-const ROUND_ITEM: usize = 1 << 14;
-
-struct Round<'a> {
-    from: &'a [f32],
-    to: &'a mut [f32],
-}
-
-impl Op for Round<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        store_widened::<S, InBf16, F32>(
-            s,
-            F32,
-            StoredRows::plain(self.from.as_ptr().cast(), 0),
-            self.from.len(),
-            self.to,
-        );
-    }
-}
-
 /// One product of a [`linear`] call.
 #[derive(Debug)]
 pub struct Linear<'a> {
@@ -168,7 +97,7 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
         let (rows, cols) = (job.weight.rows(), job.weight.cols());
         let fits = match x {
             Rows::F32(x) => x.len() == n * cols,
-            Rows::Bf16(x) => (x.n, x.cols) == (n, cols),
+            Rows::Bf16(x) => x.shape() == (n, cols),
             Rows::Int8(x) => match job.weight.format() {
                 Format::Packed(packed) => x.shape() == (n, cols, packed.bits),
                 Format::F32 | Format::Bf16 | Format::F16 => false,
@@ -183,7 +112,7 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
     let mode = x;
     let (x, x_stride) = match mode {
         Rows::F32(x) => (x.as_ptr().cast::<u8>(), x.len() / n * 4),
-        Rows::Bf16(x) => (x.buffer.as_ptr().cast(), Rounded::elements(1, x.cols) * 4),
+        Rows::Bf16(x) => x.rows(),
         Rows::Int8(x) => x.rows(),
     };
     let x = SharedRows { start: x, stride: x_stride };
@@ -696,7 +625,7 @@ unsafe fn panel_tile<S: Simd, A: Arithmetic, const R: usize, const C: usize>(
 
 /// Widens the first of `row`'s rows to the elements that `A` computes with, padded with zeros to whole steps.
 #[inline(always)]
-fn store_widened<S: Simd, A: Arithmetic, W: Element>(
+pub(crate) fn store_widened<S: Simd, A: Arithmetic, W: Element>(
     s: S,
     element: W,
     row: StoredRows<'_>,
