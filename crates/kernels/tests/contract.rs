@@ -277,9 +277,9 @@ fn check_integers(execs: &[Exec], shape: Shape, format: Format, seed: u64, spoil
     let bias = random.vec(rows);
     let mut want = Vec::new();
     for x in x.chunks(cols) {
-        for o in 0..rows {
+        for (o, bias) in bias.iter().enumerate() {
             let range = o * cols..(o + 1) * cols;
-            want.push(dot_int8(x, &weight.integers[range.clone()], &weight.scale_of[range], bits) + bias[o]);
+            want.push(dot_int8(x, &weight.integers[range.clone()], &weight.scale_of[range], bits) + bias);
         }
     }
     for exec in execs {
@@ -315,12 +315,14 @@ fn linear_in_integers() {
     }
 }
 
+type Spoil<'a> = &'a dyn Fn(&mut [f32]);
+
 #[test]
 fn the_integer_mode_at_the_ends_of_the_range() {
     let execs = contexts();
     for format in formats().into_iter().filter(|f| matches!(f, Format::Packed(_))) {
         let shape = Shape { n: 2, cols: 300, rows: 9 };
-        let spoils: [&dyn Fn(&mut [f32]); 7] = [
+        let spoils: [Spoil; 7] = [
             &|x| x.fill(0.0),
             &|x| x.iter_mut().for_each(|x| *x *= 2.0f32.powi(-124)),
             &|x| x.iter_mut().for_each(|x| *x *= 2.0f32.powi(-140)),
@@ -328,7 +330,9 @@ fn the_integer_mode_at_the_ends_of_the_range() {
             &|x| x[70] = f32::INFINITY,
             &|x| x[299] = f32::NAN,
             &|x| {
-                x.iter_mut().enumerate().for_each(|(i, x)| *x = (i % 32) as f32 + if i % 32 == 0 { 63.5 } else { -0.5 })
+                x.iter_mut()
+                    .enumerate()
+                    .for_each(|(i, x)| *x = (i % 32) as f32 + if i % 32 == 0 { 63.5 } else { -0.5 });
             },
         ];
         for (i, spoil) in spoils.into_iter().enumerate() {
