@@ -144,15 +144,6 @@ impl Prepared {
             (Prepared::F32 | Prepared::Int8(_), _) => Rows::F32(x),
         }
     }
-
-    /// Whether weights of both formats take the same rows.
-    fn alike(&self, a: Format, b: Format) -> bool {
-        let bits = |format| match format {
-            Format::Packed(packed) => Some(packed.bits),
-            Format::F32 | Format::Bf16 | Format::F16 => None,
-        };
-        !matches!(self, Prepared::Int8(_)) || bits(a) == bits(b)
-    }
 }
 
 /// The widest of each kind of buffer over all blocks.
@@ -451,34 +442,33 @@ impl Pass<'_> {
         x: &[f32],
         n: usize,
         prepared: &mut Prepared,
-        products: [Product<'_>; P],
+        mut products: [Product<'_>; P],
     ) -> Result<(), Error> {
         let format = |p: &Product<'_>| self.bound.matrices[p.matrix].format;
-        let mut products = products.into_iter().peekable();
-        while let Some(first) = products.next() {
-            let kind = format(&first);
-            let mut alike = vec![first];
-            while let Some(next) = products.next_if(|p| prepared.alike(kind, format(p))) {
-                alike.push(next);
-            }
-            self.products_alike(prepared.rows(self.exec, x, n, kind), n, alike)?;
+        let integers = matches!(prepared, Prepared::Int8(_));
+        let bits = |p: &Product<'_>| match format(p) {
+            Format::Packed(packed) => Some(packed.bits),
+            Format::F32 | Format::Bf16 | Format::F16 => None,
+        };
+        for alike in products.chunk_by_mut(|a, b| !integers || bits(a) == bits(b)) {
+            self.products_alike(prepared.rows(self.exec, x, n, format(&alike[0])), n, alike)?;
         }
         Ok(())
     }
 
     /// Products of the same rows, tile after tile. Matrices that are in memory as a whole go together, as one
     /// parallel job.
-    fn products_alike(&self, x: Rows<'_>, n: usize, products: Vec<Product<'_>>) -> Result<(), Error> {
+    fn products_alike(&self, x: Rows<'_>, n: usize, products: &mut [Product<'_>]) -> Result<(), Error> {
         let tiles = self.weights.plan().tiles();
         let range = |p: &Product<'_>| self.weights.plan().tiles_of(p.matrix);
         let whole = |p: &Product<'_>| range(p).len() == 1 && tiles[range(p).start].place != Place::Streamed;
         if products.iter().all(whole) {
             let mut held = Vec::with_capacity(products.len());
-            for p in &products {
+            for p in &*products {
                 held.push(self.weights.acquire(range(p).start)?);
             }
             let mut jobs = Vec::with_capacity(products.len());
-            for (p, tile) in products.into_iter().zip(&held) {
+            for (p, tile) in products.iter_mut().zip(&held) {
                 let info = &self.bound.matrices[p.matrix];
                 jobs.push(Linear {
                     weight: info.matrix(tile, info.rows),
@@ -491,7 +481,7 @@ impl Pass<'_> {
         }
         for p in products {
             let info = &self.bound.matrices[p.matrix];
-            for t in range(&p) {
+            for t in range(p) {
                 let tile = self.weights.acquire(t)?;
                 let (first, rows) = (tiles[t].first_row, tiles[t].rows);
                 let job = Linear {

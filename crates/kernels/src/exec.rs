@@ -9,7 +9,7 @@ use crate::buffer::Buffer;
 use crate::pool::Pool;
 use crate::simd::Isa;
 
-/// f32 elements in each thread's scratch buffer: 1 MiB, half of a usual L2 cache.
+/// f32 elements in each thread's scratch buffer: 1 MiB, for a panel of weights and the scales that belong to it.
 pub(crate) const SCRATCH: usize = 1 << 18;
 
 /// Elements that one item of [`Exec::for_rows`] takes, about.
@@ -59,33 +59,25 @@ impl Exec {
         &self.pool
     }
 
+    /// Runs `task(r, row)` for every row `r` of `rows: [n, width]`.
+    pub(crate) fn for_rows(&self, rows: &mut [f32], width: usize, task: impl Fn(usize, &mut [f32]) + Sync) {
+        let n = rows.len().checked_div(width).unwrap_or(0);
+        let rows = SharedMut::new(rows);
+        let step = (ROWS_ITEM / width.max(1)).max(1);
+        self.pool.run(n.div_ceil(step), &|item, _| {
+            for r in item * step..((item + 1) * step).min(n) {
+                // SAFETY: the items' rows do not overlap.
+                task(r, unsafe { rows.slice(r * width..(r + 1) * width) });
+            }
+        });
+    }
+
     /// Runs `task(item, scratch)` for every item, each with the scratch buffer of the thread that runs it.
     pub(crate) fn run_with_scratch(&self, items: usize, task: &(dyn Fn(usize, &mut [f32]) + Sync)) {
         self.pool.run(items, &|item, worker| {
             // Never contended: a worker runs one item at a time.
             let mut scratch = self.scratch[worker].lock().unwrap_or_else(PoisonError::into_inner);
             task(item, &mut scratch);
-        });
-    }
-}
-
-impl Exec {
-    /// Runs `task(r, row)` for every row `r < n` of `to: [n, stride]`, rows of about `cols` elements of work.
-    pub(crate) fn for_rows(
-        &self,
-        to: &mut [f32],
-        n: usize,
-        stride: usize,
-        cols: usize,
-        task: impl Fn(usize, &mut [f32]) + Sync,
-    ) {
-        let to = SharedMut::new(&mut to[..n * stride]);
-        let step = (ROWS_ITEM / cols.max(1)).max(1);
-        self.pool.run(n.div_ceil(step), &|item, _| {
-            for r in item * step..((item + 1) * step).min(n) {
-                // SAFETY: the items' rows do not overlap.
-                task(r, unsafe { to.slice(r * stride..(r + 1) * stride) });
-            }
         });
     }
 }

@@ -305,7 +305,7 @@ impl Quantized {
         (self.n, self.cols, self.bits) = (n, cols, bits);
         let stride = self.row_elements();
         let isa = exec.isa();
-        exec.for_rows(&mut self.buffer, n, stride, cols, |r, to| {
+        exec.for_rows(&mut self.buffer[..n * stride], stride, |r, to| {
             let from = &x[r * cols..(r + 1) * cols];
             match bits {
                 Bits::Eight => isa.run(Quantize::<Bytes> { from, to, format: PhantomData }),

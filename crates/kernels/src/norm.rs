@@ -1,12 +1,9 @@
 //! Normalisation of rows.
 
-use crate::exec::{Exec, SharedMut};
+use crate::exec::Exec;
 use crate::matrix::{F32, StoredRows};
 use crate::simd::{LANES, Op, Simd};
 use crate::tile::{self, InF32};
-
-/// Elements that one item of a parallel job takes.
-const ITEM: usize = 1 << 14;
 
 /// RMS normalisation of every row of `x: [n, width]`, `width = weight.len()`:
 /// `out = (x · 1/√(mean(x²) + eps)) · weight`, the order of transformers' `LlamaRMSNorm.forward`.
@@ -35,21 +32,13 @@ enum Source<'a> {
 fn norm(exec: &Exec, x: Source<'_>, weight: &[f32], eps: f32, out: &mut [f32]) {
     let width = weight.len();
     assert!(width > 0 && out.len().is_multiple_of(width), "rows of {width} elements");
-    let rows = out.len() / width;
-    let step = (ITEM / width).max(1);
-    let out = SharedMut::new(out);
     let isa = exec.isa();
-    exec.pool().run(rows.div_ceil(step), &|item, _| {
-        for r in item * step..((item + 1) * step).min(rows) {
-            let range = r * width..(r + 1) * width;
-            // SAFETY: the items' rows do not overlap.
-            let out = unsafe { out.slice(range.clone()) };
-            let x = match x {
-                Source::InPlace => None,
-                Source::Other(x) => Some(&x[range]),
-            };
-            isa.run(RmsRow { x, weight, eps, out });
-        }
+    exec.for_rows(out, width, |r, out| {
+        let x = match x {
+            Source::InPlace => None,
+            Source::Other(x) => Some(&x[r * width..(r + 1) * width]),
+        };
+        isa.run(RmsRow { x, weight, eps, out });
     });
 }
 

@@ -1,10 +1,7 @@
 //! Rotary position embedding.
 
-use crate::exec::{Exec, SharedMut};
+use crate::exec::Exec;
 use crate::simd::{LANES, Op, Simd};
-
-/// Elements that one item of a parallel job takes.
-const ITEM: usize = 1 << 14;
 
 /// Rotates the first `2 * half` elements of every head of `x: [n, heads, head_dim]` in place, where
 /// `cos` and `sin` are `[n, half]` and element `i` pairs with element `i + half` (half-split, as
@@ -19,16 +16,10 @@ pub fn rotate_half(exec: &Exec, x: &mut [f32], heads: usize, head_dim: usize, co
     assert!(cos.len() == sin.len() && (n == 0 || cos.len().is_multiple_of(n)), "a row of angles for each row");
     let half = cos.len().checked_div(n).unwrap_or(0);
     assert!(2 * half <= head_dim, "at most {head_dim} rotated elements");
-    let step = (ITEM / width).max(1);
-    let x = SharedMut::new(x);
     let isa = exec.isa();
-    exec.pool().run(n.div_ceil(step), &|item, _| {
-        for r in item * step..((item + 1) * step).min(n) {
-            // SAFETY: the items' rows do not overlap.
-            let row = unsafe { x.slice(r * width..(r + 1) * width) };
-            let angles = r * half..(r + 1) * half;
-            isa.run(Rotate { row, head_dim, cos: &cos[angles.clone()], sin: &sin[angles] });
-        }
+    exec.for_rows(x, width, |r, row| {
+        let angles = r * half..(r + 1) * half;
+        isa.run(Rotate { row, head_dim, cos: &cos[angles.clone()], sin: &sin[angles] });
     });
 }
 

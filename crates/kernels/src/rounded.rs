@@ -37,7 +37,7 @@ impl Rounded {
         let stride = Rounded::elements(1, cols);
         (self.n, self.cols) = (n, cols);
         let isa = exec.isa();
-        exec.for_rows(&mut self.buffer, n, stride, cols, |r, to| {
+        exec.for_rows(&mut self.buffer[..n * stride], stride, |r, to| {
             isa.run(Round { from: &x[r * cols..(r + 1) * cols], to });
         });
     }
