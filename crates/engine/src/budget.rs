@@ -3,7 +3,7 @@
 //! First comes what cannot be avoided (the process itself, the KV cache of the promised context, the buffers of
 //! a pass, norms and biases); what is left goes to weights: as many as fit stay, the rest streams.
 
-use rheostat_kernels::{Exec, KV_BLOCK, KvFormat};
+use rheostat_kernels::{Exec, KV_UNIT, KvFormat};
 use rheostat_store::{Checkpoint, Plan, TooSmall, memory};
 
 use crate::bind::{Bound, MatrixInfo};
@@ -96,8 +96,8 @@ pub(crate) fn plan(
         .sum();
     let process = memory::resident().unwrap_or(0) + SLACK + Exec::memory(demand.threads) + statics;
     let vectors = bound.vector_bytes();
-    let columns = demand.tokens.div_ceil(KV_BLOCK) + demand.sequences - 1;
-    let kv_cache = (columns as u64).saturating_mul(kv::column_bytes(decoder, demand.kv));
+    let units = demand.tokens.div_ceil(KV_UNIT) + demand.sequences - 1;
+    let kv_cache = (units as u64).saturating_mul(kv::unit_bytes(decoder, demand.kv));
     // Memory that was taken before, if only for a moment, counts as well: reading a tokenizer is the usual case.
     let taken = memory::peak().map_or(0, |peak| peak + MARGIN);
     let uses = bound.uses();
@@ -122,7 +122,7 @@ pub(crate) fn plan(
                     pinned: plan.pinned_bytes(),
                     ring: plan.ring_bytes(),
                     streamed: plan.streamed_bytes(),
-                    tokens: columns.saturating_mul(KV_BLOCK),
+                    tokens: units.saturating_mul(KV_UNIT),
                     rows,
                 };
                 return Ok((memory, plan));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rheostat_kernels::{KV_BLOCK, KvBlock, KvFormat};
+use rheostat_kernels::{KV_BLOCK, KV_UNIT, KvBlock, KvFormat};
 
 use crate::decoder::Decoder;
 use crate::error::Error;
@@ -11,23 +11,23 @@ use crate::error::Error;
 /// The blocks that the memory plan allows, shared by all sequences of a model.
 #[derive(Debug)]
 pub(crate) struct KvPool {
-    /// Positions of `KV_BLOCK` tokens, in all layers, that may still be taken.
+    /// Units of `KV_UNIT` positions, in all layers, that may still be taken.
     free: AtomicUsize,
     planned: usize,
     format: KvFormat,
 }
 
 impl KvPool {
-    /// Room for `columns` blocks of positions.
-    pub(crate) fn new(columns: usize, format: KvFormat) -> Arc<KvPool> {
-        Arc::new(KvPool { free: AtomicUsize::new(columns), planned: columns, format })
+    /// Room for `units` of positions.
+    pub(crate) fn new(units: usize, format: KvFormat) -> Arc<KvPool> {
+        Arc::new(KvPool { free: AtomicUsize::new(units), planned: units, format })
     }
 
-    fn take(&self, columns: usize, tokens: usize) -> Result<(), Error> {
+    fn take(&self, units: usize, tokens: usize) -> Result<(), Error> {
         self.free
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(columns))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(units))
             .map(drop)
-            .map_err(|_| Error::CacheFull { tokens, planned: self.planned * KV_BLOCK })
+            .map_err(|_| Error::CacheFull { tokens, planned: self.planned * KV_UNIT })
     }
 }
 
@@ -40,6 +40,8 @@ pub struct Sequence {
     pub(crate) layers: Vec<Vec<KvBlock>>,
     shape: Vec<(usize, usize)>,
     len: usize,
+    /// Units of positions that were taken from the pool.
+    units: usize,
     /// Tokens known to come from the start: what frequencies that depend on the length go by.
     prompt_len: usize,
     pool: Arc<KvPool>,
@@ -48,7 +50,14 @@ pub struct Sequence {
 impl Sequence {
     pub(crate) fn new(decoder: &Decoder, prompt_len: usize, pool: &Arc<KvPool>) -> Sequence {
         let shape: Vec<_> = decoder.blocks.iter().map(|b| (b.mixer.n_kv_heads, b.mixer.head_dim)).collect();
-        Sequence { layers: vec![Vec::new(); shape.len()], shape, len: 0, prompt_len, pool: Arc::clone(pool) }
+        Sequence {
+            layers: shape.iter().map(|_| Vec::new()).collect(),
+            shape,
+            len: 0,
+            units: 0,
+            prompt_len,
+            pool: Arc::clone(pool),
+        }
     }
 
     /// Whether its blocks come from `pool`.
@@ -77,22 +86,26 @@ impl Sequence {
     /// Forgets all tokens from position `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
-        let columns = self.len.div_ceil(KV_BLOCK);
-        let before = self.columns();
-        for blocks in &mut self.layers {
-            blocks.truncate(columns);
+        let blocks = self.len.div_ceil(KV_BLOCK);
+        for layer in &mut self.layers {
+            layer.truncate(blocks);
         }
-        self.pool.free.fetch_add(before - self.columns(), Ordering::Relaxed);
+        // Memory that a block has touched stays touched.
+        let units = self.units.min(blocks * (KV_BLOCK / KV_UNIT));
+        self.pool.free.fetch_add(self.units - units, Ordering::Relaxed);
+        self.units = units;
     }
 
     /// Makes room for `n` more tokens.
     pub(crate) fn reserve(&mut self, n: usize) -> Result<(), Error> {
-        let columns = (self.len + n).div_ceil(KV_BLOCK);
-        let before = self.columns();
-        if columns > before {
-            self.pool.take(columns - before, self.len + n)?;
-            for (blocks, (n_kv_heads, head_dim)) in self.layers.iter_mut().zip(&self.shape) {
-                blocks.resize_with(columns, || KvBlock::new(self.pool.format, *n_kv_heads, *head_dim));
+        let len = self.len + n;
+        let units = len.div_ceil(KV_UNIT);
+        if units > self.units {
+            self.pool.take(units - self.units, len)?;
+            self.units = units;
+            let blocks = len.div_ceil(KV_BLOCK);
+            for (layer, (n_kv_heads, head_dim)) in self.layers.iter_mut().zip(&self.shape) {
+                layer.resize_with(blocks, || KvBlock::new(self.pool.format, *n_kv_heads, *head_dim));
             }
         }
         Ok(())
@@ -100,17 +113,12 @@ impl Sequence {
 
     /// Writes the key and value of position `pos` in `layer`. Room was reserved.
     pub(crate) fn write(&mut self, layer: usize, pos: usize, key: &[f32], value: &[f32]) {
-        let head_dim = self.shape[layer].1;
-        self.layers[layer][pos / KV_BLOCK].write(pos % KV_BLOCK, head_dim, key, value);
+        self.layers[layer][pos / KV_BLOCK].write(pos % KV_BLOCK, key, value);
     }
 
     /// Counts `n` tokens as read.
     pub(crate) fn advance(&mut self, n: usize) {
         self.len += n;
-    }
-
-    fn columns(&self) -> usize {
-        self.layers.first().map_or(0, Vec::len)
     }
 }
 
@@ -120,7 +128,7 @@ impl Drop for Sequence {
     }
 }
 
-/// Bytes that one block of positions takes in all layers.
-pub(crate) fn column_bytes(decoder: &Decoder, format: KvFormat) -> u64 {
+/// Bytes that one unit of positions takes in all layers.
+pub(crate) fn unit_bytes(decoder: &Decoder, format: KvFormat) -> u64 {
     decoder.blocks.iter().map(|b| KvBlock::memory(format, b.mixer.n_kv_heads, b.mixer.head_dim)).sum()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use rheostat_kernels::{Exec, Format, Isa, KV_BLOCK, KvFormat, probe};
+use rheostat_kernels::{Exec, Format, Isa, KV_UNIT, KvFormat, probe};
 use rheostat_store::{Checkpoint, Weights};
 
 use crate::bind::{Bound, MatrixInfo};
@@ -117,7 +117,7 @@ impl Model {
         let logit_rows = budget::logit_rows(plan.rows, &demand);
         Ok(Model {
             workspace: Workspace::new(&decoder, plan.rows, logit_rows, options.compute),
-            kv: KvPool::new(plan.tokens / KV_BLOCK, options.kv),
+            kv: KvPool::new(plan.tokens / KV_UNIT, options.kv),
             decoder,
             checkpoint,
             bound,
@@ -319,11 +319,11 @@ fn plan(
         None => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
     };
     let budget = options.memory.unwrap_or_else(budget::default_budget);
-    let column = crate::kv::column_bytes(decoder, options.kv);
+    let unit = crate::kv::unit_bytes(decoder, options.kv);
     let plan = |memory: u64| {
         let tokens = options.context.unwrap_or_else(|| {
-            let columns = (memory / 8 / column).max(1) as usize;
-            decoder.context.min(columns.saturating_mul(KV_BLOCK))
+            let units = (memory / 8 / unit).max(1) as usize;
+            decoder.context.min(units.saturating_mul(KV_UNIT))
         });
         let demand = Demand {
             memory,

@@ -6,21 +6,31 @@
 //! in order of the blocks. What a query sees depends on its own position and the window alone, so
 //! neither chunking, nor padding, nor the rows beside it, nor the thread changes a bit.
 
+use std::marker::PhantomData;
+
 use crate::buffer::Buffer;
 use crate::exec::{Exec, SCRATCH, SharedMut};
 use crate::math;
-use crate::matrix::{Bf16, Element, F32, StoredRows};
+use crate::matrix::{Bf16, Element, F32};
 use crate::simd::{LANES, Op, Simd};
-use crate::tile::{self, InF32};
 
 /// Positions in a block of the cache, and in a partial softmax.
-pub const KV_BLOCK: usize = 128;
+pub const KV_BLOCK: usize = 512;
+
+/// Positions by which the memory of a block grows.
+pub const KV_UNIT: usize = 128;
 
 /// Query rows in a [`Span`], at most: one item of parallel work for each key-value head.
-pub const SPAN_ROWS: usize = 16;
+pub const SPAN_ROWS: usize = 48;
+
+/// Terms of a score that are added one to the next. A longer score is the sum of such sums, which keeps more of its bits.
+const TERMS: usize = 8;
+
+/// Positions of a block that many queries go over before they go on.
+const PART: usize = 128;
 
 /// Queries that go over a block together.
-const QUERIES: usize = 48;
+const QUERIES: usize = 96;
 
 /// How a cache keeps keys and values.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -44,58 +54,60 @@ impl KvFormat {
 
 /// Keys and values of [`KV_BLOCK`] consecutive positions of one sequence in one layer.
 ///
-/// Both are `[n_kv_heads, KV_BLOCK, padded head_dim]`, the padding zero, so that no kernel meets a short tail.
-#[derive(Clone, Debug)]
+/// Keys are `[n_kv_heads, KV_BLOCK / 16, head_dim, 16 positions]`: a vector holds one element of sixteen keys, so that
+/// their scores end in its lanes. Values are `[n_kv_heads, head_dim / 16, KV_BLOCK, 16 elements]`, the last of a short
+/// head zero. So both are read as long runs, several at once, as memory likes it.
+#[derive(Debug)]
 pub struct KvBlock {
     format: KvFormat,
+    head_dim: usize,
     /// Bytes, in the element format.
     keys: Buffer,
     values: Buffer,
 }
 
 impl KvBlock {
-    /// An empty block.
+    /// An empty block. It takes memory as it is written, [`KvBlock::memory`] for every [`KV_UNIT`] positions.
     #[must_use]
     pub fn new(format: KvFormat, n_kv_heads: usize, head_dim: usize) -> KvBlock {
-        let len = n_kv_heads * KV_BLOCK * padded(head_dim) * format.bytes() / size_of::<f32>();
-        KvBlock { format, keys: Buffer::new(len), values: Buffer::new(len) }
+        let buffer = |width: usize| Buffer::new(n_kv_heads * KV_BLOCK * width * format.bytes() / size_of::<f32>());
+        KvBlock { format, head_dim, keys: buffer(head_dim), values: buffer(padded(head_dim)) }
     }
 
-    /// Bytes of memory that one block takes.
+    /// Bytes of memory that [`KV_UNIT`] positions take.
     #[must_use]
     pub fn memory(format: KvFormat, n_kv_heads: usize, head_dim: usize) -> u64 {
-        (2 * n_kv_heads * KV_BLOCK * padded(head_dim) * format.bytes()) as u64
+        (n_kv_heads * KV_UNIT * (head_dim + padded(head_dim)) * format.bytes()) as u64
     }
 
     /// Writes the key and value rows `[n_kv_heads, head_dim]` of the position `slot` of this block.
     ///
     /// # Panics
     /// When `slot >= KV_BLOCK` or the rows are not of this block's shape.
-    pub fn write(&mut self, slot: usize, head_dim: usize, key: &[f32], value: &[f32]) {
+    pub fn write(&mut self, slot: usize, key: &[f32], value: &[f32]) {
+        match self.format {
+            KvFormat::F32 => self.write_as::<4>(slot, key, value, f32::to_ne_bytes),
+            KvFormat::Bf16 => self.write_as::<2>(slot, key, value, |x| half::bf16::from_f32(x).to_le_bytes()),
+        }
+    }
+
+    fn write_as<const N: usize>(&mut self, slot: usize, key: &[f32], value: &[f32], store: impl Fn(f32) -> [u8; N]) {
+        let d = self.head_dim;
         assert!(slot < KV_BLOCK, "slot {slot} of a block");
         assert_eq!(key.len(), value.len(), "a key and a value of one shape");
-        let stride = padded(head_dim);
-        let size = self.format.bytes();
-        assert_eq!(
-            key.len() / head_dim * KV_BLOCK * stride * size,
-            self.keys.bytes().len(),
-            "rows of the block's shape"
-        );
-        for (from, to) in [(key, &mut self.keys), (value, &mut self.values)] {
-            for (head, row) in from.chunks_exact(head_dim).enumerate() {
-                let at = (head * KV_BLOCK + slot) * stride * size;
-                let to = &mut to.bytes_mut()[at..at + head_dim * size];
-                match self.format {
-                    KvFormat::F32 => {
-                        for (to, x) in to.as_chunks_mut::<4>().0.iter_mut().zip(row) {
-                            *to = x.to_ne_bytes();
-                        }
-                    }
-                    KvFormat::Bf16 => {
-                        for (to, x) in to.as_chunks_mut::<2>().0.iter_mut().zip(row) {
-                            *to = half::bf16::from_f32(*x).to_le_bytes();
-                        }
-                    }
+        assert_eq!(key.len() * KV_BLOCK * N, self.keys.bytes().len(), "rows of the block's shape");
+        let keys = self.keys.bytes_mut().as_chunks_mut::<N>().0;
+        for (row, head) in key.chunks_exact(d).zip(keys.chunks_exact_mut(KV_BLOCK * d)) {
+            let group = &mut head[slot / LANES * LANES * d..][..LANES * d];
+            for (x, positions) in row.iter().zip(group.as_chunks_mut::<LANES>().0) {
+                positions[slot % LANES] = store(*x);
+            }
+        }
+        let values = self.values.bytes_mut().as_chunks_mut::<N>().0;
+        for (row, head) in value.chunks_exact(d).zip(values.chunks_exact_mut(KV_BLOCK * padded(d))) {
+            for (xs, positions) in row.chunks(LANES).zip(head.chunks_exact_mut(KV_BLOCK * LANES)) {
+                for (x, to) in xs.iter().zip(&mut positions[slot * LANES..]) {
+                    *to = store(*x);
                 }
             }
         }
@@ -158,17 +170,22 @@ pub fn attention(exec: &Exec, shape: &Attention, q: &[f32], spans: &[Span], kv: 
         assert!(fits, "{span:?} among {n} rows, of which the first {free} are taken");
         free = span.row + span.len;
     }
-    let out = SharedMut::new(out);
+    let out = &SharedMut::new(out);
     let isa = exec.isa();
     exec.run_with_scratch(spans.len() * shape.n_kv_heads, &|item, scratch| {
-        let span = spans[item / shape.n_kv_heads];
+        // The last rows see most: they come first, so that no thread waits long for another.
+        let span = spans[spans.len() - 1 - item / shape.n_kv_heads];
         let kv_head = item % shape.n_kv_heads;
         let blocks = kv.blocks(span.seq);
         let format = blocks.first().map_or(KvFormat::F32, |block| block.format);
         assert!(blocks.iter().all(|block| block.format == format), "blocks of one format");
         match format {
-            KvFormat::F32 => isa.run(Item { shape, span, kv_head, q, blocks, out: &out, scratch, element: F32 }),
-            KvFormat::Bf16 => isa.run(Item { shape, span, kv_head, q, blocks, out: &out, scratch, element: Bf16 }),
+            KvFormat::F32 => {
+                isa.run(Item::<F32> { shape, span, kv_head, q, blocks, out, scratch, element: PhantomData })
+            }
+            KvFormat::Bf16 => {
+                isa.run(Item::<Bf16> { shape, span, kv_head, q, blocks, out, scratch, element: PhantomData });
+            }
         }
     });
 }
@@ -183,7 +200,7 @@ struct Item<'a, W> {
     out: &'a SharedMut<'a>,
     scratch: &'a mut [f32],
     /// Of keys and values.
-    element: W,
+    element: PhantomData<W>,
 }
 
 /// The queries that go over the blocks together, and their running results.
@@ -199,6 +216,8 @@ struct Chunk<'a> {
     /// First and last visible position of each query, its running maximum and sum.
     state: [Query; QUERIES],
     n: usize,
+    /// `head_dim`, and the same in whole vectors.
+    d: usize,
     stride: usize,
 }
 
@@ -215,7 +234,7 @@ impl<W: Element> Op for Item<'_, W> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Item { shape, span, kv_head, q, blocks, out, scratch, element } = self;
+        let Item { shape, span, kv_head, q, blocks, out, scratch, element: PhantomData } = self;
         let d = shape.head_dim;
         let group = shape.n_heads / shape.n_kv_heads;
         let stride = padded(d);
@@ -230,7 +249,7 @@ impl<W: Element> Op for Item<'_, W> {
             let (part, rest) = rest.split_at_mut(n * stride);
             let total = &mut rest[..n * stride];
             let nothing = Query { first: 0, last: 0, max: f32::NEG_INFINITY, sum: 0.0 };
-            let mut chunk = Chunk { q: q_part, scores, part, total, state: [nothing; QUERIES], n, stride };
+            let mut chunk = Chunk { q: q_part, scores, part, total, state: [nothing; QUERIES], n, d, stride };
             // Element of `q` and `out` at which a query's head begins.
             let offset = |i: usize| {
                 let (row, head) = ((done + i) / group, (done + i) % group);
@@ -244,7 +263,7 @@ impl<W: Element> Op for Item<'_, W> {
                 chunk.state[i].last = last;
                 chunk.state[i].first = shape.window.map_or(0, |w| (last + 1).saturating_sub(w));
             }
-            chunk.over_blocks(s, element, blocks, kv_head, shape.scale);
+            chunk.over_blocks::<S, W>(s, blocks, kv_head, shape.scale);
             for i in 0..n {
                 // SAFETY: each (row, head) belongs to one item, and to one query of it.
                 let to = unsafe { out.slice(offset(i)..offset(i) + d) };
@@ -268,18 +287,15 @@ fn divide<S: Simd>(s: S, from: &[f32], by: f32, to: &mut [f32]) {
 
 impl Chunk<'_> {
     #[inline(always)]
-    fn over_blocks<S: Simd, W: Element>(&mut self, s: S, element: W, blocks: &[KvBlock], kv_head: usize, scale: f32) {
+    fn over_blocks<'a, S: Simd, W: Element>(&mut self, s: S, blocks: &'a [KvBlock], kv_head: usize, scale: f32) {
         // Positions grow with the index, so the first query sees furthest back and the last furthest on.
         let first_block = self.state[0].first / KV_BLOCK;
         let last_block = self.state[self.n - 1].last / KV_BLOCK;
         for b in first_block..=last_block {
             let start = b * KV_BLOCK;
-            let len = W::bytes(KV_BLOCK * self.stride);
-            let keys = &blocks[b].keys.bytes()[kv_head * len..(kv_head + 1) * len];
-            let values = &blocks[b].values.bytes()[kv_head * len..(kv_head + 1) * len];
-            let union =
-                self.state[0].first.max(start) - start..(self.state[self.n - 1].last + 1).min(start + KV_BLOCK) - start;
-            self.score(s, element, keys, union);
+            let of_head = |all: &'a [u8], len: usize| &all[kv_head * len..(kv_head + 1) * len];
+            let keys = of_head(blocks[b].keys.bytes(), W::bytes(KV_BLOCK * self.d));
+            let values = of_head(blocks[b].values.bytes(), W::bytes(KV_BLOCK * self.stride));
             // What of this block each query sees, relative to its start; possibly nothing.
             let mut seen = [(0usize, 0usize); QUERIES];
             for i in 0..self.n {
@@ -287,6 +303,11 @@ impl Chunk<'_> {
                 let lo = first.max(start) - start;
                 let hi = (last + 1).clamp(start, start + KV_BLOCK) - start;
                 seen[i] = if lo < hi { (lo, hi) } else { (0, 0) };
+            }
+            // One tile of queries goes over the whole block in long runs; many go over a part of it, which stays near.
+            let step = if self.n <= 6 { KV_BLOCK } else { PART };
+            for part in (0..KV_BLOCK).step_by(step) {
+                self.score::<S, W>(s, keys, &seen.map(|seen| within(seen, part, step)));
             }
             let mut stats = [(0.0f32, 0.0f32); QUERIES];
             for i in 0..self.n {
@@ -298,22 +319,8 @@ impl Chunk<'_> {
                 }
             }
             self.part.fill(0.0);
-            let mut i = 0;
-            while i < self.n {
-                let left = self.n - i;
-                i += if S::WIDE_TILE {
-                    match left {
-                        1 => self.weigh::<S, W, 1>(s, i, values, &seen),
-                        2 | 3 => self.weigh::<S, W, 2>(s, i, values, &seen),
-                        4 | 5 => self.weigh::<S, W, 4>(s, i, values, &seen),
-                        _ => self.weigh::<S, W, 6>(s, i, values, &seen),
-                    }
-                } else {
-                    match left {
-                        1 => self.weigh::<S, W, 1>(s, i, values, &seen),
-                        _ => self.weigh::<S, W, 2>(s, i, values, &seen),
-                    }
-                };
+            for part in (0..KV_BLOCK).step_by(step) {
+                self.weigh_all::<S, W>(s, values, &seen.map(|seen| within(seen, part, step)));
             }
             for i in 0..self.n {
                 if seen[i].0 < seen[i].1 {
@@ -323,75 +330,122 @@ impl Chunk<'_> {
         }
     }
 
-    /// Dot products of every query with the keys of `range`; the rest of `scores` is left as it was.
+    /// Dot products of every query with the keys that it sees, and with some that it does not see; the rest of `scores`
+    /// is left as it was.
     #[inline(always)]
-    fn score<S: Simd, W: Element>(&mut self, s: S, element: W, keys: &[u8], range: std::ops::Range<usize>) {
+    fn score<S: Simd, W: Element>(&mut self, s: S, keys: &[u8], seen: &[(usize, usize); QUERIES]) {
         let mut i = 0;
         while i < self.n {
             let left = self.n - i;
             i += if S::WIDE_TILE {
                 match left {
-                    1 => self.score_rows::<S, W, 1, 8>(s, element, i, keys, range.clone()),
-                    2 => self.score_rows::<S, W, 2, 8>(s, element, i, keys, range.clone()),
-                    3 => self.score_rows::<S, W, 3, 4>(s, element, i, keys, range.clone()),
-                    4 | 5 => self.score_rows::<S, W, 4, 4>(s, element, i, keys, range.clone()),
-                    _ => self.score_rows::<S, W, 6, 4>(s, element, i, keys, range.clone()),
+                    1 => self.score_rows::<S, W, 1, 8>(s, i, keys, seen),
+                    2 => self.score_rows::<S, W, 2, 8>(s, i, keys, seen),
+                    3 => self.score_rows::<S, W, 3, 8>(s, i, keys, seen),
+                    4 | 5 => self.score_rows::<S, W, 4, 4>(s, i, keys, seen),
+                    _ => self.score_rows::<S, W, 6, 4>(s, i, keys, seen),
                 }
             } else {
                 match left {
-                    1 => self.score_rows::<S, W, 1, 4>(s, element, i, keys, range.clone()),
-                    2 => self.score_rows::<S, W, 2, 2>(s, element, i, keys, range.clone()),
-                    _ => self.score_rows::<S, W, 3, 2>(s, element, i, keys, range.clone()),
+                    1 => self.score_rows::<S, W, 1, 4>(s, i, keys, seen),
+                    2 => self.score_rows::<S, W, 2, 2>(s, i, keys, seen),
+                    _ => self.score_rows::<S, W, 3, 2>(s, i, keys, seen),
                 }
             };
         }
     }
 
+    /// `R` queries from `i` on, `C` vectors of keys at once. Returns `R`.
     #[inline(always)]
     fn score_rows<S: Simd, W: Element, const R: usize, const C: usize>(
         &mut self,
         s: S,
-        element: W,
         i: usize,
         keys: &[u8],
-        range: std::ops::Range<usize>,
+        seen: &[(usize, usize); QUERIES],
     ) -> usize {
-        // A tile's keys lie a `C`-th of the range apart, so that each of `C` streams of keys goes on in the next tile.
-        let run = range.len() / C;
-        for j in range.start..range.start + run {
-            self.score_tile::<S, W, R, C>(s, element, i, keys, j, run);
+        let seen = seen[i..i + R].iter().filter(|r| r.0 < r.1);
+        let start = seen.clone().map(|r| r.0 / LANES).min().unwrap_or(0);
+        let end = seen.map(|r| r.1.div_ceil(LANES)).max().unwrap_or(0);
+        // A tile's vectors lie a `C`-th of the range apart, so that each of `C` runs goes on in the next tile.
+        let run = (end - start) / C;
+        for g in start..start + run {
+            self.score_tile::<S, W, R, C>(s, i, keys, g, run);
         }
-        for j in range.start + C * run..range.end {
-            self.score_tile::<S, W, R, 1>(s, element, i, keys, j, 1);
+        let mut g = start + C * run;
+        while g + 2 <= end {
+            self.score_tile::<S, W, R, 2>(s, i, keys, g, 1);
+            g += 2;
+        }
+        if g < end {
+            self.score_tile::<S, W, R, 1>(s, i, keys, g, 1);
         }
         R
     }
 
-    /// Keys `j`, `j + step`, ….
+    /// The vectors of keys `g`, `g + step`, ….
     #[inline(always)]
     fn score_tile<S: Simd, W: Element, const R: usize, const C: usize>(
         &mut self,
         s: S,
-        element: W,
         i: usize,
         keys: &[u8],
-        j: usize,
+        g: usize,
         step: usize,
     ) {
-        let stride = self.stride;
+        let (d, stride) = (self.d, self.stride);
+        let size = W::bytes(LANES * d);
+        let keys = &keys[g * size..(g + step * (C - 1) + 1) * size];
         let q = &self.q[i * stride..(i + R) * stride];
-        let k = &keys[j * W::bytes(stride)..(j + step * (C - 1) + 1) * W::bytes(stride)];
-        // SAFETY: the slices above hold `R` rows of `stride` elements, and `C` rows `step` rows apart.
-        let acc = unsafe {
-            let k = StoredRows::plain(k.as_ptr(), step * W::bytes(stride));
-            let q = q.as_ptr().cast();
-            tile::accumulate::<S, InF32, W, R, C>(s, element, q, stride * 4, k, stride, [[s.zero(); C]; R])
-        };
         let scores = &mut self.scores[i * KV_BLOCK..(i + R) * KV_BLOCK];
-        for (r, sums) in tile::finish(s, &acc).iter().enumerate() {
-            for (c, sum) in sums.iter().enumerate() {
-                scores[r * KV_BLOCK + j + c * step] = *sum;
+        assert!(d <= stride && (g + step * (C - 1) + 1) * LANES <= KV_BLOCK);
+        // SAFETY: `keys` holds `C` groups of `d` vectors, `step` groups apart, `q` and `scores` hold `R` rows, and the tile lies in them.
+        unsafe {
+            let group = W::open(s, std::ptr::null());
+            for first in (0..d).step_by(TERMS) {
+                let mut sums = [[s.zero(); C]; R];
+                for k in first..d.min(first + TERMS) {
+                    let mut key = [s.zero(); C];
+                    for c in 0..C {
+                        key[c] = W::load(s, keys.as_ptr().add(c * step * size + W::bytes(k * LANES)), group);
+                    }
+                    for r in 0..R {
+                        let q = s.splat(*q.get_unchecked(r * stride + k));
+                        for c in 0..C {
+                            sums[r][c] = s.fma(q, key[c], sums[r][c]);
+                        }
+                    }
+                }
+                for r in 0..R {
+                    for c in 0..C {
+                        let score = scores.as_mut_ptr().add(r * KV_BLOCK + (g + c * step) * LANES);
+                        let before = if first == 0 { s.zero() } else { s.load(score) };
+                        s.store(score, s.add(before, sums[r][c]));
+                    }
+                }
             }
+        }
+    }
+
+    /// `part += weights · values` for every query, over what it sees, in order.
+    #[inline(always)]
+    fn weigh_all<S: Simd, W: Element>(&mut self, s: S, values: &[u8], seen: &[(usize, usize); QUERIES]) {
+        let mut i = 0;
+        while i < self.n {
+            let left = self.n - i;
+            i += if S::WIDE_TILE {
+                match left {
+                    1 => self.weigh::<S, W, 1>(s, i, values, seen),
+                    2 | 3 => self.weigh::<S, W, 2>(s, i, values, seen),
+                    4 | 5 => self.weigh::<S, W, 4>(s, i, values, seen),
+                    _ => self.weigh::<S, W, 6>(s, i, values, seen),
+                }
+            } else {
+                match left {
+                    1 => self.weigh::<S, W, 1>(s, i, values, seen),
+                    _ => self.weigh::<S, W, 2>(s, i, values, seen),
+                }
+            };
         }
     }
 
@@ -465,7 +519,7 @@ impl Chunk<'_> {
         k: usize,
     ) {
         let stride = self.stride;
-        assert!(k + D * LANES <= stride && W::bytes(hi * stride) <= values.len() && hi <= KV_BLOCK);
+        assert!(k + D * LANES <= stride && W::bytes(KV_BLOCK * stride) <= values.len() && hi <= KV_BLOCK);
         let weights = &self.scores[i * KV_BLOCK..(i + R) * KV_BLOCK];
         let part = &mut self.part[i * stride..(i + R) * stride];
         // SAFETY: by the checks and slices above, every access lies within `values` and `part`.
@@ -478,10 +532,10 @@ impl Chunk<'_> {
                 }
             }
             for j in lo..hi {
-                let row = values.as_ptr().add(W::bytes(j * stride + k));
+                let row = values.as_ptr().add(W::bytes(k * KV_BLOCK + j * LANES));
                 let mut v = [s.zero(); D];
                 for c in 0..D {
-                    v[c] = W::load(s, row.add(W::bytes(c * LANES)), group);
+                    v[c] = W::load(s, row.add(W::bytes(c * KV_BLOCK * LANES)), group);
                 }
                 for r in 0..R {
                     let w = s.splat(*weights.get_unchecked(r * KV_BLOCK + j));
@@ -525,6 +579,13 @@ impl Chunk<'_> {
             }
         }
     }
+}
+
+/// What lies in the part of `len` positions from `start` on.
+#[inline(always)]
+fn within((lo, hi): (usize, usize), start: usize, len: usize) -> (usize, usize) {
+    let (lo, hi) = (lo.max(start), hi.min(start + len));
+    if lo < hi { (lo, hi) } else { (0, 0) }
 }
 
 #[inline(always)]

@@ -1,29 +1,55 @@
-//! Activations in memory: zeroed f32, aligned to a cache line.
+//! Memory of the kernels: zeroed f32, aligned to a page, resident from its first touch on.
 
+use std::alloc::{Layout, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
 
-use crate::simd::LANES;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
-/// One cache line, so that a vector of them is aligned to 64 bytes.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line(#[expect(dead_code, reason = "read as part of a slice of f32")] [f32; LANES]);
-
-/// A fixed number of f32, aligned to 64 bytes.
+/// A fixed number of f32, aligned to a page.
 ///
 /// The kernels take any slice; on an aligned one whose rows are whole cache lines a vector load never straddles
 /// two lines, which is worth a third of the speed of a large product.
-#[derive(Clone)]
+///
+/// Memory comes from the system page by page, as it is first written, and goes back whole: a buffer that is large and
+/// little used takes little, and nothing is left behind in an allocator.
 pub struct Buffer {
-    lines: Vec<Line>,
+    start: NonNull<f32>,
     len: usize,
 }
+
+// SAFETY: plain numbers that this value owns.
+unsafe impl Send for Buffer {}
+// SAFETY: as above; only an exclusive borrow writes.
+unsafe impl Sync for Buffer {}
 
 impl Buffer {
     /// `len` zeros.
     #[must_use]
     pub fn new(len: usize) -> Buffer {
-        Buffer { lines: vec![Line([0.0; LANES]); len.div_ceil(LANES)], len }
+        if len == 0 {
+            return Buffer { start: NonNull::dangling(), len };
+        }
+        let layout = Layout::array::<f32>(len).expect("a buffer fits the address space");
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nobody's memory.
+        let mapped = unsafe { mmap_anonymous(std::ptr::null_mut(), layout.size(), access, flags) };
+        let Some(start) = mapped.ok().and_then(|start| NonNull::new(start.cast::<f32>())) else {
+            handle_alloc_error(layout)
+        };
+        // Huge pages would make resident what nobody touched. Advice: a kernel without them refuses it.
+        // SAFETY: the mapping that was just made.
+        let _ = unsafe { madvise(start.as_ptr().cast(), layout.size(), Advice::LinuxNoHugepage) };
+        Buffer { start, len }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: the mapping is ours, and no borrow of it outlives this value.
+            let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len * size_of::<f32>()) };
+        }
     }
 }
 
@@ -46,15 +72,15 @@ impl Deref for Buffer {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        // SAFETY: `Line` is 16 f32 without padding (its size equals its alignment), and `len` of them are there.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+        // SAFETY: the mapping holds `len` f32, zeroed by the system.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
         // SAFETY: as above, and the borrow is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 }
 
@@ -72,7 +98,7 @@ mod tests {
     fn aligned_zeroed_and_of_the_right_length() {
         for len in [0, 1, 15, 16, 17, 1000] {
             let mut buffer = Buffer::new(len);
-            assert_eq!(buffer.as_ptr().align_offset(64), 0);
+            assert!(len == 0 || buffer.as_ptr().align_offset(64) == 0);
             assert_eq!(*buffer, vec![0.0; len][..]);
             buffer.fill(1.0);
             assert_eq!(buffer.iter().sum::<f32>(), len as f32);

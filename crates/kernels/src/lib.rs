@@ -45,7 +45,7 @@ mod rounded;
 mod simd;
 mod tile;
 
-pub use attention::{Attention, KV_BLOCK, KvBlock, KvFormat, KvSource, SPAN_ROWS, Span, attention};
+pub use attention::{Attention, KV_BLOCK, KV_UNIT, KvBlock, KvFormat, KvSource, SPAN_ROWS, Span, attention};
 pub use buffer::Buffer;
 pub use elementwise::{Activation, add_assign, gate};
 pub use exec::Exec;
