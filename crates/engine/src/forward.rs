@@ -364,12 +364,11 @@ impl Pass<'_> {
         let (cos, sin) = (&ws.cos[..n * half], &ws.sin[..n * half]);
         kernels::rotate_half(self.exec, q, mixer.n_heads, mixer.head_dim, cos, sin);
         kernels::rotate_half(self.exec, k, mixer.n_kv_heads, mixer.head_dim, cos, sin);
-        let mut rows = k.chunks_exact(kv_width).zip(v.chunks_exact(kv_width));
+        let mut at = 0;
         for input in inputs.iter_mut() {
-            let pos = input.sequence.len();
-            for (t, (key, value)) in rows.by_ref().take(input.tokens.len()).enumerate() {
-                input.sequence.write(i, pos + t, key, value);
-            }
+            let rows = at..at + input.tokens.len() * kv_width;
+            at = rows.end;
+            input.sequence.write(self.exec, i, &k[rows.clone()], &v[rows]);
         }
         let shape = Attention {
             n_heads: mixer.n_heads,

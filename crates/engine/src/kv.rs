@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rheostat_kernels::{KV_BLOCK, KV_UNIT, KvBlock, KvFormat};
+use rheostat_kernels::{Exec, KV_BLOCK, KV_UNIT, KvBlock, KvFormat};
 
 use crate::decoder::Decoder;
 use crate::error::Error;
@@ -111,9 +111,20 @@ impl Sequence {
         Ok(())
     }
 
-    /// Writes the key and value of position `pos` in `layer`. Room was reserved.
-    pub(crate) fn write(&mut self, layer: usize, pos: usize, key: &[f32], value: &[f32]) {
-        self.layers[layer][pos / KV_BLOCK].write(pos % KV_BLOCK, key, value);
+    /// Writes the keys and values `[n, n_kv_heads, head_dim]` of the tokens that follow, in `layer`. Room was reserved.
+    pub(crate) fn write(&mut self, exec: &Exec, layer: usize, keys: &[f32], values: &[f32]) {
+        let (n_kv_heads, head_dim) = self.shape[layer];
+        let width = n_kv_heads * head_dim;
+        let mut pos = self.len;
+        let mut rest = (keys, values);
+        while !rest.0.is_empty() {
+            let slot = pos % KV_BLOCK;
+            let n = (rest.0.len() / width).min(KV_BLOCK - slot);
+            let (keys, values) = (rest.0.split_at(n * width), rest.1.split_at(n * width));
+            self.layers[layer][pos / KV_BLOCK].write(exec, slot, keys.0, values.0);
+            rest = (keys.1, values.1);
+            pos += n;
+        }
     }
 
     /// Counts `n` tokens as read.

@@ -8,7 +8,7 @@
 
 use std::marker::PhantomData;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, as_bytes_mut};
 use crate::exec::{Exec, SCRATCH, SharedMut};
 use crate::math;
 use crate::matrix::{Bf16, Element, F32};
@@ -80,37 +80,66 @@ impl KvBlock {
         (n_kv_heads * KV_UNIT * (head_dim + padded(head_dim)) * format.bytes()) as u64
     }
 
-    /// Writes the key and value rows `[n_kv_heads, head_dim]` of the position `slot` of this block.
+    /// Writes the rows `keys` and `values`, each `[n, n_kv_heads, head_dim]`, as the positions from `slot` on.
     ///
     /// # Panics
-    /// When `slot >= KV_BLOCK` or the rows are not of this block's shape.
-    pub fn write(&mut self, slot: usize, key: &[f32], value: &[f32]) {
+    /// When they do not fit this block, or are not of its shape.
+    pub fn write(&mut self, exec: &Exec, slot: usize, keys: &[f32], values: &[f32]) {
         match self.format {
-            KvFormat::F32 => self.write_as::<4>(slot, key, value, f32::to_ne_bytes),
-            KvFormat::Bf16 => self.write_as::<2>(slot, key, value, |x| half::bf16::from_f32(x).to_le_bytes()),
+            KvFormat::F32 => self.write_as::<4>(exec, slot, keys, values, f32::to_ne_bytes),
+            KvFormat::Bf16 => {
+                self.write_as::<2>(exec, slot, keys, values, |x| half::bf16::from_f32(x).to_le_bytes());
+            }
         }
     }
 
-    fn write_as<const N: usize>(&mut self, slot: usize, key: &[f32], value: &[f32], store: impl Fn(f32) -> [u8; N]) {
+    fn write_as<const N: usize>(
+        &mut self,
+        exec: &Exec,
+        slot: usize,
+        keys: &[f32],
+        values: &[f32],
+        store: impl Fn(f32) -> [u8; N] + Sync,
+    ) {
         let d = self.head_dim;
-        assert!(slot < KV_BLOCK, "slot {slot} of a block");
-        assert_eq!(key.len(), value.len(), "a key and a value of one shape");
-        assert_eq!(key.len() * KV_BLOCK * N, self.keys.bytes().len(), "rows of the block's shape");
-        let keys = self.keys.bytes_mut().as_chunks_mut::<N>().0;
-        for (row, head) in key.chunks_exact(d).zip(keys.chunks_exact_mut(KV_BLOCK * d)) {
-            let group = &mut head[slot / LANES * LANES * d..][..LANES * d];
-            for (x, positions) in row.iter().zip(group.as_chunks_mut::<LANES>().0) {
-                positions[slot % LANES] = store(*x);
-            }
-        }
-        let values = self.values.bytes_mut().as_chunks_mut::<N>().0;
-        for (row, head) in value.chunks_exact(d).zip(values.chunks_exact_mut(KV_BLOCK * padded(d))) {
-            for (xs, positions) in row.chunks(LANES).zip(head.chunks_exact_mut(KV_BLOCK * LANES)) {
-                for (x, to) in xs.iter().zip(&mut positions[slot * LANES..]) {
-                    *to = store(*x);
+        let n_heads = self.keys.bytes().len() / (KV_BLOCK * d * N);
+        let width = n_heads * d;
+        let n = keys.len() / width;
+        assert!(slot + n <= KV_BLOCK, "{n} positions from {slot} on, in one block");
+        assert!(keys.len() == n * width && values.len() == keys.len(), "rows of the block's shape");
+        let (key_len, value_len) = (self.keys.len() / n_heads, self.values.len() / n_heads);
+        let (to_keys, to_values) = (SharedMut::new(&mut self.keys), SharedMut::new(&mut self.values));
+        // A few rows are not worth waking anyone.
+        let heads_at_once = if n < LANES { n_heads } else { 1 };
+        exec.pool().run(n_heads / heads_at_once, &|item, _| {
+            for head in item * heads_at_once..(item + 1) * heads_at_once {
+                // SAFETY: each head belongs to one item.
+                let to = unsafe { to_keys.slice(head * key_len..(head + 1) * key_len) };
+                let to = as_bytes_mut(to).as_chunks_mut::<N>().0;
+                // Position by position within a group, the groups one after the other.
+                for first in (slot / LANES * LANES..slot + n).step_by(LANES) {
+                    let group = to[first * d..(first + LANES) * d].as_chunks_mut::<LANES>().0;
+                    let lo = first.max(slot);
+                    let rows = keys[(lo - slot) * width..].chunks_exact(width).take(first + LANES - lo);
+                    for (lane, row) in (lo - first..).zip(rows) {
+                        for (element, x) in group.iter_mut().zip(&row[head * d..(head + 1) * d]) {
+                            element[lane] = store(*x);
+                        }
+                    }
+                }
+                // SAFETY: as above.
+                let to = unsafe { to_values.slice(head * value_len..(head + 1) * value_len) };
+                let to = as_bytes_mut(to).as_chunks_mut::<N>().0;
+                for (run, first) in to.chunks_exact_mut(KV_BLOCK * LANES).zip((0..d).step_by(LANES)) {
+                    let len = LANES.min(d - first);
+                    for (to, row) in run[slot * LANES..].chunks_exact_mut(LANES).zip(values.chunks_exact(width)) {
+                        for (to, x) in to.iter_mut().zip(&row[head * d + first..][..len]) {
+                            *to = store(*x);
+                        }
+                    }
                 }
             }
-        }
+        });
     }
 }
 
@@ -181,7 +210,7 @@ pub fn attention(exec: &Exec, shape: &Attention, q: &[f32], spans: &[Span], kv: 
         assert!(blocks.iter().all(|block| block.format == format), "blocks of one format");
         match format {
             KvFormat::F32 => {
-                isa.run(Item::<F32> { shape, span, kv_head, q, blocks, out, scratch, element: PhantomData })
+                isa.run(Item::<F32> { shape, span, kv_head, q, blocks, out, scratch, element: PhantomData });
             }
             KvFormat::Bf16 => {
                 isa.run(Item::<Bf16> { shape, span, kv_head, q, blocks, out, scratch, element: PhantomData });

@@ -59,13 +59,12 @@ impl Buffer {
         // SAFETY: any f32 is four bytes.
         unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), self.len * size_of::<f32>()) }
     }
+}
 
-    /// The bytes of all elements. Whatever is written is some f32.
-    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        let len = self.len * size_of::<f32>();
-        // SAFETY: as above, and the borrow is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), len) }
-    }
+/// The bytes of `x`. Whatever is written is some f32.
+pub(crate) fn as_bytes_mut(x: &mut [f32]) -> &mut [u8] {
+    // SAFETY: any f32 is four bytes, and any four bytes are an f32; the borrow is exclusive.
+    unsafe { std::slice::from_raw_parts_mut(x.as_mut_ptr().cast(), size_of_val(x)) }
 }
 
 impl Deref for Buffer {

@@ -533,8 +533,16 @@ fn attention_is_the_same_however_it_is_cut() {
             let k: Vec<Vec<f32>> = (0..len).map(|_| random.tame(n_kv_heads * d)).collect();
             let v: Vec<Vec<f32>> = (0..len).map(|_| random.tame(n_kv_heads * d)).collect();
             let mut blocks: Vec<_> = (0..len.div_ceil(KV_BLOCK)).map(|_| KvBlock::new(format, n_kv_heads, d)).collect();
-            for (pos, (k, v)) in k.iter().zip(&v).enumerate() {
-                blocks[pos / KV_BLOCK].write(pos % KV_BLOCK, k, v);
+            // In pieces of all sizes, on one thread and on several.
+            let mut pos = 0;
+            for (exec, piece) in contexts().iter().cycle().zip([1, 3, 40, 16, 117, 14].into_iter().cycle()) {
+                let n = piece.min(len - pos).min(KV_BLOCK - pos % KV_BLOCK);
+                if n == 0 {
+                    break;
+                }
+                let (keys, values) = (k[pos..pos + n].concat(), v[pos..pos + n].concat());
+                blocks[pos / KV_BLOCK].write(exec, pos % KV_BLOCK, &keys, &values);
+                pos += n;
             }
             caches.push(blocks);
             all_q.push(q);
