@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Parser, Subcommand};
 use rheostat::memory::parse_size;
 use rheostat::quantize::Bits;
-use rheostat::{Compute, Isa, KvFormat};
+use rheostat::{Compute, Io, Isa, KvFormat};
 
 /// Run Hugging Face language models, from their safetensors checkpoints, inside a memory budget.
 #[derive(Debug, Parser)]
@@ -59,6 +59,10 @@ pub(crate) struct RunArgs {
     /// How the KV cache keeps keys and values: f32, or bf16 in half the memory
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = kv_cache)]
     pub(crate) kv_cache: KvFormat,
+    /// How weights are read: auto; uring, by io_uring past the page cache; direct, by threads past the page cache; or buffered,
+    /// by threads through it
+    #[arg(long, value_name = "WAY", default_value = "auto", value_parser = io)]
+    pub(crate) io: Io,
     /// Instruction set to use instead of the widest
     #[arg(long, value_name = "ISA", env = "RHEOSTAT_ISA", value_parser = isa, hide = true)]
     pub(crate) isa: Option<Isa>,
@@ -108,6 +112,16 @@ fn kv_cache(name: &str) -> Result<KvFormat, String> {
         "f32" => Ok(KvFormat::F32),
         "bf16" => Ok(KvFormat::Bf16),
         _ => Err("write f32 or bf16".to_owned()),
+    }
+}
+
+fn io(name: &str) -> Result<Io, String> {
+    match name {
+        "auto" => Ok(Io::Auto),
+        "uring" => Ok(Io::Uring),
+        "direct" => Ok(Io::Direct),
+        "buffered" => Ok(Io::Buffered),
+        _ => Err("write auto, uring, direct or buffered".to_owned()),
     }
 }
 

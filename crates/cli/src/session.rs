@@ -54,6 +54,7 @@ pub(crate) fn options(run: &RunArgs) -> Options {
         chunk: run.chunk.map(NonZeroUsize::get),
         compute: run.compute,
         kv: run.kv_cache,
+        io: run.io,
         ..Options::default()
     }
 }

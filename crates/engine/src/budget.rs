@@ -4,7 +4,7 @@
 //! a pass, norms and biases); what is left goes to weights: as many as fit stay, the rest streams.
 
 use rheostat_kernels::{Exec, KV_UNIT, KvFormat};
-use rheostat_store::{Checkpoint, Plan, TooSmall, memory};
+use rheostat_store::{Checkpoint, Io, Plan, TooSmall, memory};
 
 use crate::bind::{Bound, MatrixInfo};
 use crate::decoder::Decoder;
@@ -34,6 +34,7 @@ pub(crate) struct Demand {
     /// Bytes for weights, instead of what is left.
     pub(crate) weights: Option<u64>,
     pub(crate) tile: Option<u64>,
+    pub(crate) io: Io,
     pub(crate) compute: Compute,
     pub(crate) kv: KvFormat,
 }
@@ -111,7 +112,7 @@ pub(crate) fn plan(
         let roomy = demand.chunk.is_some() || activations <= budget / 8;
         // Weights that are part of the program need no room of their own, so that their plan never fails.
         let fits = demand.weights.is_some() || fixed.max(taken) <= budget;
-        match Plan::with_tiles(checkpoint, &uses, weights, demand.tile) {
+        match Plan::with_tiles(checkpoint, &uses, weights, demand.tile, demand.io) {
             Ok(plan) if fits && (plan.streamed_bytes() == 0 || roomy || rows == fewest) => {
                 let memory = MemoryPlan {
                     budget,

@@ -51,5 +51,5 @@ pub use kv::Sequence;
 pub use model::{Limits, Model, Options, Reading, check_tokens, check_vocabulary, plan_memory};
 pub use package::Package;
 pub use rheostat_kernels::{Isa, KvFormat};
-pub use rheostat_store::{Checkpoint, Dtype, StoreError, StoreErrorKind, TensorInfo, memory};
+pub use rheostat_store::{Checkpoint, Dtype, Io, StoreError, StoreErrorKind, TensorInfo, Way, memory};
 pub use sampler::{Sampler, Sampling};

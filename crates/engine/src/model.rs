@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rheostat_kernels::{Exec, Format, Isa, KV_UNIT, KvFormat, probe};
-use rheostat_store::{Checkpoint, Weights};
+use rheostat_store::{Checkpoint, Io, Way, Weights};
 
 use crate::bind::{Bound, MatrixInfo};
 use crate::budget::{self, Demand, LogitRows, MemoryPlan};
@@ -38,6 +38,8 @@ pub struct Options {
     pub compute: Compute,
     /// How the KV cache keeps keys and values.
     pub kv: KvFormat,
+    /// How weights are read.
+    pub io: Io,
     /// Bytes for weights in memory, instead of what the budget leaves for them. For tests and measurements.
     pub weights: Option<u64>,
     /// Bytes of a streamed piece of weights; `None`: as the disk likes it. For tests and measurements.
@@ -56,6 +58,7 @@ impl Default for Options {
             logits: LogitRows::Last,
             compute: Compute::F32,
             kv: KvFormat::F32,
+            io: Io::Auto,
             weights: None,
             tile: None,
         }
@@ -151,6 +154,12 @@ impl Model {
     #[must_use]
     pub fn reading(&self) -> Reading {
         Reading { bytes: self.weights.bytes_read() + self.workspace.gathered(), waited: self.weights.waited() }
+    }
+
+    /// How weights are read.
+    #[must_use]
+    pub fn reading_way(&self) -> Way {
+        self.weights.way()
     }
 
     /// A counter of bytes read that another thread can watch.
@@ -334,6 +343,7 @@ fn plan(
             logits: options.logits,
             weights: options.weights,
             tile: options.tile,
+            io: options.io,
             compute: options.compute,
             kv: options.kv,
         };

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 
 use common::{Case, cases, cases_and_modes, logits, modes, options};
-use rheostat::{Compute, Input, Isa, Model, Options, Package, Want};
+use rheostat::{Compute, Input, Io, Isa, Model, Options, Package, Want, Way};
 
 #[track_caller]
 fn assert_bits(what: &str, got: &[f32], want: &[f32]) {
@@ -72,6 +72,22 @@ fn residency() {
             assert!(model.plan().streamed > 0, "{}: {weights} bytes for weights stream something", case.name);
             drop(model);
             check(&case, &format!("{weights} bytes in memory"), &options, 16, &baseline);
+        }
+        // Whole pages, past the page cache: there is room for little more than what is around two tiles.
+        for (io, way) in [(Io::Uring, Way::Uring), (Io::Direct, Way::Direct), (Io::Buffered, Way::Buffered)] {
+            for weights in [50_000, 2 * all + (1 << 20)] {
+                let options = Options { weights: Some(weights), tile: Some(2000), io, ..mode.clone() };
+                match Model::load(&Package::open(&case.dir).unwrap(), &options) {
+                    Ok(model) => assert_eq!(model.reading_way(), way),
+                    // In some containers, and on some file systems.
+                    Err(rheostat::Error::Store(e)) if e.kind() == rheostat::StoreErrorKind::IoRefused => {
+                        println!("not tried: {e}");
+                        continue;
+                    }
+                    Err(error) => panic!("{}: {error}", case.name),
+                }
+                check(&case, &format!("{io:?}, {weights} bytes in memory"), &options, 16, &baseline);
+            }
         }
         // The smallest budget: nothing is pinned.
         let Err(rheostat::Error::BudgetTooSmall { .. }) = Model::load(

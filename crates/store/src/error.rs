@@ -57,6 +57,8 @@ pub enum StoreErrorKind {
     Shrank,
     /// The operating system failed a read.
     ReadFailed,
+    /// The operating system refuses the way of reading that was asked for.
+    IoRefused,
     /// A file cannot be made or written.
     WriteFailed,
 }

@@ -11,14 +11,18 @@ mod dtype;
 mod error;
 pub mod memory;
 mod plan;
+mod reader;
 mod source;
 mod stream;
+#[cfg(target_os = "linux")]
+mod uring;
 mod writer;
 
 pub use checkpoint::{Checkpoint, SafetensorsFile, TensorInfo};
 pub use dtype::Dtype;
 pub use error::{StoreError, StoreErrorKind};
-pub use plan::{MOST_PARTS, Phase, Place, Plan, Tile, TooSmall, Use};
+pub use plan::{Io, MOST_PARTS, Phase, Place, Plan, Tile, TooSmall, Use};
+pub use reader::Way;
 pub use source::Source;
 pub use stream::{Head, TileBytes, Weights};
 pub use writer::{CheckpointWriter, NewTensor};

@@ -1,7 +1,7 @@
 //! The residency plan: which weights stay in memory and which are read anew in every sweep.
 //!
-//! A matrix (one tensor, or several with the same rows) is cut into *tiles* of whole rows. What fits the budget is pinned; the rest streams through a ring.
-//! Since a sweep visits every tile once, in one order, each pinned byte saves the same reading, and it
+//! A matrix (one tensor, or several with the same rows) is cut into *tiles* of whole rows. What fits the budget is
+//! pinned; the rest streams through a ring. Since a sweep visits every tile once, in one order, each pinned byte saves the same reading, and it
 //! matters only where pinned tiles lie: they are spread evenly over the sweep, so that the disk is never
 //! idle while a long run of pinned tiles is computed with. (An LRU would keep nothing that a cyclic sweep needs.)
 
@@ -16,7 +16,24 @@ const MOST_TILES: u64 = 16_384;
 /// The largest ring: more would not make the disk faster.
 const RING: u64 = 64 << 20;
 /// Bytes to which a pinned run of tiles and a ring slot are aligned.
-pub(crate) const ALIGN: u64 = 64;
+const ALIGN: u64 = 64;
+/// What offset, length and address of a read past the page cache are multiples of.
+pub(crate) const PAGE: usize = 4096;
+
+/// How weights are read.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Io {
+    /// The way that is fastest: through the page cache when everything stays in memory, which may be there already; past it
+    /// when weights stream, since a cyclic sweep finds nothing in it; by `io_uring` where the system allows it.
+    #[default]
+    Auto,
+    /// By `io_uring`, past the page cache.
+    Uring,
+    /// By threads, past the page cache.
+    Direct,
+    /// By threads, through the page cache.
+    Buffered,
+}
 
 /// When in a sweep a matrix is used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +79,8 @@ pub struct Tile {
     pub(crate) parts: [Part; MOST_PARTS],
     /// Bytes in all.
     pub(crate) len: usize,
+    /// Bytes of memory that they are read into: more where whole pages are read.
+    pub(crate) room: usize,
     /// Where they will be.
     pub place: Place,
     pub(crate) phase: Phase,
@@ -76,6 +95,17 @@ pub(crate) struct Part {
     pub(crate) offset: u64,
     /// Bytes.
     pub(crate) len: usize,
+    /// Where in the tile's room they are read to, whole pages where pages are read, and how many bytes come before them there.
+    pub(crate) room: usize,
+    pub(crate) skew: usize,
+}
+
+impl Tile {
+    /// Where in the tile's room a part is: what stays is moved to where vectors are aligned.
+    pub(crate) fn at(&self, part: &Part) -> std::ops::Range<usize> {
+        let start = if self.place == Place::Streamed { part.room + part.skew } else { part.room };
+        start..start + part.len
+    }
 }
 
 /// The plan for one checkpoint under one budget.
@@ -88,6 +118,9 @@ pub struct Plan {
     streamed: u64,
     statics: u64,
     ring: u64,
+    io: Io,
+    /// Whether whole pages are read.
+    direct: bool,
 }
 
 /// A budget with no room for the smallest ring.
@@ -117,20 +150,28 @@ impl Plan {
     /// # Errors
     /// When not even the smallest ring fits.
     pub fn new(checkpoint: &Checkpoint, uses: &[Use], budget: u64) -> Result<Plan, TooSmall> {
-        Plan::with_tiles(checkpoint, uses, budget, None)
+        Plan::with_tiles(checkpoint, uses, budget, None, Io::Auto)
     }
 
-    /// As [`Plan::new`], with tiles of about `tile` bytes.
+    /// As [`Plan::new`], with tiles of about `tile` bytes, read as `io` says.
     ///
     /// # Errors
     /// When not even the smallest ring fits.
-    pub fn with_tiles(checkpoint: &Checkpoint, uses: &[Use], budget: u64, tile: Option<u64>) -> Result<Plan, TooSmall> {
+    pub fn with_tiles(
+        checkpoint: &Checkpoint,
+        uses: &[Use],
+        budget: u64,
+        tile: Option<u64>,
+        io: Io,
+    ) -> Result<Plan, TooSmall> {
         assert!(uses.iter().all(|u| (1..=MOST_PARTS).contains(&u.parts.len())), "a matrix of one or two tensors");
         let is_static = |u: &Use| u.parts.iter().all(|t| checkpoint.sources()[t.shard()].as_static().is_some());
         let on_disk = || uses.iter().filter(|u| !is_static(u));
-        let total: u64 = on_disk().map(|u| u.byte_len() + ALIGN).sum();
-        let mut plan = Plan { tiles: Vec::new(), ranges: Vec::new(), pinned: 0, streamed: 0, statics: 0, ring: 0 };
-        if total <= budget {
+        let direct = matches!(io, Io::Uring | Io::Direct);
+        let mut plan =
+            Plan { tiles: Vec::new(), ranges: Vec::new(), pinned: 0, streamed: 0, statics: 0, ring: 0, io, direct };
+        let total = |slack: u64| on_disk().map(|u| u.byte_len() + slack).sum::<u64>();
+        if total(plan.slack()) <= budget {
             // One tile a matrix.
             for u in uses {
                 let place = if is_static(u) { Place::Static } else { Place::Pinned(0) };
@@ -138,16 +179,22 @@ impl Plan {
             }
             return Ok(plan);
         }
+        // Small tiles would be mostly what is read around them.
+        plan.direct = direct || io == Io::Auto && tile.is_none();
+        let slack = plan.slack();
+        let total = total(slack);
+        // Of a slot in the ring, which is aligned as a whole.
+        let around = if plan.direct { slack } else { 0 };
         let row = on_disk().map(Use::row_bytes).max().unwrap_or(0);
         let least = if tile.is_some() { row } else { row.max(SMALL_TILE).max(total / MOST_TILES) };
-        let needed = 2 * least.next_multiple_of(ALIGN);
+        let needed = 2 * (least + around).next_multiple_of(plan.align());
         if budget < needed {
             return Err(TooSmall { needed });
         }
         // The ring has room for two tiles, whatever happens.
-        let half = budget / 2 / ALIGN * ALIGN;
+        let half = budget / 2 / plan.align() * plan.align() - around;
         let tile = tile.unwrap_or((budget / 16).clamp(least, TILE.max(least))).min(half);
-        let largest = row.max(tile).next_multiple_of(ALIGN);
+        let largest = (row.max(tile) + around).next_multiple_of(plan.align());
         plan.ring = (budget / 4).clamp(2 * largest, RING.max(2 * largest)).min(budget);
         let share = (budget - plan.ring) as f64 / total as f64;
         let (mut seen, mut pinned) = (0.0, 0u64);
@@ -159,8 +206,8 @@ impl Plan {
                     return Place::Static;
                 }
                 seen += len as f64;
-                if (pinned + len + ALIGN) as f64 <= seen * share {
-                    pinned += len + ALIGN;
+                if (pinned + len + slack) as f64 <= seen * share {
+                    pinned += len + slack;
                     Place::Pinned(0)
                 } else {
                     Place::Streamed
@@ -180,36 +227,45 @@ impl Plan {
         while first_row < all {
             let rows = rows.min(all - first_row);
             let len = row * rows as u64;
-            let mut place = place(len);
-            match &mut place {
-                Place::Static => self.statics += len,
-                Place::Streamed => self.streamed += len,
-                Place::Pinned(at) => {
-                    if let Some(last) = self.tiles[begin..].last_mut()
-                        && matches!(last.place, Place::Pinned(_))
-                    {
-                        last.rows += rows;
-                        last.len += len as usize;
-                        for (part, tensor) in last.parts.iter_mut().zip(&u.parts) {
-                            part.len += row_bytes(tensor) as usize * rows;
-                        }
-                        self.pinned += len;
-                        first_row += rows;
-                        continue;
-                    }
-                    self.pinned = self.pinned.next_multiple_of(ALIGN);
-                    *at = self.pinned as usize;
-                    self.pinned += len;
+            let place = place(len);
+            if let Place::Pinned(_) = place
+                && let Some(last) = self.tiles[begin..].last_mut()
+                && matches!(last.place, Place::Pinned(_))
+            {
+                last.rows += rows;
+                last.len += len as usize;
+                for (part, tensor) in last.parts.iter_mut().zip(&u.parts) {
+                    part.len += row_bytes(tensor) as usize * rows;
                 }
+                first_row += rows;
+                continue;
             }
             let mut parts = [Part::default(); MOST_PARTS];
             for (part, tensor) in parts.iter_mut().zip(&u.parts) {
                 let row = row_bytes(tensor);
                 let offset = tensor.offset() + first_row as u64 * row;
-                *part = Part { shard: tensor.shard(), offset, len: row as usize * rows };
+                *part = Part { shard: tensor.shard(), offset, len: row as usize * rows, room: 0, skew: 0 };
             }
-            self.tiles.push(Tile { first_row, rows, parts, len: len as usize, place, phase: u.phase });
+            self.tiles.push(Tile { first_row, rows, parts, len: len as usize, room: 0, place, phase: u.phase });
             first_row += rows;
+        }
+        let align = self.align();
+        for tile in &mut self.tiles[begin..] {
+            for part in tile.parts.iter_mut().filter(|part| part.len > 0) {
+                part.room = tile.room;
+                part.skew = if self.direct { part.offset as usize % PAGE } else { 0 };
+                let room = part.skew + part.len;
+                tile.room += if self.direct { room.next_multiple_of(PAGE) } else { room };
+            }
+            match &mut tile.place {
+                Place::Static => self.statics += tile.len as u64,
+                Place::Streamed => self.streamed += tile.len as u64,
+                Place::Pinned(at) => {
+                    self.pinned = self.pinned.next_multiple_of(align);
+                    *at = self.pinned as usize;
+                    self.pinned += tile.room as u64;
+                }
+            }
         }
         self.ranges.push(begin..self.tiles.len());
     }
@@ -242,6 +298,26 @@ impl Plan {
     #[must_use]
     pub fn static_bytes(&self) -> u64 {
         self.statics
+    }
+
+    /// How weights are to be read.
+    pub(crate) fn io(&self) -> Io {
+        self.io
+    }
+
+    /// Whether whole pages are read, past the page cache where the system allows it.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Bytes to which a tile's place is aligned.
+    pub(crate) fn align(&self) -> u64 {
+        if self.direct { PAGE as u64 } else { ALIGN }
+    }
+
+    /// Bytes that a tile may take beyond its own.
+    fn slack(&self) -> u64 {
+        if self.direct { (MOST_PARTS * 2 * PAGE) as u64 } else { ALIGN }
     }
 
     /// Bytes of the ring that streamed tiles pass through.

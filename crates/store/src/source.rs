@@ -9,9 +9,10 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::error::{StoreError, StoreErrorKind as Kind};
+use crate::plan::PAGE;
 
 /// Bytes that can be read at any offset. Cheap to clone; `Send` and `Sync`.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ struct OpenFile {
     /// Length when opened. Ranges are checked against it once; a file that shrinks later is found
     /// out by the read that comes up short.
     len: u64,
+    /// The same file for reads past the page cache, opened when first asked for; nothing where that is refused.
+    direct: OnceLock<Option<File>>,
 }
 
 impl Source {
@@ -45,7 +48,12 @@ impl Source {
         let file = File::open(path).map_err(|error| open_error(path, error))?;
         let metadata = file.metadata().map_err(|error| open_error(path, error))?;
         require_file(path, &metadata)?;
-        Ok(Self(Backing::File(Arc::new(OpenFile { file, path: path.to_owned(), len: metadata.len() }))))
+        Ok(Self(Backing::File(Arc::new(OpenFile {
+            file,
+            path: path.to_owned(),
+            len: metadata.len(),
+            direct: OnceLock::new(),
+        }))))
     }
 
     /// Bytes built into the program; `name` stands where a path would in messages.
@@ -90,6 +98,56 @@ impl Source {
         }
     }
 
+    /// The file opened for reads past the page cache, if the system allows that.
+    pub(crate) fn direct(&self) -> Option<&File> {
+        match &self.0 {
+            Backing::File(open) => open.direct.get_or_init(|| open_direct(&open.file)).as_ref(),
+            Backing::Static { .. } => None,
+        }
+    }
+
+    /// Fills the first `need` bytes of `buf` from `offset` on, past the page cache if the system allows it. Offset, address and
+    /// length are multiples of [`PAGE`](crate::plan::PAGE); the file may end within `buf`, which is then not all written.
+    ///
+    /// # Errors
+    ///
+    /// As [`Source::read_exact_at`].
+    pub(crate) fn read_pages_at(&self, offset: u64, buf: &mut [u8], need: usize) -> Result<(), StoreError> {
+        let Some(file) = self.direct() else {
+            return self.read_exact_at(offset, &mut buf[..need]);
+        };
+        let mut got = 0;
+        while got < need {
+            // A read that came up short goes on with the page in which it ended.
+            let start = got / PAGE * PAGE;
+            match file.read_at(&mut buf[start..], offset + start as u64) {
+                Ok(count) if start + count > got => got = start + count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // It has come to its end, or accepted the flag and refuses the read: the page cache knows more.
+                Ok(_) => return self.read_exact_at(offset, &mut buf[..need]),
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    return self.read_exact_at(offset, &mut buf[..need]);
+                }
+                Err(error) => return Err(self.read_failed(offset, need, got, error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The file ended after `got` of `wanted` bytes at `offset`.
+    pub(crate) fn shrank(&self, offset: u64, wanted: usize, got: usize) -> StoreError {
+        let what = format!("the file shrank while in use: wanted {wanted} bytes at offset {offset}, got {got}");
+        StoreError::new(Kind::Shrank, what)
+            .at(self.path())
+            .advise("leave a checkpoint's files alone while a model runs from them")
+    }
+
+    /// The system failed a read after `got` of `wanted` bytes at `offset`.
+    pub(crate) fn read_failed(&self, offset: u64, wanted: usize, got: usize, error: io::Error) -> StoreError {
+        let what = format!("reading {wanted} bytes at offset {offset} failed after {got}");
+        StoreError::new(Kind::ReadFailed, what).at(self.path()).advise("check the disk and the mount").caused_by(error)
+    }
+
     /// Fills `buf` with the bytes from `offset` on. `buf` holds no promise after an error.
     ///
     /// # Errors
@@ -102,7 +160,7 @@ impl Source {
             return Err(self.out_of_range(offset, wanted));
         }
         match &self.0 {
-            Backing::File(open) => open.read_exact_at(offset, buf),
+            Backing::File(open) => self.read_file(&open.file, offset, buf),
             Backing::Static { bytes, .. } => {
                 let from = usize::try_from(offset)
                     .ok()
@@ -112,6 +170,20 @@ impl Source {
                 Ok(())
             }
         }
+    }
+
+    fn read_file(&self, file: &File, offset: u64, buf: &mut [u8]) -> Result<(), StoreError> {
+        let wanted = buf.len();
+        let mut got = 0;
+        while got < wanted {
+            match file.read_at(&mut buf[got..], offset + got as u64) {
+                Ok(0) => return Err(self.shrank(offset, wanted, got)),
+                Ok(count) => got += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.read_failed(offset, wanted, got, error)),
+            }
+        }
+        Ok(())
     }
 
     fn out_of_range(&self, offset: u64, wanted: u64) -> StoreError {
@@ -124,44 +196,25 @@ impl Source {
     }
 }
 
-impl OpenFile {
-    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), StoreError> {
-        let wanted = buf.len();
-        let mut got = 0;
-        while got < wanted {
-            match self.file.read_at(&mut buf[got..], offset + got as u64) {
-                Ok(0) => {
-                    return Err(StoreError::new(
-                        Kind::Shrank,
-                        format!(
-                            "the file shrank while in use: wanted {wanted} bytes at offset \
-                             {offset}, got {got}"
-                        ),
-                    )
-                    .at(&self.path)
-                    .advise("leave a checkpoint's files alone while a model runs from them"));
-                }
-                Ok(count) => got += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    return Err(StoreError::new(
-                        Kind::ReadFailed,
-                        format!("reading {wanted} bytes at offset {offset} failed after {got}"),
-                    )
-                    .at(&self.path)
-                    .advise("check the disk and the mount")
-                    .caused_by(error));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.path().display().fmt(f)
     }
+}
+
+/// `file` once more, for reads past the page cache. By its descriptor, since its path may lead elsewhere by now.
+#[cfg(target_os = "linux")]
+fn open_direct(file: &File) -> Option<File> {
+    use std::os::fd::AsRawFd as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let flag = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).ok()?;
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    fs::OpenOptions::new().read(true).custom_flags(flag).open(path).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_direct(_: &File) -> Option<File> {
+    None
 }
 
 /// The store's error for a path that the operating system would not open or describe.

@@ -8,25 +8,23 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crate::arena::Arena;
 use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::plan::{ALIGN, MOST_PARTS, Phase, Place, Plan, Tile};
+use crate::plan::{MOST_PARTS, PAGE, Phase, Place, Plan, Tile};
+use crate::reader::{Readers, Way};
 use crate::source::Source;
-
-/// Reads under way at once.
-const READERS: usize = 4;
 
 /// The weights of a checkpoint, as planned.
 pub struct Weights {
     shared: Arc<Shared>,
-    readers: Vec<JoinHandle<()>>,
+    readers: Readers,
 }
 
-struct Shared {
+/// What readers and the one who computes share.
+pub(crate) struct Shared {
     plan: Plan,
     sources: Vec<Source>,
     pinned: Arena,
@@ -101,12 +99,27 @@ struct Slot {
     released: bool,
 }
 
-/// A read to be done, and where its bytes go.
-struct Job {
+/// A tile to be read, and where its bytes go.
+pub(crate) struct Job {
     tile: usize,
+    /// Room for the tile, this job's alone: nobody reads it before the job is [finished](Shared::finish).
     to: *mut u8,
     /// Of the slot; `None` for a pinned tile.
     slot: Option<u64>,
+}
+
+/// A range of a file that a job reads.
+pub(crate) struct Extent {
+    /// Index of the file.
+    pub(crate) shard: usize,
+    /// First byte.
+    pub(crate) offset: u64,
+    /// Where it goes.
+    pub(crate) to: *mut u8,
+    /// Bytes to ask for.
+    pub(crate) len: usize,
+    /// Bytes that must come; the file may end after them.
+    pub(crate) need: usize,
 }
 
 impl Weights {
@@ -155,23 +168,14 @@ impl Weights {
             waited_ns: AtomicU64::new(0),
             plan,
         });
-        let mut weights = Weights { shared, readers: Vec::new() };
-        if weights.plan().pinned_bytes() + weights.plan().streamed_bytes() > 0 {
-            for i in 0..READERS {
-                let shared = Arc::clone(&weights.shared);
-                let reader = std::thread::Builder::new()
-                    .name(format!("rheostat-read-{i}"))
-                    .stack_size(256 << 10)
-                    .spawn(move || shared.read())
-                    .map_err(|e| {
-                        StoreError::new(StoreErrorKind::OutOfMemory, "a reader thread cannot be started")
-                            .at(checkpoint.path())
-                            .caused_by(e)
-                    })?;
-                weights.readers.push(reader);
-            }
-        }
-        Ok(weights)
+        let readers = Readers::start(&shared, checkpoint.path())?;
+        Ok(Weights { shared, readers })
+    }
+
+    /// How weights are read.
+    #[must_use]
+    pub fn way(&self) -> Way {
+        self.readers.way()
     }
 
     /// The plan that is followed.
@@ -265,14 +269,14 @@ impl Weights {
                     shared.wait_for_pinned(tile)?;
                 }
                 // SAFETY: the range lies within the region, by the plan; a tile that is here is written no more.
-                let bytes = unsafe { std::slice::from_raw_parts(shared.pinned.as_ptr().add(at), info.len) };
+                let bytes = unsafe { std::slice::from_raw_parts(shared.pinned.as_ptr().add(at), info.room) };
                 Ok(TileBytes { parts: info.split(bytes), slot: None })
             }
             Place::Streamed => {
                 let (slot, at) = shared.wait_for_streamed(tile)?;
                 // SAFETY: the slot's range of the ring is written no more and not reused before the slot is
                 // released, which dropping the value does.
-                let bytes = unsafe { std::slice::from_raw_parts(shared.ring.as_ptr().add(at), info.len) };
+                let bytes = unsafe { std::slice::from_raw_parts(shared.ring.as_ptr().add(at), info.room) };
                 Ok(TileBytes { parts: info.split(bytes), slot: Some((shared, slot)) })
             }
         }
@@ -299,8 +303,7 @@ impl Weights {
                     && end <= part.offset + part.len as u64
                     && shared.here[index].load(Ordering::Acquire) =>
             {
-                let before: usize = tile.parts[..p].iter().map(|part| part.len).sum();
-                let skip = before + (begin - part.offset) as usize;
+                let skip = tile.at(&part).start + (begin - part.offset) as usize;
                 // SAFETY: as in `acquire`.
                 Some(unsafe { std::slice::from_raw_parts(shared.pinned.as_ptr().add(at + skip), len) })
             }
@@ -313,10 +316,7 @@ impl Drop for Weights {
     fn drop(&mut self) {
         self.shared.lock().stop = true;
         self.shared.work.notify_all();
-        for reader in self.readers.drain(..) {
-            // Readers do not panic; if one did, there is nothing left to undo.
-            let _ = reader.join();
-        }
+        self.readers.join();
     }
 }
 
@@ -337,12 +337,7 @@ impl TileBytes<'_> {
 impl Tile {
     /// The parts of a tile that lies in memory.
     fn split<'a>(&self, bytes: &'a [u8]) -> [&'a [u8]; MOST_PARTS] {
-        let mut rest = bytes;
-        self.parts.map(|part| {
-            let (own, others) = rest.split_at(part.len);
-            rest = others;
-            own
-        })
+        self.parts.map(|part| &bytes[self.at(&part)])
     }
 }
 
@@ -355,6 +350,14 @@ impl Drop for TileBytes<'_> {
 }
 
 impl Shared {
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    pub(crate) fn sources(&self) -> &[Source] {
+        &self.sources
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -429,47 +432,78 @@ impl Shared {
         self.work.notify_all();
     }
 
-    /// A reader thread: does one read after another until told to stop.
-    fn read(&self) {
+    /// Waits for something to read; nothing when it is time to stop.
+    pub(crate) fn wait_for_job(&self) -> Option<Job> {
         let mut state = self.lock();
         while !state.stop {
-            let Some(job) = self.next_job(&mut state) else {
-                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            drop(state);
-            let tile = &self.plan.tiles()[job.tile];
-            // SAFETY: `next_job` gave this range of an arena to this job alone; nobody reads it before it
-            // is marked as here.
-            let to = unsafe { std::slice::from_raw_parts_mut(job.to, tile.len) };
-            let mut rest = to;
-            let result = tile.parts.iter().try_for_each(|part| {
-                let (own, others) = std::mem::take(&mut rest).split_at_mut(part.len);
-                rest = others;
-                self.sources[part.shard].read_exact_at(part.offset, own)
-            });
-            if result.is_ok() {
-                self.bytes_read.fetch_add(tile.len as u64, Ordering::Relaxed);
+            match self.next_job(&mut state) {
+                Some(job) => return Some(job),
+                None => state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
-            state = self.lock();
-            let arrival = match result {
-                Ok(()) => Arrival::Here,
-                Err(error) => Arrival::Failed(Some(Box::new(error))),
-            };
-            match job.slot {
-                Some(slot) => {
-                    let index = (slot - state.front) as usize;
-                    state.slots[index].arrival = arrival;
-                }
-                None => {
-                    if matches!(arrival, Arrival::Here) {
-                        self.here[job.tile].store(true, Ordering::Release);
-                    }
-                    state.pinned[job.tile] = arrival;
-                }
-            }
-            self.arrived.notify_all();
         }
+        None
+    }
+
+    /// Something to read, if there is any now.
+    pub(crate) fn poll_job(&self) -> Option<Job> {
+        let mut state = self.lock();
+        if state.stop { None } else { self.next_job(&mut state) }
+    }
+
+    /// What there is to read for `job`.
+    pub(crate) fn extents(&self, job: &Job) -> impl Iterator<Item = Extent> + use<> {
+        let to = job.to;
+        let whole_pages = self.plan.is_direct();
+        self.plan.tiles()[job.tile].parts.into_iter().filter(|part| part.len > 0).map(move |part| {
+            let need = part.skew + part.len;
+            Extent {
+                shard: part.shard,
+                offset: part.offset - part.skew as u64,
+                // SAFETY: the part's room lies within the tile's, which is the job's.
+                to: unsafe { to.add(part.room) },
+                len: if whole_pages { need.next_multiple_of(PAGE) } else { need },
+                need,
+            }
+        })
+    }
+
+    /// The bytes of `job` are there, or are not to be had.
+    pub(crate) fn finish(&self, job: &Job, result: Result<(), StoreError>) {
+        let tile = &self.plan.tiles()[job.tile];
+        if result.is_ok() {
+            self.bytes_read.fetch_add(tile.len as u64, Ordering::Relaxed);
+            if job.slot.is_none() {
+                for part in tile.parts.iter().filter(|part| part.skew > 0) {
+                    // SAFETY: both ranges lie within the part's room, which is the job's alone.
+                    unsafe {
+                        let room = job.to.add(part.room);
+                        std::ptr::copy(room.add(part.skew), room, part.len);
+                    }
+                }
+            }
+        }
+        let arrival = match result {
+            Ok(()) => Arrival::Here,
+            Err(error) => Arrival::Failed(Some(Box::new(error))),
+        };
+        let mut state = self.lock();
+        match job.slot {
+            Some(slot) => {
+                let index = (slot - state.front) as usize;
+                state.slots[index].arrival = arrival;
+            }
+            None => {
+                if matches!(arrival, Arrival::Here) {
+                    self.here[job.tile].store(true, Ordering::Release);
+                }
+                state.pinned[job.tile] = arrival;
+            }
+        }
+        self.arrived.notify_all();
+    }
+
+    pub(crate) fn source(&self, shard: usize) -> &Source {
+        &self.sources[shard]
     }
 
     /// Moves the cursor to the next tile that is to be read and has room.
@@ -488,7 +522,7 @@ impl Shared {
                 Place::Static => None,
                 Place::Pinned(at) if matches!(state.pinned[index], Arrival::Asked) => {
                     state.pinned[index] = Arrival::Reading;
-                    debug_assert!(at + tile.len <= self.pinned.len());
+                    debug_assert!(at + tile.room <= self.pinned.len());
                     // SAFETY: within the region, by the plan.
                     Some(Job { tile: index, to: unsafe { self.pinned.as_ptr().add(at) }, slot: None })
                 }
@@ -496,7 +530,7 @@ impl Shared {
                 Place::Streamed if tile.phase == Phase::Head && sweep > state.sweep => return None,
                 Place::Streamed if tile.phase == Phase::Head && state.head == Head::Skip => None,
                 Place::Streamed => {
-                    let slot = state.take_room(index, tile.len, self.ring.len())?;
+                    let slot = state.take_room(index, tile.room, self.plan.align() as usize, self.ring.len())?;
                     // SAFETY: `take_room` stays within the ring.
                     let to = unsafe { self.ring.as_ptr().add(state.slots.back()?.at) };
                     Some(Job { tile: index, to, slot: Some(slot) })
@@ -512,12 +546,12 @@ impl Shared {
 
 impl State {
     /// Takes `len` bytes of the ring for `tile`; the slot's number, or nothing while there is no room.
-    fn take_room(&mut self, tile: usize, len: usize, ring: usize) -> Option<u64> {
+    fn take_room(&mut self, tile: usize, len: usize, align: usize, ring: usize) -> Option<u64> {
         if self.ring_used == 0 {
             self.ring_at = 0;
         }
         // A slot is contiguous: what is left before the end may have to be skipped.
-        let len = len.next_multiple_of(ALIGN as usize);
+        let len = len.next_multiple_of(align);
         let wraps = self.ring_at + len > ring;
         let gap = if wraps { ring - self.ring_at } else { 0 };
         let span = gap + len;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use rheostat::{Compute, Input, KvFormat, Limits, Model, Options, Want};
+use rheostat::{Compute, Input, KvFormat, Limits, Model, Options, Want, memory};
 use serde::Serialize;
 use serde_json::json;
 
@@ -72,6 +72,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
             "kv_cache": format!("{:?}", args.run.kv_cache).to_lowercase(),
             "limits": limits,
             "streamed_bytes_per_sweep": model.plan().streamed,
+            "reading": model.reading_way().to_string(),
             "tests": rows,
         }));
     }
@@ -93,6 +94,10 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         limits.bf16_flops * 1e-9,
         limits.int8_ops * 1e-9
     );
+    if model.plan().streamed > 0 {
+        let streamed = memory::format_size(model.plan().streamed);
+        text += &format!("{streamed} of weights stream in every pass: {}\n\n", model.reading_way());
+    }
     text += &format!("{:18}{:>10}{:>22}{:>18}{:>10}\n", "test", "tok/s", "slowest to fastest", "rate", "of limit");
     for row in &rows {
         let range = format!("{:.2} to {:.2}", row.slowest, row.fastest);

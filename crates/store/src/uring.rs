@@ -1,0 +1,191 @@
+//! Reading by `io_uring`: one thread, several requests under way.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsRawFd as _;
+
+use io_uring::{IoUring, opcode, types};
+
+use crate::error::StoreError;
+use crate::plan::PAGE;
+use crate::stream::{Job, Shared};
+
+/// Requests under way at once.
+const DEPTH: usize = 8;
+/// Bytes of a request, at most.
+const REQUEST: usize = 4 << 20;
+
+/// A ring of requests.
+pub(crate) struct Uring {
+    ring: IoUring,
+    /// By the number that its request carries; a place is free once it has come back.
+    under_way: [Option<Request>; DEPTH],
+    /// Not yet asked for.
+    waiting: VecDeque<Request>,
+    jobs: Vec<Option<Active>>,
+}
+
+/// A job of which not everything has come.
+struct Active {
+    job: Job,
+    requests: usize,
+    failed: Option<StoreError>,
+}
+
+/// Some pages of a file.
+struct Request {
+    /// Index in `jobs`.
+    job: usize,
+    shard: usize,
+    offset: u64,
+    to: *mut u8,
+    /// Bytes to ask for, and how many of them must come.
+    len: usize,
+    need: usize,
+}
+
+// SAFETY: the pointers are those of jobs, whose memory is theirs alone, on whichever thread.
+unsafe impl Send for Uring {}
+
+impl Uring {
+    /// A ring that works, or the system's reason why there is none.
+    pub(crate) fn new() -> io::Result<Uring> {
+        let ring = IoUring::new(DEPTH as u32)?;
+        let mut probe = io_uring::Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        if !probe.is_supported(opcode::Read::CODE) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        Ok(Uring { ring, under_way: [const { None }; DEPTH], waiting: VecDeque::new(), jobs: Vec::new() })
+    }
+
+    /// Reads until told to stop.
+    pub(crate) fn serve(mut self, shared: &Shared) {
+        loop {
+            if self.is_idle() {
+                let Some(job) = shared.wait_for_job() else { return };
+                self.take(shared, job);
+            }
+            while self.waiting.len() + self.ahead() < DEPTH {
+                let Some(job) = shared.poll_job() else { break };
+                self.take(shared, job);
+            }
+            self.ask(shared);
+            // Whatever goes wrong with waiting, nothing that was asked for may be forgotten: the system writes to its memory.
+            if self.ring.submit_and_wait(1).is_err() {
+                std::thread::yield_now();
+            }
+            loop {
+                let Some(done) = self.ring.completion().next() else { break };
+                if let Some(request) = self.under_way[done.user_data() as usize].take() {
+                    self.answer(shared, request, done.result());
+                }
+            }
+        }
+    }
+
+    fn ahead(&self) -> usize {
+        self.under_way.iter().flatten().count()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.ahead() == 0
+    }
+
+    /// Cuts `job` into requests.
+    fn take(&mut self, shared: &Shared, job: Job) {
+        let index = self.jobs.iter().position(Option::is_none).unwrap_or(self.jobs.len());
+        let before = self.waiting.len();
+        for extent in shared.extents(&job) {
+            for start in (0..extent.len).step_by(REQUEST) {
+                self.waiting.push_back(Request {
+                    job: index,
+                    shard: extent.shard,
+                    offset: extent.offset + start as u64,
+                    // SAFETY: `start < len`, within the extent's memory.
+                    to: unsafe { extent.to.add(start) },
+                    len: REQUEST.min(extent.len - start),
+                    need: REQUEST.min(extent.need - start),
+                });
+            }
+        }
+        let active = Active { job, requests: self.waiting.len() - before, failed: None };
+        if index == self.jobs.len() {
+            self.jobs.push(Some(active));
+        } else {
+            self.jobs[index] = Some(active);
+        }
+    }
+
+    /// Hands over as many requests as there are places for.
+    fn ask(&mut self, shared: &Shared) {
+        for (place, slot) in self.under_way.iter_mut().enumerate().filter(|(_, slot)| slot.is_none()) {
+            let Some(request) = self.waiting.pop_front() else { return };
+            let source = shared.source(request.shard);
+            let Some(file) = source.direct().or_else(|| source.file()) else { continue };
+            let len = u32::try_from(request.len).unwrap_or(u32::MAX);
+            let entry = opcode::Read::new(types::Fd(file.as_raw_fd()), request.to, len)
+                .offset(request.offset)
+                .build()
+                .user_data(place as u64);
+            // SAFETY: the memory is the job's alone until the job is finished, which it is not before every one of its
+            // requests has come back; the file is open as long as `shared`.
+            if unsafe { self.ring.submission().push(&entry) }.is_err() {
+                // No room in the queue: later.
+                self.waiting.push_front(request);
+                return;
+            }
+            *slot = Some(request);
+        }
+    }
+
+    /// What came of a request: bytes, or the negative of an error's number.
+    fn answer(&mut self, shared: &Shared, mut request: Request, result: i32) {
+        let source = shared.source(request.shard);
+        // SAFETY: as in `ask`; the request has come back.
+        let to = unsafe { std::slice::from_raw_parts_mut(request.to, request.need) };
+        let result = match usize::try_from(result) {
+            Ok(got) if got >= request.need => Ok(()),
+            // The file has come to its end: the page cache knows whether it has.
+            Ok(got) if got < PAGE => source.read_exact_at(request.offset, to),
+            Ok(got) => {
+                // What came up short goes on with the page in which it ended.
+                let whole = got / PAGE * PAGE;
+                request.offset += whole as u64;
+                // SAFETY: `whole < need <= len`.
+                request.to = unsafe { request.to.add(whole) };
+                request.len -= whole;
+                request.need -= whole;
+                self.waiting.push_front(request);
+                return;
+            }
+            Err(_) => {
+                let error = io::Error::from_raw_os_error(-result);
+                match error.kind() {
+                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => {
+                        self.waiting.push_front(request);
+                        return;
+                    }
+                    // The file system accepted the flag and refuses the read.
+                    io::ErrorKind::InvalidInput => source.read_exact_at(request.offset, to),
+                    _ => Err(source.read_failed(request.offset, request.need, 0, error)),
+                }
+            }
+        };
+        self.finish_one(shared, request.job, result);
+    }
+
+    /// One request of a job is done with.
+    fn finish_one(&mut self, shared: &Shared, index: usize, result: Result<(), StoreError>) {
+        let Some(active) = &mut self.jobs[index] else { return };
+        active.requests -= 1;
+        if let Err(error) = result {
+            active.failed.get_or_insert(error);
+        }
+        if active.requests == 0
+            && let Some(active) = self.jobs[index].take()
+        {
+            shared.finish(&active.job, active.failed.map_or(Ok(()), Err));
+        }
+    }
+}
