@@ -1,6 +1,6 @@
 //! The numeric contract from outside: whatever the threads, the instruction set, the chunks, the batch, the
 //! residency or the format of the weights, the logits are the same bits.
-#![allow(clippy::unwrap_used, reason = "a test may stop")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may stop")]
 
 mod common;
 
