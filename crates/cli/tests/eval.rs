@@ -130,6 +130,8 @@ fn the_loss_is_the_same_bits_however_it_is_computed() {
         let refused = common::run_with(&[&args[..], mode].concat(), TEXT.as_bytes(), &[]);
         let (_, smallest) = refused.stderr.trim().rsplit_once(" is ").unwrap();
         assert_eq!(loss(&["--memory", smallest]), (want.clone(), true), "{mode:?} {smallest}");
+        // Through the page cache as well as past it, where the disk allows that.
+        assert_eq!(loss(&["--memory", smallest, "--io", "buffered"]), (want.clone(), true), "{mode:?} buffered");
         for flags in [&["-t", "1"][..], &["-t", "3"], &["--chunk", "1"], &["--chunk", "17"], &["--isa", "portable"]] {
             assert_eq!(loss(flags).0, want, "{mode:?} {flags:?}");
         }
@@ -161,6 +163,8 @@ fn a_table_for_people() {
         assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
         assert!(outcome.stderr.contains(" tok/s, ") && outcome.stderr.contains("peak memory"), "{outcome:?}");
     }
+    let typo = run(&["eval", "ppl", "embedded", "--text", "-", "--io", "urnig"]);
+    assert!(typo.stderr.contains("write auto, uring, direct or buffered"), "{typo:?}");
     // Without a subcommand there is nothing to do but to say which there are.
     let outcome = run(&["eval"]);
     assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(2), ""), "{outcome:?}");
