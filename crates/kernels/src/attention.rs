@@ -8,17 +8,11 @@
 
 use std::marker::PhantomData;
 
-use crate::buffer::{Buffer, as_bytes_mut};
 use crate::exec::{Exec, SCRATCH, SharedMut};
+use crate::kv::{KV_BLOCK, KvBlock, KvFormat, KvSource, padded};
 use crate::math;
 use crate::matrix::{Bf16, Element, F32};
 use crate::simd::{LANES, Op, Simd};
-
-/// Positions in a block of the cache, and in a partial softmax.
-pub const KV_BLOCK: usize = 512;
-
-/// Positions by which the memory of a block grows.
-pub const KV_UNIT: usize = 128;
 
 /// Query rows in a [`Span`], at most: one item of parallel work for each key-value head.
 pub const SPAN_ROWS: usize = 48;
@@ -31,127 +25,6 @@ const PART: usize = 128;
 
 /// Queries that go over a block together.
 const QUERIES: usize = 96;
-
-/// How a cache keeps keys and values.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum KvFormat {
-    /// As they are.
-    F32,
-    /// Rounded to bf16, to nearest, ties to even.
-    Bf16,
-}
-
-impl KvFormat {
-    /// Bytes of an element.
-    #[must_use]
-    pub const fn bytes(self) -> usize {
-        match self {
-            KvFormat::F32 => 4,
-            KvFormat::Bf16 => 2,
-        }
-    }
-}
-
-/// Keys and values of [`KV_BLOCK`] consecutive positions of one sequence in one layer.
-///
-/// Keys are `[n_kv_heads, KV_BLOCK / 16, head_dim, 16 positions]`: a vector holds one element of sixteen keys, so that
-/// their scores end in its lanes. Values are `[n_kv_heads, head_dim / 16, KV_BLOCK, 16 elements]`, the last of a short
-/// head zero. So both are read as long runs, several at once, as memory likes it.
-#[derive(Debug)]
-pub struct KvBlock {
-    format: KvFormat,
-    head_dim: usize,
-    /// Bytes, in the element format.
-    keys: Buffer,
-    values: Buffer,
-}
-
-impl KvBlock {
-    /// An empty block. It takes memory as it is written, [`KvBlock::memory`] for every [`KV_UNIT`] positions.
-    #[must_use]
-    pub fn new(format: KvFormat, n_kv_heads: usize, head_dim: usize) -> KvBlock {
-        let buffer = |width: usize| Buffer::new(n_kv_heads * KV_BLOCK * width * format.bytes() / size_of::<f32>());
-        KvBlock { format, head_dim, keys: buffer(head_dim), values: buffer(padded(head_dim)) }
-    }
-
-    /// Bytes of memory that [`KV_UNIT`] positions take.
-    #[must_use]
-    pub fn memory(format: KvFormat, n_kv_heads: usize, head_dim: usize) -> u64 {
-        (n_kv_heads * KV_UNIT * (head_dim + padded(head_dim)) * format.bytes()) as u64
-    }
-
-    /// Writes the rows `keys` and `values`, each `[n, n_kv_heads, head_dim]`, as the positions from `slot` on.
-    ///
-    /// # Panics
-    /// When they do not fit this block, or are not of its shape.
-    pub fn write(&mut self, exec: &Exec, slot: usize, keys: &[f32], values: &[f32]) {
-        match self.format {
-            KvFormat::F32 => self.write_as::<4>(exec, slot, keys, values, f32::to_ne_bytes),
-            KvFormat::Bf16 => {
-                self.write_as::<2>(exec, slot, keys, values, |x| half::bf16::from_f32(x).to_le_bytes());
-            }
-        }
-    }
-
-    fn write_as<const N: usize>(
-        &mut self,
-        exec: &Exec,
-        slot: usize,
-        keys: &[f32],
-        values: &[f32],
-        store: impl Fn(f32) -> [u8; N] + Sync,
-    ) {
-        let d = self.head_dim;
-        let n_heads = self.keys.bytes().len() / (KV_BLOCK * d * N);
-        let width = n_heads * d;
-        let n = keys.len() / width;
-        assert!(slot + n <= KV_BLOCK, "{n} positions from {slot} on, in one block");
-        assert!(keys.len() == n * width && values.len() == keys.len(), "rows of the block's shape");
-        let (key_len, value_len) = (self.keys.len() / n_heads, self.values.len() / n_heads);
-        let (to_keys, to_values) = (SharedMut::new(&mut self.keys), SharedMut::new(&mut self.values));
-        // A few rows are not worth waking anyone.
-        let heads_at_once = if n < LANES { n_heads } else { 1 };
-        exec.pool().run(n_heads / heads_at_once, &|item, _| {
-            for head in item * heads_at_once..(item + 1) * heads_at_once {
-                // SAFETY: each head belongs to one item.
-                let to = unsafe { to_keys.slice(head * key_len..(head + 1) * key_len) };
-                let to = as_bytes_mut(to).as_chunks_mut::<N>().0;
-                // Position by position within a group, the groups one after the other.
-                for first in (slot / LANES * LANES..slot + n).step_by(LANES) {
-                    let group = to[first * d..(first + LANES) * d].as_chunks_mut::<LANES>().0;
-                    let lo = first.max(slot);
-                    let rows = keys[(lo - slot) * width..].chunks_exact(width).take(first + LANES - lo);
-                    for (lane, row) in (lo - first..).zip(rows) {
-                        for (element, x) in group.iter_mut().zip(&row[head * d..(head + 1) * d]) {
-                            element[lane] = store(*x);
-                        }
-                    }
-                }
-                // SAFETY: as above.
-                let to = unsafe { to_values.slice(head * value_len..(head + 1) * value_len) };
-                let to = as_bytes_mut(to).as_chunks_mut::<N>().0;
-                for (run, first) in to.chunks_exact_mut(KV_BLOCK * LANES).zip((0..d).step_by(LANES)) {
-                    let len = LANES.min(d - first);
-                    for (to, row) in run[slot * LANES..].chunks_exact_mut(LANES).zip(values.chunks_exact(width)) {
-                        for (to, x) in to.iter_mut().zip(&row[head * d + first..][..len]) {
-                            *to = store(*x);
-                        }
-                    }
-                }
-            }
-        });
-    }
-}
-
-fn padded(head_dim: usize) -> usize {
-    head_dim.next_multiple_of(LANES)
-}
-
-/// Where the blocks of a sequence are.
-pub trait KvSource: Sync {
-    /// The blocks of sequence `seq` in order of position; at least those that its rows can see.
-    fn blocks(&self, seq: usize) -> &[KvBlock];
-}
 
 /// Rows `row .. row + len` of a batch, which are the positions `pos .. pos + len` of sequence `seq`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
