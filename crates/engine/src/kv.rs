@@ -90,8 +90,11 @@ impl Sequence {
         for layer in &mut self.layers {
             layer.truncate(blocks);
         }
-        // Memory that a block has touched stays touched.
-        let units = self.units.min(blocks * (KV_BLOCK / KV_UNIT));
+        let units = self.units.min(self.len.div_ceil(KV_UNIT));
+        if units < self.units && !units.is_multiple_of(KV_BLOCK / KV_UNIT) {
+            let kept = units * KV_UNIT % KV_BLOCK;
+            self.layers.iter_mut().filter_map(|layer| layer.last_mut()).for_each(|block| block.truncate(kept));
+        }
         self.pool.free.fetch_add(self.units - units, Ordering::Relaxed);
         self.units = units;
     }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 
 use common::{Case, cases, cases_and_modes, logits, modes, options};
-use rheostat::{Compute, Input, Io, Isa, Model, Options, Package, Want, Way};
+use rheostat::{Compute, Input, Io, Isa, KvFormat, Model, Options, Package, Want, Way};
 
 #[track_caller]
 fn assert_bits(what: &str, got: &[f32], want: &[f32]) {
@@ -295,6 +295,25 @@ fn integers_without_packed_weights_are_refused() {
     let options = Options { compute: Compute::Int8, ..options() };
     let refused = Model::load(&Package::open(&case.dir).unwrap(), &options);
     assert!(matches!(refused, Err(rheostat::Error::NothingPacked)));
+}
+
+/// What one sequence gives back, another may take; and what it reads then has the same bits.
+#[test]
+fn rolled_back_memory_is_free_again() {
+    let case = common::case(common::testdata().join("text_qwen3"));
+    let tokens: Vec<u32> = (0..256).map(|i| i % 50).collect();
+    for kv in [KvFormat::F32, KvFormat::Bf16] {
+        let mut model = case.load(&Options { context: Some(256), sequences: 2, kv, ..options() });
+        let (mut first, mut second) = (model.sequence(256), model.sequence(256));
+        let want = model.prefill(&mut first, &tokens).unwrap().logits.to_vec();
+        let error = model.prefill(&mut second, &tokens).unwrap_err();
+        assert!(matches!(error, rheostat::Error::CacheFull { .. }), "{error}");
+        second.truncate(0);
+        first.truncate(100);
+        assert_bits("the other", model.prefill(&mut second, &tokens).unwrap().logits, &want);
+        second.truncate(3);
+        assert_bits("the same", model.prefill(&mut first, &tokens[100..]).unwrap().logits, &want);
+    }
 }
 
 /// A pass that cannot be made says why, and leaves everything as it was.

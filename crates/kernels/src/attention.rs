@@ -1,12 +1,14 @@
 //! Softmax attention over a blocked cache of keys and values.
 //!
 //! The keys of a sequence lie in blocks of [`KV_BLOCK`] positions, aligned to position 0. For each query,
-//! each block with a visible key gives a partial result: the largest score `m`, the sum `l` of `e^(s − m)`
+//! each block with a visible key gives a partial result: its scores (sums of [`TERMS`] products each, added in order), the
+//! largest of them `m`, the sum `l` of `e^(s − m)`
 //! over 16 lanes by position, and `o = Σ e^(s − m) · v` in order of position. Partial results are merged
 //! in order of the blocks. What a query sees depends on its own position and the window alone, so
 //! neither chunking, nor padding, nor the rows beside it, nor the thread changes a bit.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use crate::exec::{Exec, SCRATCH, SharedMut};
 use crate::kv::{KV_BLOCK, KvBlock, KvFormat, KvSource, padded};
@@ -107,7 +109,7 @@ struct Item<'a, W> {
 
 /// The queries that go over the blocks together, and their running results.
 struct Chunk<'a> {
-    /// Query vectors `[n, stride]`, zero-padded.
+    /// Query vectors `[n, stride]`, of which `d` count.
     q: &'a mut [f32],
     /// Scores, then weights, `[n, KV_BLOCK]`.
     scores: &'a mut [f32],
@@ -160,7 +162,6 @@ impl<W: Element> Op for Item<'_, W> {
             for i in 0..n {
                 let to = &mut chunk.q[i * stride..(i + 1) * stride];
                 to[..d].copy_from_slice(&q[offset(i)..][..d]);
-                to[d..].fill(0.0);
                 let last = span.pos + (done + i) / group;
                 chunk.state[i].last = last;
                 chunk.state[i].first = shape.window.map_or(0, |w| (last + 1).saturating_sub(w));
@@ -209,7 +210,7 @@ impl Chunk<'_> {
             // One tile of queries goes over the whole block in long runs; many go over a part of it, which stays near.
             let step = if self.n <= 6 { KV_BLOCK } else { PART };
             for part in (0..KV_BLOCK).step_by(step) {
-                self.score::<S, W>(s, keys, &seen.map(|seen| within(seen, part, step)));
+                self.score::<S, W>(s, keys, part..part + step, &seen);
             }
             let mut stats = [(0.0f32, 0.0f32); QUERIES];
             for i in 0..self.n {
@@ -222,7 +223,7 @@ impl Chunk<'_> {
             }
             self.part.fill(0.0);
             for part in (0..KV_BLOCK).step_by(step) {
-                self.weigh_all::<S, W>(s, values, &seen.map(|seen| within(seen, part, step)));
+                self.weigh_all::<S, W>(s, values, part..part + step, &seen);
             }
             for i in 0..self.n {
                 if seen[i].0 < seen[i].1 {
@@ -232,26 +233,26 @@ impl Chunk<'_> {
         }
     }
 
-    /// Dot products of every query with the keys that it sees, and with some that it does not see; the rest of `scores`
+    /// Dot products of every query with the keys of `part` that it sees, and with some that it does not see; the rest of `scores`
     /// is left as it was.
     #[inline(always)]
-    fn score<S: Simd, W: Element>(&mut self, s: S, keys: &[u8], seen: &[(usize, usize); QUERIES]) {
+    fn score<S: Simd, W: Element>(&mut self, s: S, keys: &[u8], part: Range<usize>, seen: &[(usize, usize); QUERIES]) {
         let mut i = 0;
         while i < self.n {
             let left = self.n - i;
             i += if S::WIDE_TILE {
                 match left {
-                    1 => self.score_rows::<S, W, 1, 8>(s, i, keys, seen),
-                    2 => self.score_rows::<S, W, 2, 8>(s, i, keys, seen),
-                    3 => self.score_rows::<S, W, 3, 8>(s, i, keys, seen),
-                    4 | 5 => self.score_rows::<S, W, 4, 4>(s, i, keys, seen),
-                    _ => self.score_rows::<S, W, 6, 4>(s, i, keys, seen),
+                    1 => self.score_rows::<S, W, 1, 8>(s, i, keys, part.clone(), seen),
+                    2 => self.score_rows::<S, W, 2, 8>(s, i, keys, part.clone(), seen),
+                    3 => self.score_rows::<S, W, 3, 8>(s, i, keys, part.clone(), seen),
+                    4 | 5 => self.score_rows::<S, W, 4, 4>(s, i, keys, part.clone(), seen),
+                    _ => self.score_rows::<S, W, 6, 4>(s, i, keys, part.clone(), seen),
                 }
             } else {
                 match left {
-                    1 => self.score_rows::<S, W, 1, 4>(s, i, keys, seen),
-                    2 => self.score_rows::<S, W, 2, 2>(s, i, keys, seen),
-                    _ => self.score_rows::<S, W, 3, 2>(s, i, keys, seen),
+                    1 => self.score_rows::<S, W, 1, 4>(s, i, keys, part.clone(), seen),
+                    2 => self.score_rows::<S, W, 2, 2>(s, i, keys, part.clone(), seen),
+                    _ => self.score_rows::<S, W, 3, 2>(s, i, keys, part.clone(), seen),
                 }
             };
         }
@@ -264,9 +265,10 @@ impl Chunk<'_> {
         s: S,
         i: usize,
         keys: &[u8],
+        part: Range<usize>,
         seen: &[(usize, usize); QUERIES],
     ) -> usize {
-        let seen = seen[i..i + R].iter().filter(|r| r.0 < r.1);
+        let seen = seen[i..i + R].iter().map(|seen| within(*seen, &part)).filter(|r| r.0 < r.1);
         let start = seen.clone().map(|r| r.0 / LANES).min().unwrap_or(0);
         let end = seen.map(|r| r.1.div_ceil(LANES)).max().unwrap_or(0);
         // A tile's vectors lie a `C`-th of the range apart, so that each of `C` runs goes on in the next tile.
@@ -329,38 +331,45 @@ impl Chunk<'_> {
         }
     }
 
-    /// `part += weights · values` for every query, over what it sees, in order.
+    /// `self.part += weights · values` for every query, over what it sees of `part`, in order.
     #[inline(always)]
-    fn weigh_all<S: Simd, W: Element>(&mut self, s: S, values: &[u8], seen: &[(usize, usize); QUERIES]) {
+    fn weigh_all<S: Simd, W: Element>(
+        &mut self,
+        s: S,
+        values: &[u8],
+        part: Range<usize>,
+        seen: &[(usize, usize); QUERIES],
+    ) {
         let mut i = 0;
         while i < self.n {
             let left = self.n - i;
             i += if S::WIDE_TILE {
                 match left {
-                    1 => self.weigh::<S, W, 1>(s, i, values, seen),
-                    2 | 3 => self.weigh::<S, W, 2>(s, i, values, seen),
-                    4 | 5 => self.weigh::<S, W, 4>(s, i, values, seen),
-                    _ => self.weigh::<S, W, 6>(s, i, values, seen),
+                    1 => self.weigh::<S, W, 1>(s, i, values, part.clone(), seen),
+                    2 | 3 => self.weigh::<S, W, 2>(s, i, values, part.clone(), seen),
+                    4 | 5 => self.weigh::<S, W, 4>(s, i, values, part.clone(), seen),
+                    _ => self.weigh::<S, W, 6>(s, i, values, part.clone(), seen),
                 }
             } else {
                 match left {
-                    1 => self.weigh::<S, W, 1>(s, i, values, seen),
-                    _ => self.weigh::<S, W, 2>(s, i, values, seen),
+                    1 => self.weigh::<S, W, 1>(s, i, values, part.clone(), seen),
+                    _ => self.weigh::<S, W, 2>(s, i, values, part.clone(), seen),
                 }
             };
         }
     }
 
-    /// `part += weights · values` for `R` queries from `i` on, each over what it sees, in order. Returns `R`.
+    /// The same for `R` queries from `i` on. Returns `R`.
     #[inline(always)]
     fn weigh<S: Simd, W: Element, const R: usize>(
         &mut self,
         s: S,
         i: usize,
         values: &[u8],
+        part: Range<usize>,
         seen: &[(usize, usize); QUERIES],
     ) -> usize {
-        let seen = &seen[i..i + R];
+        let seen: [_; R] = std::array::from_fn(|r| within(seen[i + r], &part));
         let lo = seen.iter().map(|r| r.0).max().unwrap_or(0);
         let hi = seen.iter().map(|r| r.1).min().unwrap_or(0);
         if lo < hi {
@@ -483,10 +492,10 @@ impl Chunk<'_> {
     }
 }
 
-/// What lies in the part of `len` positions from `start` on.
+/// What of `(first, end)` lies in `part`.
 #[inline(always)]
-fn within((lo, hi): (usize, usize), start: usize, len: usize) -> (usize, usize) {
-    let (lo, hi) = (lo.max(start), hi.min(start + len));
+fn within((lo, hi): (usize, usize), part: &Range<usize>) -> (usize, usize) {
+    let (lo, hi) = (lo.max(part.start), hi.min(part.end));
     if lo < hi { (lo, hi) } else { (0, 0) }
 }
 

@@ -1,17 +1,20 @@
 //! Memory of the kernels: zeroed f32, aligned to a page, resident from its first touch on.
 
 use std::alloc::{Layout, handle_alloc_error};
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+/// Elements of a page.
+const PAGE: usize = 4096 / size_of::<f32>();
 
 /// A fixed number of f32, aligned to a page.
 ///
 /// The kernels take any slice; on an aligned one whose rows are whole cache lines a vector load never straddles
 /// two lines, which is worth a third of the speed of a large product.
 ///
-/// Memory comes from the system page by page, as it is first written, and goes back whole: a buffer that is large and
+/// Memory comes from the system page by page, as it is first written, and goes back when it is done with: a buffer that is large and
 /// little used takes little, and nothing is left behind in an allocator.
 pub struct Buffer {
     start: NonNull<f32>,
@@ -41,6 +44,19 @@ impl Buffer {
         // SAFETY: the mapping that was just made.
         let _ = unsafe { madvise(start.as_ptr().cast(), layout.size(), Advice::LinuxNoHugepage) };
         Buffer { start, len }
+    }
+}
+
+impl Buffer {
+    /// Forgets the elements of `range`: gives its whole pages back to the system, which makes them zero.
+    pub(crate) fn forget(&mut self, range: Range<usize>) {
+        let (first, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
+        if first < end {
+            let pages = &mut self[first..end];
+            // SAFETY: anonymous pages of our own, exclusively borrowed; zeros are numbers. A system whose pages are larger
+            // refuses, and nothing is lost.
+            let _ = unsafe { madvise(pages.as_mut_ptr().cast(), size_of_val(pages), Advice::LinuxDontNeed) };
+        }
     }
 }
 
@@ -102,5 +118,20 @@ mod tests {
             buffer.fill(1.0);
             assert_eq!(buffer.iter().sum::<f32>(), len as f32);
         }
+    }
+
+    #[test]
+    fn what_is_forgotten_is_zero_and_the_rest_stays() {
+        let mut buffer = Buffer::new(5 * PAGE + 3);
+        buffer.fill(1.0);
+        buffer.forget(PAGE - 1..PAGE + 1);
+        assert!(buffer.iter().all(|x| *x == 1.0), "no whole page");
+        buffer.forget(7..4 * PAGE - 1);
+        for (i, x) in buffer.iter().enumerate() {
+            assert_eq!(*x, if (PAGE..3 * PAGE).contains(&i) { 0.0 } else { 1.0 }, "{i}");
+        }
+        buffer.forget(0..0);
+        buffer.forget(4 * PAGE..5 * PAGE + 3);
+        assert_eq!(buffer.iter().sum::<f32>(), (2 * PAGE + 3) as f32);
     }
 }

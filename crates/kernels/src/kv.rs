@@ -58,6 +58,18 @@ impl KvBlock {
         (n_kv_heads * KV_UNIT * (head_dim + padded(head_dim)) * format.bytes()) as u64
     }
 
+    /// Forgets the positions from `first` on, a multiple of [`KV_UNIT`], and gives their memory back.
+    pub fn truncate(&mut self, first: usize) {
+        let size = self.format.bytes();
+        for (buffer, width) in [(&mut self.keys, self.head_dim), (&mut self.values, LANES)] {
+            // Elements of so many positions of a run.
+            let of = |positions: usize| positions * width * size / size_of::<f32>();
+            for start in (0..buffer.len()).step_by(of(KV_BLOCK)) {
+                buffer.forget(start + of(first)..start + of(KV_BLOCK));
+            }
+        }
+    }
+
     /// Writes the rows `keys` and `values`, each `[n, n_kv_heads, head_dim]`, as the positions from `slot` on.
     ///
     /// # Panics

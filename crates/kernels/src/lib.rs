@@ -7,11 +7,12 @@
 //! # The numeric contract
 //!
 //! Weights stored as f32, bf16 or f16 are widened exactly, packed integers to `q · scale`, rounded once (exact with
-//! scales of 16 bits); activations are f32. Every sum over an axis of
+//! scales of 16 bits); activations are f32. A dot product over an axis of
 //! length `n` has one order that depends on `n` alone: lane `l` of 16 adds the elements `l, l + 16, l + 32, …`
 //! in increasing order by fused multiply-add, a short tail counts as zeros, and the 16 lanes are added in
-//! the tree `l + (l+8)`, `l + (l+4)`, `l + (l+2)`, `l + (l+1)`. Attention sums over keys in blocks aligned to
-//! position 0 (see [`attention()`]). Elementary functions are this crate's own polynomials.
+//! the tree `l + (l+8)`, `l + (l+4)`, `l + (l+2)`, `l + (l+1)`. Attention has orders of its own: a
+//! score adds the products of eight elements in increasing order by fused multiply-add, and these sums in increasing order; sums
+//! over keys go in blocks aligned to position 0 (see [`attention()`]). Elementary functions are this crate's own polynomials.
 //!
 //! The reduced mode ([`Rows::Bf16`]) rounds both factors of a matrix product to bf16 and has an order of its own: lane
 //! `l` of 16 adds the pairs `l, l + 16, …` of neighbouring elements, of each pair the product of the second elements,
