@@ -28,6 +28,8 @@ pub(crate) enum Command {
     Prompt(PromptArgs),
     /// Say what a model is, what it needs, and what is odd about it.
     Inspect(InspectArgs),
+    /// Say how memory would be spent, what would stream, and how fast that should be.
+    Plan(PlanArgs),
     /// Measure how good a model is.
     #[command(subcommand)]
     Eval(EvalCommand),
@@ -292,6 +294,26 @@ pub(crate) struct InspectArgs {
     /// Tokens of text to plan memory for; as many as model and memory allow unless given
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) context: Option<NonZeroUsize>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PlanArgs {
+    /// Directory of a checkpoint, or "embedded"
+    pub(crate) model: PathBuf,
+    /// Tokens of a text, prompt and answer together, to plan for; as many as model and memory allow unless given
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) context: Option<NonZeroUsize>,
+    /// Texts that advance together
+    #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
+    pub(crate) batch: NonZeroUsize,
+    /// Measure the disk again, even if its rate is known from the last day
+    #[arg(long)]
+    pub(crate) measure: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

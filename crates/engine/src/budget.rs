@@ -24,6 +24,8 @@ const CHUNK: usize = 512;
 pub(crate) struct Demand {
     /// Bytes in all.
     pub(crate) memory: u64,
+    /// What the caller asked for, if anything.
+    pub(crate) asked: Option<u64>,
     pub(crate) threads: std::num::NonZeroUsize,
     /// Tokens that sequences will hold together.
     pub(crate) tokens: usize,
@@ -35,6 +37,8 @@ pub(crate) struct Demand {
     pub(crate) weights: Option<u64>,
     pub(crate) tile: Option<u64>,
     pub(crate) io: Io,
+    /// Bytes that the caller takes for something else.
+    pub(crate) reserve: u64,
     pub(crate) compute: Compute,
     pub(crate) kv: KvFormat,
 }
@@ -51,9 +55,12 @@ pub enum LogitRows {
 /// How a budget is spent, in bytes.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct MemoryPlan {
-    /// The budget.
+    /// The budget: what was asked for, or what there is if that is less.
     pub budget: u64,
-    /// The process as it was before, and an allowance for what is not counted one by one.
+    /// What was asked for, if anything.
+    pub asked: Option<u64>,
+    /// The process as it was before, an allowance for what is not counted one by one, and what the caller
+    /// [reserved](crate::Options::reserve).
     pub process: u64,
     /// Norms and biases.
     pub vectors: u64,
@@ -67,6 +74,8 @@ pub struct MemoryPlan {
     pub ring: u64,
     /// Weights that every sweep reads from disk.
     pub streamed: u64,
+    /// All weights that a sweep uses, wherever they are.
+    pub weights: u64,
     /// Tokens that the KV cache holds.
     pub tokens: usize,
     /// Rows that one pass takes.
@@ -95,7 +104,7 @@ pub(crate) fn plan(
         .filter(|m| m.parts.iter().all(|t| checkpoint.sources()[t.shard()].as_static().is_some()))
         .map(MatrixInfo::byte_len)
         .sum();
-    let process = memory::resident().unwrap_or(0) + SLACK + Exec::memory(demand.threads) + statics;
+    let process = memory::resident().unwrap_or(0) + SLACK + Exec::memory(demand.threads) + statics + demand.reserve;
     let vectors = bound.vector_bytes();
     let units = demand.tokens.div_ceil(KV_UNIT) + demand.sequences - 1;
     let kv_cache = (units as u64).saturating_mul(kv::unit_bytes(decoder, demand.kv));
@@ -116,6 +125,7 @@ pub(crate) fn plan(
             Ok(plan) if fits && (plan.streamed_bytes() == 0 || roomy || rows == fewest) => {
                 let memory = MemoryPlan {
                     budget,
+                    asked: demand.asked,
                     process,
                     vectors,
                     kv_cache,
@@ -123,6 +133,7 @@ pub(crate) fn plan(
                     pinned: plan.pinned_bytes(),
                     ring: plan.ring_bytes(),
                     streamed: plan.streamed_bytes(),
+                    weights: bound.matrices.iter().map(MatrixInfo::byte_len).sum(),
                     tokens: units.saturating_mul(KV_UNIT),
                     rows,
                 };
@@ -137,10 +148,11 @@ pub(crate) fn plan(
     }
 }
 
-/// What is available now, less a sixteenth and at least 256 MiB for others.
-pub(crate) fn default_budget() -> u64 {
+/// The budget for `asked`: never more than there is, or the rest would be swapped, or the process killed. Unless asked, what is
+/// available now, less a sixteenth and at least 256 MiB for others.
+pub(crate) fn effective(asked: Option<u64>) -> u64 {
     let available = memory::available().unwrap_or(u64::MAX / 2) + memory::resident().unwrap_or(0);
-    available - (available / 16).max(256 << 20).min(available / 2)
+    asked.map_or(available - (available / 16).max(256 << 20).min(available / 2), |asked| asked.min(available))
 }
 
 /// Bytes of the buffers that [`Workspace`](crate::forward::Workspace) takes.

@@ -30,6 +30,7 @@ pub mod decoder;
 mod error;
 pub mod eval;
 mod families;
+mod forecast;
 mod forward;
 mod generate;
 mod generation_config;
@@ -44,6 +45,7 @@ pub mod tokenizer;
 pub use budget::{LogitRows, MemoryPlan};
 pub use config::{ConfigError, ConfigErrorKind};
 pub use error::Error;
+pub use forecast::{Bottleneck, Forecast, Rates, measure_disk};
 pub use forward::{Compute, Input, Observer, Output, Want};
 pub use generate::{Finish, Generation, Progress, Request, generate};
 pub use generation_config::GenerationConfig;
@@ -51,5 +53,7 @@ pub use kv::Sequence;
 pub use model::{Limits, Model, Options, Reading, check_tokens, check_vocabulary, plan_memory};
 pub use package::Package;
 pub use rheostat_kernels::{Isa, KvFormat};
-pub use rheostat_store::{Checkpoint, Dtype, Io, StoreError, StoreErrorKind, TensorInfo, Way, memory};
+pub use rheostat_store::{
+    Checkpoint, DISK_PROBE_BYTES, Dtype, Io, StoreError, StoreErrorKind, TensorInfo, Way, memory,
+};
 pub use sampler::{Sampler, Sampling};
