@@ -10,7 +10,7 @@ pub(crate) fn memory_plan(plan: &MemoryPlan) -> Vec<(&'static str, String)> {
     let note = capped.map(|asked| format!(" ({} were asked for, and no more is free)", format_size(asked)));
     let mut lines = vec![("memory", of + &note.unwrap_or_default())];
     for (name, bytes) in [
-        ("process", plan.process),
+        ("process", plan.process + plan.threads),
         ("norms, biases", plan.vectors),
         ("KV cache", plan.kv_cache),
         ("activations", plan.activations),

@@ -174,6 +174,7 @@ mod tests {
             budget: 0,
             asked: None,
             process: 0,
+            threads: 0,
             vectors: 0,
             kv_cache: 0,
             activations: 0,

@@ -52,6 +52,8 @@ pub enum Want {
     Nothing,
     /// For the last.
     Last,
+    /// For the last so many, or all if they are fewer.
+    Tail(usize),
     /// For all.
     All,
 }
@@ -516,6 +518,7 @@ pub(crate) fn wanted_rows(input: &Input<'_>) -> usize {
     match input.want {
         Want::Nothing => 0,
         Want::Last => 1,
+        Want::Tail(rows) => rows.min(input.tokens.len()),
         Want::All => input.tokens.len(),
     }
 }

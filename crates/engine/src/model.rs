@@ -13,6 +13,7 @@ use crate::budget::{self, Demand, LogitRows, MemoryPlan};
 use crate::decoder::Decoder;
 use crate::error::Error;
 use crate::forward::{Compute, Input, Observer, Output, Pass, Want, Workspace, wanted_rows};
+use crate::generate::Text;
 use crate::kv::{KvPool, Sequence};
 use crate::package::Package;
 
@@ -34,6 +35,8 @@ pub struct Options {
     pub chunk: Option<usize>,
     /// For how many rows of a pass logits will be asked.
     pub logits: LogitRows,
+    /// Tokens that will be guessed ahead for each sequence, at the most: rows of a pass with logits of their own.
+    pub drafts: usize,
     /// In which numbers the matrix products are computed.
     pub compute: Compute,
     /// How the KV cache keeps keys and values.
@@ -58,6 +61,7 @@ impl Default for Options {
             sequences: 1,
             chunk: None,
             logits: LogitRows::Last,
+            drafts: 0,
             compute: Compute::F32,
             kv: KvFormat::F32,
             io: Io::Auto,
@@ -208,10 +212,25 @@ impl Model {
         Sequence::new(&self.decoder, prompt_len, &self.kv)
     }
 
+    /// Whether a text of `tokens` tokens in all can join `texts`, so that all of them come to their end in the planned memory.
+    #[must_use]
+    pub fn has_room(&self, texts: &[Text], tokens: usize) -> bool {
+        // The last token is never read, and nothing is beyond the context.
+        let units = |tokens: usize| tokens.min(self.decoder.context).div_ceil(KV_UNIT);
+        let taken: usize = texts.iter().map(|text| units(text.most_tokens())).sum();
+        taken + units(tokens) <= self.plan.tokens / KV_UNIT
+    }
+
     /// Rows that one pass takes at the most.
     #[must_use]
     pub fn max_rows(&self) -> usize {
         self.plan.rows
+    }
+
+    /// Rows of a pass that logits can be had for at the most.
+    #[must_use]
+    pub fn max_logit_rows(&self) -> usize {
+        self.logit_rows
     }
 
     /// One pass: every input's tokens follow what its sequence has read.
@@ -349,6 +368,7 @@ fn plan(
             sequences: options.sequences.max(1),
             chunk: options.chunk,
             logits: options.logits,
+            drafts: options.drafts,
             weights: options.weights,
             tile: options.tile,
             io: options.io,
