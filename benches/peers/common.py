@@ -12,6 +12,7 @@ import platform
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +32,15 @@ class Unavailable(Exception):
     """Something cannot be measured; the text says why and what to do."""
 
 
+def end_on_terminate():
+    """SIGTERM ends what runs as Ctrl-C does, also in a shell's background, where Ctrl-C itself is ignored."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
 def say(text):
     print(text, file=sys.stderr, flush=True)
 
@@ -39,20 +49,34 @@ def execute(command, *, what, log=None, timeout, env=None):
     """Run a command and return its standard output; `Unavailable` says what failed, with the end of the output."""
     command = [str(part) for part in command]
     try:
-        env = {**os.environ, **(env or {})}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env)
+        status, output, errors = communicate(command, timeout, {**os.environ, **(env or {})})
     except FileNotFoundError:
         raise Unavailable(f"{what}: {command[0]} is not installed") from None
     except subprocess.TimeoutExpired:
         raise Unavailable(f"{what}: not done after {timeout} s (--timeout)") from None
     if log:
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(" ".join(command) + "\n" + done.stdout + done.stderr)
-    if done.returncode:
-        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        log.write_text(" ".join(command) + "\n" + output + errors)
+    if status:
+        lines = (errors.strip() or output.strip()).splitlines()
         end = f"; all of it in {log}" if log else ""
-        raise Unavailable(f"{what}: failed with {done.returncode}: {lines[-1] if lines else 'no output'}{end}")
-    return done.stdout
+        raise Unavailable(f"{what}: failed with {status}: {lines[-1] if lines else 'no output'}{end}")
+    return output
+
+
+def communicate(command, timeout, env):
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as child:
+        try:
+            output, errors = child.communicate(timeout=timeout)
+        except BaseException:
+            # It may have something to give back first.
+            child.terminate()
+            try:
+                child.wait(10)
+            except subprocess.TimeoutExpired:
+                child.kill()
+            raise
+    return child.returncode, output, errors
 
 
 def parsed(text, what):

@@ -33,6 +33,8 @@ class Groups:
     def __init__(self, parent=None):
         found = parent or self.mounted()
         self.parent = pathlib.Path(found)
+        if not (self.parent / "cgroup.procs").is_file():
+            raise Unavailable(f"--cgroup: {found} is not the folder of a cgroup")
         self.two = (self.parent / "cgroup.controllers").is_file()
         if self.two:
             # A group in which processes live may not hand on memory; the root may, and a group delegated for this.

@@ -15,7 +15,6 @@ import os
 import pathlib
 import platform
 import re
-import signal
 import statistics
 import sys
 import sysconfig
@@ -28,6 +27,7 @@ from common import (
     ROOT,
     Unavailable,
     busy_seconds,
+    end_on_terminate,
     environment,
     execute,
     gguf,
@@ -205,6 +205,7 @@ class Peer:
             else:
                 say(f"  {name}, {test}: other processes disturbed this choice; the next run makes it again")
         self.choices[name, test] = known[key] if len(options) > 1 else options[0]
+
 
 class LlamaCpp(Peer):
     # The head (with tied embeddings the same tensor as the embedding) stays as it is, as in our int8 and int4
@@ -414,7 +415,7 @@ def prepare(args):
 
 def main():
     args = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    end_on_terminate()
     ours, variants, peers, versions, reasons = prepare(args)
     rounds = {test: [] for test in args.tests}
     broken = {}

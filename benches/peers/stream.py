@@ -19,7 +19,6 @@ import pathlib
 import platform
 import re
 import shlex
-import signal
 import statistics
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from common import (
     ROOT,
     Unavailable,
     busy_seconds,
+    end_on_terminate,
     environment,
     execute,
     gguf,
@@ -82,6 +82,12 @@ class Engine:
     def options(self, limit):
         """Settings between which the fastest is chosen under each limit, before anything is measured."""
         return [{}]
+
+    def sample(self, limit, option, **shape):
+        try:
+            return self.measure(limit, option, **shape)
+        except (LookupError, TypeError, ZeroDivisionError) as error:
+            raise Unavailable(f"{self.name}: an answer that this script does not know: {error!r}") from None
 
     def run(self, limit, command, what, env=None):
         forget(self.args, self.files())
@@ -159,7 +165,7 @@ class Torch(Engine):
         self.version = execute([self.python, "-c", program], **limits).strip().splitlines()[-1]
 
     def decode(self, limit, *flags):
-        command = [*self.program(), "-n", self.args.n_gen, *flags]
+        command = [*self.program(), "-n", self.args.n_torch, *flags]
         run = self.run(limit, command, self.name, self.environment())
         answer = parsed(run.output, self.name)
         read = answer["read"] and statistics.mean(answer["read"])
@@ -253,6 +259,10 @@ def sizes(text):
     return [size(part) for part in text.split(",")]
 
 
+def shown(option):
+    return ", ".join(f"{key} {written(value) if key == 'keep' else value}" for key, value in option.items())
+
+
 def written(bytes_):
     return f"{bytes_ / 2**30:.4g} GiB" if bytes_ >= 2**30 else f"{bytes_ / 2**20:.4g} MiB"
 
@@ -274,7 +284,8 @@ def arguments():
     add("--flags", type=shlex.split, default=[], help='more flags for `rheostat bench`, as in --flags="--io direct"')
     add("--peers", default=",".join(PEERS), help="or none; default: %(default)s")
     add("--rounds", type=int, default=5, help="default: %(default)s")
-    add("--n-gen", type=int, default=3, help="tokens in each measurement; default: %(default)s")
+    add("--n-gen", type=int, default=5, help="tokens in each measurement; default: %(default)s")
+    add("--n-torch", type=int, default=2, help="the same for accelerate, AirLLM and RabbitLLM; default: %(default)s")
     add("--threads", type=int, default=os.cpu_count(), help="default: one for each core")
     add("--contexts", type=lambda text: [int(part) for part in text.split(",")], default=[], metavar="N,N",
         help="after the rounds: rheostat's peak memory, and one token, after so many others")
@@ -286,7 +297,6 @@ def arguments():
     add("--limit-seconds", type=int, default=30, help="at most, for fio in each round; default: %(default)s")
     add("--python", type=interpreter, action="append", default=[], metavar="NAME=PATH",
         help="an interpreter with the packages of requirements-NAME.txt; default: a new one")
-    add("--resettle", action="store_true", help="look again for the fastest settings of the peers")
     add("--prepare", action="store_true", help="make what is missing and stop")
     add("--patience", type=int, default=60, help="seconds to wait for other processes; default: %(default)s")
     add("--timeout", type=int, default=3600, help="seconds that one measurement may take; default: %(default)s")
@@ -297,7 +307,7 @@ def arguments():
     for part in args.peers:
         if part not in PEERS:
             parser.error(f"--peers: no {part!r}; there are {', '.join(PEERS)}, and none")
-    for field in ("threads", "n_gen", "scan_seconds", "limit_seconds"):
+    for field in ("threads", "n_gen", "n_torch", "scan_seconds", "limit_seconds"):
         if getattr(args, field) < 1:
             parser.error(f"--{field.replace('_', '-')}: must be at least 1")
     if not (args.model / "config.json").is_file():
@@ -348,25 +358,19 @@ class Bench:
 
     def settle(self, engine, limit):
         """Keeps the fastest of an engine's settings, or says why none works."""
-        args, options = self.args, engine.options(limit)
-        path = args.cache / "settled.json"
-        known = json.loads(path.read_text()) if path.is_file() else {}
-        key = " | ".join(["stream", args.model.name, engine.name, engine.version, f"{limit}", f"{args.threads} threads"])
-        if len(options) > 1 and (args.resettle or known.get(key) not in options):
-            seconds, failure = {}, None
-            for option in options:
-                try:
-                    sample = watched(args, functools.partial(engine.measure, limit, option))
-                    seconds[json.dumps(option)] = sample.seconds
-                    say(f"  {engine.name}, {written(limit)}: {option}: {sample.seconds:.2f} s per token")
-                except Unavailable as error:
-                    failure = error
-                    say(f"  {engine.name}, {written(limit)}: {option}: {error}")
-            if not seconds:
-                raise failure
-            known[key] = json.loads(min(seconds, key=seconds.get))
-            path.write_text(json.dumps(known, indent=1) + "\n")
-        self.choices[engine.name, limit] = known[key] if len(options) > 1 else options[0]
+        options, seconds, failure = engine.options(limit), [], None
+        for option in options if len(options) > 1 else []:
+            label = f"  {engine.name}, {written(limit)}, {shown(option)}"
+            try:
+                sample = watched(self.args, functools.partial(engine.sample, limit, option))
+                seconds.append((sample.seconds, option))
+                say(f"{label}: {sample.seconds:.2f} s per token")
+            except Unavailable as error:
+                failure = error
+                say(f"{label}: {error}")
+        if len(options) > 1 and not seconds:
+            raise failure
+        self.choices[engine.name, limit] = min(seconds, key=lambda pair: pair[0])[1] if seconds else options[0]
 
     def settle_all(self):
         for limit in self.args.memory:
@@ -387,7 +391,7 @@ class Bench:
                 say(f"  {LIMIT}: {samples[key] / 1e9:.2f} GB/s")
             else:
                 engine = next(engine for engine in self.engines if engine.name == name)
-                measure = functools.partial(engine.measure, limit, self.choices[key])
+                measure = functools.partial(engine.sample, limit, self.choices[key])
                 samples[key] = sample = watched(self.args, measure)
                 say(f"  {name}, {written(limit)}: {sample.seconds:.3f} s per token, peak {written(sample.resident)}")
         except Unavailable as error:
@@ -410,7 +414,8 @@ class Bench:
         for limit in self.args.memory:
             for depth in self.args.contexts:
                 try:
-                    sample = watched(self.args, functools.partial(ours.measure, limit, {}, depth, 1))
+                    measure = functools.partial(ours.sample, limit, {}, depth=depth, tokens=1)
+                    sample = watched(self.args, measure)
                     self.contexts[limit, depth] = sample
                     say(f"  {written(limit)}, after {depth}: peak {written(sample.resident)}")
                 except Unavailable as error:
@@ -427,6 +432,11 @@ def middle(values, form="{:.2f}"):
     if len(values) > 1:
         text += f" ({form.format(min(values))} to {form.format(max(values))})"
     return text
+
+
+def gigabytes(values):
+    values = [value / 1e9 for value in values if value is not None]
+    return f"{statistics.median(values):.2f}" if values else "-"
 
 
 class Row:
@@ -454,9 +464,8 @@ class Row:
             f"| {written(self.limit)}",
             self.name,
             middle([x.seconds for x in s], "{:.3f}"),
-            middle([x.read and x.read / 1e9 for x in s]) if len(s) < 2 else "-" if s[0].read is None
-            else f"{statistics.median(x.read for x in s) / 1e9:.2f}",
-            "-" if s[0].read is None else f"{statistics.median(x.read / x.seconds for x in s) / 1e9:.2f}",
+            gigabytes(x.read for x in s),
+            gigabytes(x.read and x.read / x.seconds for x in s),
             written(max(x.resident for x in s)),
             written(max(groups)) if groups else "-",
             "1" if self.name == OURS else f"**{middle(self.against_ours)}**",
@@ -486,7 +495,7 @@ def render(bench):
     total = 2 * parameters(args.model)
     lines = [
         f"{args.model.name}, {total / 1e9:.2f} GB of weights for each token; {args.threads} threads, {processor()}; "
-        f"{args.rounds} rounds of {args.n_gen} tokens; {cold(args)}; "
+        f"{args.rounds} rounds of {args.n_gen} tokens ({args.n_torch} with torch); {cold(args)}; "
         + "; ".join(dict.fromkeys(engine.version for engine in bench.engines))
         + (f"; rheostat with {shlex.join(args.flags)}" if args.flags else ""),
         "",
@@ -500,14 +509,15 @@ def render(bench):
                   "| its time / ours | time / disk's in its round | time / disk's best |",
                   "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
         lines += [row.text() for row in table]
-        lines += ["", "The disk's time is what it needs for the bytes that rheostat streams in a sweep under this limit: "
+        lines += ["", "The disk's time is what it needs for the bytes that rheostat streams in a sweep: "
                   + "; ".join(streamed(row, total) for row in table if row.name == OURS) + "."]
     lines += missing(bench) + settings(bench) + over(bench, table) + contexts(bench)
-    return "\n".join(lines)
+    return re.sub("\n{3,}", "\n\n", "\n".join(lines))
 
 
 def cold(args):
-    return "the whole page cache dropped before each process" if args.drop == "all" else "its files dropped from the page cache before each process"
+    what = "the whole page cache" if args.drop == "all" else "the files that are read"
+    return f"{what} dropped before each process"
 
 
 def streamed(row, total):
@@ -528,7 +538,7 @@ def missing(bench):
 
 def settings(bench):
     chosen = [
-        f"{name}, {written(limit)}: " + ", ".join(f"{k} {written(v) if k == 'keep' else v}" for k, v in choice.items())
+        f"{name}, {written(limit)}: {shown(choice)}"
         for (name, limit), choice in bench.choices.items()
         if choice and (name, limit) not in bench.reasons
     ]
@@ -547,8 +557,8 @@ def over(bench, table):
         lines += ["", f"rheostat stayed within its budget in all of {len(ours)} runs."]
     others = [sample.others for row in table for sample in row.samples if sample.others is not None]
     if disturbed := sum(value >= OTHERS for value in others):
-        lines += ["", f"Other processes, or the kernel for these, kept more than {OTHERS} cores busy during {disturbed} of "
-                  f"{len(others)} measurements, {max(others):.1f} at most."]
+        lines += ["", f"Other processes, or the kernel for these, kept more than {OTHERS} cores busy during {disturbed} "
+                  f"of {len(others)} measurements, {max(others):.1f} at most."]
     return lines
 
 
@@ -577,7 +587,7 @@ def record(bench):
         system=f"{platform.system()} {platform.release()}",
         time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         cold=cold(args),
-        tokens=args.n_gen,
+        tokens=dict(engines=args.n_gen, torch=args.n_torch),
         flags=args.flags,
         versions={engine.name: engine.version for engine in bench.engines},
         bytes_per_token=2 * parameters(args.model),
@@ -599,7 +609,7 @@ def record(bench):
 
 def main():
     args = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    end_on_terminate()
     bench = Bench(args)
     bench.prepare()
     if args.prepare:
