@@ -52,6 +52,34 @@ impl KvBlock {
         KvBlock { format, head_dim, keys: buffer(head_dim), values: buffer(padded(head_dim)) }
     }
 
+    /// `n` blocks whose memory is used as a whole, over and over: what others are read into.
+    #[must_use]
+    pub fn side_by_side(n: usize, format: KvFormat, n_kv_heads: usize, head_dim: usize) -> Vec<KvBlock> {
+        let len = |width: usize| n_kv_heads * KV_BLOCK * width * format.bytes() / size_of::<f32>();
+        let lens = [len(head_dim), len(padded(head_dim))];
+        let mut buffers = Buffer::side_by_side(lens.into_iter().cycle().take(2 * n));
+        let pairs = std::iter::from_fn(|| Some((buffers.next()?, buffers.next()?)));
+        pairs.map(|(keys, values)| KvBlock { format, head_dim, keys, values }).collect()
+    }
+
+    /// The bytes of the keys and of the values, to be kept somewhere else.
+    #[must_use]
+    pub fn parts(&self) -> [&[u8]; 2] {
+        [self.keys.bytes(), self.values.bytes()]
+    }
+
+    /// The same, to be read again. Only what [`KvBlock::parts`] of a block of the same shape and format gave may be written
+    /// there: on other numbers, attention gives nonsense.
+    pub fn parts_mut(&mut self) -> [&mut [u8]; 2] {
+        [as_bytes_mut(&mut self.keys), as_bytes_mut(&mut self.values)]
+    }
+
+    /// Bytes of both parts of a block.
+    #[must_use]
+    pub fn part_lens(format: KvFormat, n_kv_heads: usize, head_dim: usize) -> [usize; 2] {
+        [head_dim, padded(head_dim)].map(|width| n_kv_heads * KV_BLOCK * width * format.bytes())
+    }
+
     /// Bytes of memory that [`KV_UNIT`] positions take.
     #[must_use]
     pub fn memory(format: KvFormat, n_kv_heads: usize, head_dim: usize) -> u64 {
@@ -142,4 +170,9 @@ pub(crate) fn padded(head_dim: usize) -> usize {
 pub trait KvSource: Sync {
     /// The blocks of sequence `seq` in order of position; at least those that its rows can see.
     fn blocks(&self, seq: usize) -> &[KvBlock];
+
+    /// The place of the first of them in the sequence: 0, unless those before it are elsewhere.
+    fn first_block(&self, _seq: usize) -> usize {
+        0
+    }
 }
