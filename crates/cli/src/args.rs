@@ -59,6 +59,12 @@ pub(crate) struct RunArgs {
     /// How the KV cache keeps keys and values: f32, or bf16 in half the memory
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = kv_cache)]
     pub(crate) kv_cache: KvFormat,
+    /// Directory for a KV cache that memory has no room for: it then has a long context in little memory
+    ///
+    /// The last positions of a text stay in memory. The others are in a file without a name, which is gone when the program ends,
+    /// however it ends.
+    #[arg(long, value_name = "DIR", value_parser = directory)]
+    pub(crate) kv_disk: Option<PathBuf>,
     /// How weights are read: auto; uring, by io_uring past the page cache; direct, by threads past the page cache; or buffered,
     /// by threads through it
     #[arg(long, value_name = "WAY", default_value = "auto", value_parser = io)]
@@ -113,6 +119,11 @@ fn kv_cache(name: &str) -> Result<KvFormat, String> {
         "bf16" => Ok(KvFormat::Bf16),
         _ => Err("write f32 or bf16".to_owned()),
     }
+}
+
+fn directory(path: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(path);
+    if path.is_dir() { Ok(path) } else { Err("give a directory that is there".to_owned()) }
 }
 
 fn io(name: &str) -> Result<Io, String> {

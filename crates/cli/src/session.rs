@@ -54,6 +54,7 @@ pub(crate) fn options(run: &RunArgs) -> Options {
         chunk: run.chunk.map(NonZeroUsize::get),
         compute: run.compute,
         kv: run.kv_cache,
+        kv_disk: run.kv_disk.clone(),
         io: run.io,
         ..Options::default()
     }

@@ -34,6 +34,7 @@ mod forward;
 mod generate;
 mod generation_config;
 mod kv;
+mod kv_disk;
 mod model;
 mod package;
 pub mod quantize;

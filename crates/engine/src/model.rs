@@ -1,19 +1,21 @@
 //! A model that is ready to run: its description, its weights under a budget, its threads and its buffers.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use rheostat_kernels::{Exec, Format, Isa, KV_UNIT, KvFormat, probe};
-use rheostat_store::{Checkpoint, Io, Way, Weights};
+use rheostat_kernels::{Exec, Format, Isa, KV_BLOCK, KV_UNIT, KvFormat, probe};
+use rheostat_store::{Checkpoint, Io, Way, Weights, spool_room};
 
 use crate::bind::{Bound, MatrixInfo};
 use crate::budget::{self, Demand, LogitRows, MemoryPlan};
 use crate::decoder::Decoder;
 use crate::error::Error;
-use crate::forward::{Compute, Input, Observer, Output, Pass, Want, Workspace, wanted_rows};
+use crate::forward::{Compute, Input, KvPlace, Observer, Output, Pass, Want, Workspace, wanted_rows};
 use crate::kv::{KvPool, Sequence};
+use crate::kv_disk::{self, KvDisk};
 use crate::package::Package;
 
 /// How a model is to run.
@@ -26,7 +28,7 @@ pub struct Options {
     /// Instruction set; `None`: the widest.
     pub isa: Option<Isa>,
     /// Tokens that all sequences together will hold at the most; `None`: the model's context, or as much of
-    /// it as an eighth of the budget holds.
+    /// it as an eighth of the budget holds, or, with `kv_disk`, as much as there is room for on disk.
     pub context: Option<usize>,
     /// Sequences at once, at the most.
     pub sequences: usize,
@@ -38,6 +40,8 @@ pub struct Options {
     pub compute: Compute,
     /// How the KV cache keeps keys and values.
     pub kv: KvFormat,
+    /// A directory for keys and values that memory has no room for; `None`: all are in memory.
+    pub kv_disk: Option<PathBuf>,
     /// How weights are read.
     pub io: Io,
     /// Bytes for weights in memory, instead of what the budget leaves for them. For tests and measurements.
@@ -58,6 +62,7 @@ impl Default for Options {
             logits: LogitRows::Last,
             compute: Compute::F32,
             kv: KvFormat::F32,
+            kv_disk: None,
             io: Io::Auto,
             weights: None,
             tile: None,
@@ -118,9 +123,11 @@ impl Model {
         let weights = Weights::new(&checkpoint, residency)?;
         let exec = Exec::new(options.isa.unwrap_or_else(Isa::detect), demand.threads).map_err(Error::Threads)?;
         let logit_rows = budget::logit_rows(plan.rows, &demand);
+        let ring = kv_disk::ring_blocks(&decoder, options.kv, demand.memory, plan.tokens);
+        let disk = options.kv_disk.as_ref().map(|dir| KvDisk::new(&decoder, options.kv, dir, ring)).transpose()?;
         Ok(Model {
-            workspace: Workspace::new(&decoder, plan.rows, logit_rows, options.compute),
-            kv: KvPool::new(plan.tokens / KV_UNIT, options.kv),
+            workspace: Workspace::new(&decoder, plan.rows, logit_rows, options.compute, demand.place),
+            kv: KvPool::new(plan.tokens / KV_UNIT, options.kv, disk, demand.sequences),
             decoder,
             checkpoint,
             bound,
@@ -153,7 +160,11 @@ impl Model {
     /// What it has read so far.
     #[must_use]
     pub fn reading(&self) -> Reading {
-        Reading { bytes: self.weights.bytes_read() + self.workspace.gathered(), waited: self.weights.waited() }
+        let (kv_bytes, kv_waited) = self.kv.disk().map_or((0, 0.0), KvDisk::reading);
+        Reading {
+            bytes: self.weights.bytes_read() + self.workspace.gathered() + kv_bytes,
+            waited: self.weights.waited() + kv_waited,
+        }
     }
 
     /// How weights are read.
@@ -329,10 +340,17 @@ fn plan(
     };
     let budget = options.memory.unwrap_or_else(budget::default_budget);
     let unit = crate::kv::unit_bytes(decoder, options.kv);
+    let room = options.kv_disk.as_deref().map(spool_room).transpose()?;
     let plan = |memory: u64| {
         let tokens = options.context.unwrap_or_else(|| {
-            let units = (memory / 8 / unit).max(1) as usize;
-            decoder.context.min(units.saturating_mul(KV_UNIT))
+            let held = match room {
+                None => ((memory / 8 / unit).max(1) as usize).saturating_mul(KV_UNIT),
+                Some(room) => {
+                    let blocks = room / kv_disk::slot_bytes(decoder, options.kv);
+                    (blocks.saturating_sub(options.sequences as u64).max(1) as usize).saturating_mul(KV_BLOCK)
+                }
+            };
+            decoder.context.min(held)
         });
         let demand = Demand {
             memory,
@@ -346,10 +364,11 @@ fn plan(
             io: options.io,
             compute: options.compute,
             kv: options.kv,
+            place: if room.is_some() { KvPlace::Disk } else { KvPlace::Memory },
         };
         budget::plan(decoder, checkpoint, bound, &demand).map(|(memory, residency)| (memory, residency, demand))
     };
-    plan(budget).map_err(|mut error| {
+    let planned = plan(budget).map_err(|mut error| {
         // A larger budget promises a longer context, which takes an eighth of what was added: what is needed is
         // found in a few steps.
         while let Error::BudgetTooSmall { needed, .. } = error {
@@ -361,5 +380,12 @@ fn plan(
             }
         }
         error
-    })
+    })?;
+    if let (Some(dir), Some(room)) = (&options.kv_disk, room)
+        && planned.0.kv_disk > room
+    {
+        let (tokens, needed) = (planned.0.tokens, planned.0.kv_disk);
+        return Err(Error::KvDiskRoom { dir: dir.clone(), tokens, needed, room });
+    }
+    Ok(planned)
 }

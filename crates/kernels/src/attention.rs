@@ -74,16 +74,17 @@ pub struct Gathering<'a> {
     state: &'a mut [f32],
     /// `[n, n_heads, head_dim]`.
     out: &'a mut [f32],
+    rows: Range<usize>,
 }
 
 impl<'a> Gathering<'a> {
-    /// Nothing so far, for the rows of `out: [n, n_heads, head_dim]`, with room `[n, n_heads, 2]` for what goes with it.
-    pub fn new(state: &'a mut [f32], out: &'a mut [f32]) -> Gathering<'a> {
-        state.as_chunks_mut().0.fill([f32::NEG_INFINITY, 0.0]);
-        Gathering { state, out }
+    /// Nothing so far, for `rows` of `out: [n, n_heads, head_dim]`, with room `[n, n_heads, 2]` for what goes with it.
+    pub fn new(state: &'a mut [f32], out: &'a mut [f32], shape: &Attention, rows: Range<usize>) -> Gathering<'a> {
+        state.as_chunks_mut().0[rows.start * shape.n_heads..rows.end * shape.n_heads].fill([f32::NEG_INFINITY, 0.0]);
+        Gathering { state, out, rows }
     }
 
-    /// Goes over `blocks`, the first of which is block `first` of the sequence that all `spans` are of. Blocks that follow it come
+    /// Goes over `blocks`, the first of which is block `first` of the sequence that all `spans` are of; they lie in the rows. Blocks that follow it come
     /// in later calls, with the same rows.
     ///
     /// # Panics
@@ -100,10 +101,11 @@ impl<'a> Gathering<'a> {
         over_spans(exec, shape, q, spans, &|_| (first, blocks), self.out, Some(self.state));
     }
 
-    /// Makes results of the totals of `rows`, which have seen all their blocks.
-    pub fn finish(self, shape: &Attention, rows: Range<usize>) {
+    /// Makes results of the totals: all blocks were seen.
+    pub fn finish(self, shape: &Attention) {
+        let queries = self.rows.start * shape.n_heads..self.rows.end * shape.n_heads;
         let totals = self.out.chunks_exact_mut(shape.head_dim).zip(self.state.as_chunks::<2>().0);
-        for (total, [_, sum]) in totals.take(rows.end * shape.n_heads).skip(rows.start * shape.n_heads) {
+        for (total, [_, sum]) in totals.take(queries.end).skip(queries.start) {
             total.iter_mut().for_each(|x| *x /= sum);
         }
     }

@@ -578,7 +578,7 @@ fn attention_is_the_same_however_it_is_cut() {
                     let rows = spans[0].row..end;
                     let mut state = vec![f32::NAN; 2 * n_heads * end];
                     let mut out = vec![f32::NAN; q.len()];
-                    let mut gathering = Gathering::new(&mut state, &mut out[..end * n_heads * d]);
+                    let mut gathering = Gathering::new(&mut state, &mut out[..end * n_heads * d], &shape, rows.clone());
                     for (i, block) in caches.0[seq].iter().enumerate() {
                         let mut elsewhere = KvBlock::side_by_side(2, format, n_kv_heads, d);
                         for (from, to) in block.parts().into_iter().zip(elsewhere[i % 2].parts_mut()) {
@@ -587,7 +587,7 @@ fn attention_is_the_same_however_it_is_cut() {
                         let q = &q[..end * n_heads * d];
                         gathering.over(&exec, &shape, q, &spans, i, std::slice::from_ref(&elsewhere[i % 2]));
                     }
-                    gathering.finish(&shape, rows.clone());
+                    gathering.finish(&shape);
                     let elements = rows.start * n_heads * d..rows.end * n_heads * d;
                     assert_bits(&out[elements.clone()], &first[elements], &format!("{what}, block by block"));
                 }

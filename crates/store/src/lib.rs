@@ -2,6 +2,7 @@
 //!
 //! [`Checkpoint`] reads headers only and says where each tensor lies; [`Plan`] decides which weights stay in
 //! memory under a budget; [`Weights`] reads them, once or in every sweep, ahead of the one who computes.
+//! A [`Spool`] keeps on disk for a while what memory has no room for.
 //! [`CheckpointWriter`] writes what [`Checkpoint`] reads.
 //! Nothing here knows what the tensors mean.
 
@@ -13,6 +14,7 @@ pub mod memory;
 mod plan;
 mod reader;
 mod source;
+mod spool;
 mod stream;
 #[cfg(target_os = "linux")]
 mod uring;
@@ -24,5 +26,6 @@ pub use error::{StoreError, StoreErrorKind};
 pub use plan::{Io, MOST_PARTS, Phase, Place, Plan, Tile, TooSmall, Use};
 pub use reader::Way;
 pub use source::Source;
+pub use spool::{SPOOL_THREADS, Spool, SpoolBuffer, SpoolPlace, spool_room};
 pub use stream::{Head, TileBytes, Weights};
 pub use writer::{CheckpointWriter, NewTensor};

@@ -126,6 +126,9 @@ fn table(
                 line("", format!("{name:18} {:>10}", format_size(bytes)))?;
             }
             line("", format!("for {} tokens, {} rows a pass", plan.tokens, plan.rows))?;
+            if plan.kv_disk > 0 {
+                line("on disk", format!("{} of keys and values, when the context is full", format_size(plan.kv_disk)))?;
+            }
             let streams = match plan.streamed {
                 0 => "nothing: all weights stay in memory".to_owned(),
                 bytes => format!("{} of weights in every sweep", format_size(bytes)),
