@@ -220,6 +220,12 @@ pub(crate) struct GenerateArgs {
     /// Print one JSON object instead of the text
     #[arg(long)]
     pub(crate) json: bool,
+    /// Write the text and its KV cache to FILE at the end, for --load-session; with -n 0, of a prompt that is only read
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save_session: Option<PathBuf>,
+    /// Go on after the text that --save-session wrote to FILE: PROMPT, if there is any, follows it as it is
+    #[arg(long, value_name = "FILE", conflicts_with = "chat")]
+    pub(crate) load_session: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]
@@ -239,8 +245,14 @@ pub(crate) struct ChatArgs {
     /// Directory of a checkpoint that has a chat template
     pub(crate) model: PathBuf,
     /// What the model is told before the conversation
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "load_session")]
     pub(crate) system: Option<String>,
+    /// Write the conversation and its KV cache to FILE at the end, for --load-session
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save_session: Option<PathBuf>,
+    /// Go on with the conversation that --save-session wrote to FILE
+    #[arg(long, value_name = "FILE")]
+    pub(crate) load_session: Option<PathBuf>,
     /// Tokens of an answer at the most
     #[arg(short = 'n', long, value_name = "N", default_value_t = 1024, value_parser = whole::<usize>, allow_negative_numbers = true)]
     pub(crate) max_new_tokens: usize,

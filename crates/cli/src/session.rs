@@ -8,6 +8,7 @@ use anyhow::{Context, anyhow, bail};
 use rheostat::chat::{ChatTemplates, parse_argument};
 use rheostat::decoder::Decoder;
 use rheostat::memory::{self, format_size};
+use rheostat::session::Session;
 use rheostat::{Error, GenerationConfig, Model, Options, Package, Sampler, Sampling};
 use serde_json::{Map, Value};
 
@@ -58,6 +59,17 @@ pub(crate) fn options(run: &RunArgs) -> Options {
         io: run.io,
         ..Options::default()
     }
+}
+
+/// Opens the session of --load-session, and sees whether --save-session can write.
+pub(crate) fn sessions(
+    load: Option<&Path>,
+    save: Option<&Path>,
+    package: &Package,
+    run: &RunArgs,
+) -> anyhow::Result<Option<Session>> {
+    save.map(rheostat::session::check_place).transpose()?;
+    Ok(load.map(|path| Session::open(path, package, run.compute, run.kv_cache)).transpose()?)
 }
 
 /// A sampler for `sampling`, in whose errors the user finds the place to correct.

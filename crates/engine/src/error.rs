@@ -26,6 +26,9 @@ pub enum Error {
     /// The model cannot be quantised.
     #[error(transparent)]
     Quantize(#[from] crate::quantize::QuantizeError),
+    /// A session cannot be used, or not be written.
+    #[error(transparent)]
+    Session(#[from] crate::session::SessionError),
     /// [`Compute::Int8`](crate::Compute::Int8) for a model without packed weights.
     #[error(
         "computing in int8 is for packed int8 or int4 weights, and this model has none; quantize it, or compute in f32 or bf16"

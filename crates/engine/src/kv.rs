@@ -11,7 +11,7 @@ use rheostat_kernels::{Exec, KV_BLOCK, KV_UNIT, KvBlock, KvFormat};
 use crate::decoder::Decoder;
 use crate::error::Error;
 use crate::forward::Input;
-use crate::kv_disk::{KvDisk, NEAR, Slot, Stored};
+use crate::kv_disk::{KvDisk, KvPart, NEAR, Slot, Stored};
 
 /// The blocks that the memory plan allows, shared by all sequences of a model.
 pub(crate) struct KvPool {
@@ -34,6 +34,10 @@ impl KvPool {
 
     pub(crate) fn disk(&self) -> Option<&KvDisk> {
         self.disk.as_ref()
+    }
+
+    pub(crate) fn format(&self) -> KvFormat {
+        self.format
     }
 
     fn take(&self, units: usize, tokens: usize) -> Result<(), Error> {
@@ -179,8 +183,8 @@ impl Sequence {
             let kept = (self.len % KV_BLOCK).next_multiple_of(KV_UNIT);
             for (i, layer) in self.layers.iter_mut().enumerate().filter(|(_, layer)| layer.first > grows) {
                 let (n_kv_heads, head_dim) = self.shape[i];
-                let empty = KvBlock::new(pool.format, n_kv_heads, head_dim);
-                let mut block = disk.read(Stored { slot: self.slots[grows], layer: i }, empty)?;
+                let mut block = KvBlock::new(pool.format, n_kv_heads, head_dim);
+                disk.read(Stored { slot: self.slots[grows], layer: i }, &mut block)?;
                 block.truncate(kept);
                 layer.blocks.push(block);
                 layer.first = grows;
@@ -211,6 +215,58 @@ impl Sequence {
         let end = self.layers[layer].first;
         let start = self.pool.disk().map_or(end, |disk| disk.first_seen(layer, pos)).min(end);
         (start..end).map(move |b| (b, Stored { slot: self.slots[b], layer }))
+    }
+
+    /// Hands out the keys, or the values, of all positions of `layer` as they are kept: `[n, n_kv_heads, head_dim]` little-endian
+    /// elements, a unit of positions at a time.
+    pub(crate) fn rows(
+        &self,
+        layer: usize,
+        part: KvPart,
+        rows: &mut Vec<u8>,
+        mut each: impl FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let Layer { first, blocks } = &self.layers[layer];
+        if let Some(disk) = self.pool.disk() {
+            let mut block = disk.lend();
+            let result = (0..*first).try_for_each(|b| {
+                disk.read_part(Stored { slot: self.slots[b], layer }, part, &mut block)?;
+                self.rows_of(&block, b, layer, part, rows, &mut each)
+            });
+            disk.give_back(block);
+            result?;
+        }
+        let mut in_memory = (*first..).zip(blocks);
+        in_memory.try_for_each(|(b, block)| self.rows_of(block, b, layer, part, rows, &mut each))
+    }
+
+    /// The same of `block`, which is block `b`.
+    fn rows_of(
+        &self,
+        block: &KvBlock,
+        b: usize,
+        layer: usize,
+        part: KvPart,
+        rows: &mut Vec<u8>,
+        each: &mut impl FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let (n_kv_heads, head_dim) = self.shape[layer];
+        let end = KV_BLOCK.min(self.len.saturating_sub(b * KV_BLOCK));
+        for start in (0..end).step_by(KV_UNIT) {
+            let slots = start..end.min(start + KV_UNIT);
+            rows.resize(slots.len() * n_kv_heads * head_dim * self.pool.format.bytes(), 0);
+            match part {
+                KvPart::Keys => block.copy_keys(n_kv_heads, head_dim, slots, rows),
+                KvPart::Values => block.copy_values(n_kv_heads, head_dim, slots, rows),
+            }
+            each(rows)?;
+        }
+        Ok(())
+    }
+
+    /// Tokens known to come from the start.
+    pub(crate) fn prompt_len(&self) -> usize {
+        self.prompt_len
     }
 
     /// Writes the keys and values `[n, n_kv_heads, head_dim]` of the tokens that follow, in `layer`. Room was reserved.

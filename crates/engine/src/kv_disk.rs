@@ -38,6 +38,15 @@ pub(crate) struct Stored {
     pub(crate) layer: usize,
 }
 
+/// Half of a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum KvPart {
+    /// The keys.
+    Keys,
+    /// The values.
+    Values,
+}
+
 /// The file of a model's sequences.
 pub(crate) struct KvDisk {
     spool: Spool<Page>,
@@ -147,11 +156,27 @@ impl KvDisk {
         Ok(self.spool.write(self.place(stored), block.parts())?)
     }
 
-    /// Reads a block into memory of its own.
-    pub(crate) fn read(&self, stored: Stored, block: KvBlock) -> Result<KvBlock, Error> {
-        let mut page = Page(block);
-        self.spool.read(self.place(stored), &mut page)?;
-        Ok(page.0)
+    /// Reads a block, now.
+    pub(crate) fn read(&self, stored: Stored, block: &mut KvBlock) -> Result<(), Error> {
+        Ok(self.spool.read(self.place(stored), block.parts_mut())?)
+    }
+
+    /// Reads the keys, or the values, of a block into one of the ring.
+    pub(crate) fn read_part(&self, stored: Stored, part: KvPart, block: &mut KvBlock) -> Result<(), Error> {
+        let SpoolPlace { offset, lens: [keys, values] } = self.place(stored);
+        let place = match part {
+            KvPart::Keys => SpoolPlace { offset, lens: [keys, 0] },
+            KvPart::Values => SpoolPlace { offset: offset + SpoolPlace::span([keys, 0]), lens: [0, values] },
+        };
+        Ok(self.spool.read(place, block.parts_mut())?)
+    }
+
+    /// A block of the ring, whatever it holds; nothing is read ahead any more.
+    pub(crate) fn lend(&self) -> KvBlock {
+        self.expect(VecDeque::new());
+        let mut ring = self.ring();
+        self.drop_asked(&mut ring);
+        ring.free.pop().expect("the ring has blocks, and all are free")
     }
 
     /// Says what will be taken next, in order: as much of it as the ring has room for is read from now on.

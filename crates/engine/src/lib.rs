@@ -40,6 +40,7 @@ mod package;
 pub mod quantize;
 pub mod rope;
 mod sampler;
+pub mod session;
 pub mod tokenizer;
 
 pub use budget::{LogitRows, MemoryPlan};

@@ -81,6 +81,7 @@ pub struct Model {
     kv: Arc<KvPool>,
     plan: MemoryPlan,
     logit_rows: usize,
+    compute: Compute,
     cancel: Arc<AtomicBool>,
 }
 
@@ -135,6 +136,7 @@ impl Model {
             exec,
             plan,
             logit_rows,
+            compute: options.compute,
             cancel: Arc::default(),
         })
     }
@@ -143,6 +145,11 @@ impl Model {
     #[must_use]
     pub fn decoder(&self) -> &Decoder {
         &self.decoder
+    }
+
+    /// In which numbers it computes, and how its cache keeps keys and values.
+    pub(crate) fn numbers(&self) -> (Compute, KvFormat) {
+        (self.compute, self.kv.format())
     }
 
     /// How its memory is spent.

@@ -8,9 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Case, cases, options};
+use common::{Case, cases, options, stretched};
 use rheostat::{Error, Input, KvFormat, Model, Observer, Options, Sequence, StoreErrorKind, Want};
-use serde_json::{Value, json};
 
 /// Positions of a block.
 const BLOCK: usize = 512;
@@ -20,25 +19,6 @@ fn assert_bits(what: &str, got: &[f32], want: &[f32]) {
     assert_eq!(got.len(), want.len(), "{what}");
     let differ = got.iter().zip(want).filter(|(g, w)| g.to_bits() != w.to_bits()).count();
     assert_eq!(differ, 0, "{what}: {differ} of {} logits differ", want.len());
-}
-
-/// A case whose context holds several blocks, and whose windows, if it has any, reach over the edge of one; and its directory.
-fn stretched(case: &Case) -> (Case, tempfile::TempDir) {
-    let dir = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(&case.dir).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
-    }
-    let path = dir.path().join("config.json");
-    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    let dynamic = config.to_string().contains(r#"_type":"dynamic""#);
-    // With dynamic frequencies, this is where they begin to change.
-    config["max_position_embeddings"] = json!(if dynamic { 700 } else { 4096 });
-    if config["sliding_window"].is_number() {
-        config["sliding_window"] = json!(600);
-    }
-    std::fs::write(&path, config.to_string()).unwrap();
-    (Case { dir: dir.path().to_owned(), ..case.clone() }, dir)
 }
 
 /// Tokens without end, from the prompts of a case.

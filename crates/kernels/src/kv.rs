@@ -1,5 +1,7 @@
 //! The cache of keys and values: blocks of positions, in the order in which attention reads them.
 
+use std::ops::Range;
+
 use crate::buffer::{Buffer, as_bytes_mut};
 use crate::exec::{Exec, SharedMut};
 use crate::simd::LANES;
@@ -98,6 +100,31 @@ impl KvBlock {
         }
     }
 
+    /// Copies the keys of positions `slots`, as they are kept, to `out: [slots, n_kv_heads, head_dim]`. The block may be larger than
+    /// of that shape.
+    ///
+    /// # Panics
+    /// When `out` is not of that size.
+    pub fn copy_keys(&self, n_kv_heads: usize, head_dim: usize, slots: Range<usize>, out: &mut [u8]) {
+        let place = |slot: usize, head: usize, element: usize| {
+            let group = head * KV_BLOCK * head_dim + slot / LANES * LANES * head_dim;
+            group + element * LANES + slot % LANES
+        };
+        copy_rows(self.keys.bytes(), self.format.bytes(), [n_kv_heads, head_dim], slots, out, place);
+    }
+
+    /// The same of values.
+    ///
+    /// # Panics
+    /// As [`KvBlock::copy_keys`].
+    pub fn copy_values(&self, n_kv_heads: usize, head_dim: usize, slots: Range<usize>, out: &mut [u8]) {
+        let place = |slot: usize, head: usize, element: usize| {
+            let run = head * KV_BLOCK * padded(head_dim) + element / LANES * LANES * KV_BLOCK;
+            run + slot * LANES + element % LANES
+        };
+        copy_rows(self.values.bytes(), self.format.bytes(), [n_kv_heads, head_dim], slots, out, place);
+    }
+
     /// Writes the rows `keys` and `values`, each `[n, n_kv_heads, head_dim]`, as the positions from `slot` on.
     ///
     /// # Panics
@@ -158,6 +185,25 @@ impl KvBlock {
                 }
             }
         });
+    }
+}
+
+/// Copies rows of elements of `size` bytes from where `place(slot, head, element)` says.
+fn copy_rows(
+    from: &[u8],
+    size: usize,
+    [n_heads, head_dim]: [usize; 2],
+    slots: Range<usize>,
+    out: &mut [u8],
+    place: impl Fn(usize, usize, usize) -> usize,
+) {
+    let row_bytes = n_heads * head_dim * size;
+    assert!(slots.end <= KV_BLOCK && out.len() == slots.len() * row_bytes, "rows of the block's shape");
+    for (slot, row) in slots.zip(out.chunks_exact_mut(row_bytes)) {
+        for (i, to) in row.chunks_exact_mut(size).enumerate() {
+            let at = place(slot, i / head_dim, i % head_dim) * size;
+            to.copy_from_slice(&from[at..at + size]);
+        }
     }
 }
 

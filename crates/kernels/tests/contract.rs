@@ -544,6 +544,20 @@ fn attention_is_the_same_however_it_is_cut() {
                 blocks[pos / KV_BLOCK].write(exec, pos % KV_BLOCK, &keys, &values);
                 pos += n;
             }
+            for (pos, (key, value)) in k.iter().zip(&v).enumerate() {
+                let bytes = |row: &[f32]| -> Vec<u8> {
+                    match format {
+                        KvFormat::F32 => row.iter().flat_map(|x| x.to_le_bytes()).collect(),
+                        KvFormat::Bf16 => row.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
+                    }
+                };
+                let (block, slot) = (&blocks[pos / KV_BLOCK], pos % KV_BLOCK);
+                let mut row = vec![0; key.len() * format.bytes()];
+                block.copy_keys(n_kv_heads, d, slot..slot + 1, &mut row);
+                assert_eq!(row, bytes(key), "the key at {pos}");
+                block.copy_values(n_kv_heads, d, slot..slot + 1, &mut row);
+                assert_eq!(row, bytes(value), "the value at {pos}");
+            }
             caches.push(blocks);
             all_q.push(q);
             // What the cache keeps of them.

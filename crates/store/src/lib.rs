@@ -3,7 +3,7 @@
 //! [`Checkpoint`] reads headers only and says where each tensor lies; [`Plan`] decides which weights stay in
 //! memory under a budget; [`Weights`] reads them, once or in every sweep, ahead of the one who computes.
 //! A [`Spool`] keeps on disk for a while what memory has no room for.
-//! [`CheckpointWriter`] writes what [`Checkpoint`] reads.
+//! [`CheckpointWriter`] writes what [`Checkpoint`] reads, [`SealedWriter`] single files of that form.
 //! Nothing here knows what the tensors mean.
 
 mod arena;
@@ -13,6 +13,7 @@ mod error;
 pub mod memory;
 mod plan;
 mod reader;
+mod sealed;
 mod source;
 mod spool;
 mod stream;
@@ -25,6 +26,7 @@ pub use dtype::Dtype;
 pub use error::{StoreError, StoreErrorKind};
 pub use plan::{Io, MOST_PARTS, Phase, Place, Plan, Tile, TooSmall, Use};
 pub use reader::Way;
+pub use sealed::{SealedWriter, seal_is_intact};
 pub use source::Source;
 pub use spool::{SPOOL_THREADS, Spool, SpoolBuffer, SpoolPlace, spool_room};
 pub use stream::{Head, TileBytes, Weights};

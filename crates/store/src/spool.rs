@@ -136,12 +136,12 @@ impl<B: SpoolBuffer> Spool<B> {
         place.offsets().into_iter().zip(parts).try_for_each(|(offset, part)| file.write(offset, part))
     }
 
-    /// Reads `place` into `buffer`, now.
+    /// Reads `place` into `parts`, now.
     ///
     /// # Errors
     /// `ReadFailed`, or `Shrank` if nothing was ever written there.
-    pub fn read(&self, place: SpoolPlace, buffer: &mut B) -> Result<(), StoreError> {
-        self.shared.read(place, buffer)
+    pub fn read(&self, place: SpoolPlace, parts: [&mut [u8]; 2]) -> Result<(), StoreError> {
+        self.shared.read(place, parts)
     }
 
     /// Hands in `buffer`, to be filled from `place` after those handed in before.
@@ -220,7 +220,7 @@ impl<B: SpoolBuffer> Shared<B> {
                 continue;
             };
             drop(state);
-            let result = self.read(place, &mut buffer);
+            let result = self.read(place, buffer.parts_mut());
             state = self.lock();
             // Nobody takes what is not done: it has only moved up.
             let index = (number - state.taken) as usize;
@@ -229,8 +229,8 @@ impl<B: SpoolBuffer> Shared<B> {
         }
     }
 
-    fn read(&self, place: SpoolPlace, buffer: &mut B) -> Result<(), StoreError> {
-        for ((offset, part), len) in place.offsets().into_iter().zip(buffer.parts_mut()).zip(place.lens) {
+    fn read(&self, place: SpoolPlace, parts: [&mut [u8]; 2]) -> Result<(), StoreError> {
+        for ((offset, part), len) in place.offsets().into_iter().zip(parts).zip(place.lens) {
             self.file.read(offset, &mut part[..len])?;
             self.bytes_read.fetch_add(len as u64, Ordering::Relaxed);
         }
@@ -416,13 +416,13 @@ mod tests {
                     result.unwrap();
                     pair.fill(i as usize);
                     assert!(got.parts() == pair.parts(), "{i} of {lens:?} in {}", dir.display());
-                    spool.read(place(i), &mut got).unwrap();
+                    spool.read(place(i), got.parts_mut()).unwrap();
                     assert!(got.parts() == pair.parts());
                 }
                 assert!(spool.take().is_none());
                 assert_eq!(spool.bytes_read(), 12 * (lens[0] + lens[1]) as u64);
                 // What was never written cannot be read.
-                let beyond = spool.read(place(30), &mut pair).unwrap_err();
+                let beyond = spool.read(place(30), pair.parts_mut()).unwrap_err();
                 assert_eq!(beyond.kind(), Kind::Shrank);
                 assert!(beyond.to_string().contains(&dir.display().to_string()), "{beyond}");
             }

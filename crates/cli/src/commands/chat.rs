@@ -1,10 +1,12 @@
 //! `rheostat chat`: a conversation.
 
 use std::io::{self, BufRead, IsTerminal};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::bail;
 use rheostat::chat::{ChatTemplates, Clock, GenerationPrompt, RenderRequest};
+use rheostat::session::{Contents, Session};
 use rheostat::tokenizer::{AddSpecial, ShowSpecial, Tokenizer};
 use rheostat::{Error, GenerationConfig, Model, Options, Package, Progress, Request, Sampler, Sequence, generate};
 use rustyline::DefaultEditor;
@@ -28,6 +30,8 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let sampling = session::sampling(&args.sampling, &config);
     let sampler = session::sampler(sampling, &args.sampling, decoder.vocab_size)?;
     let context = session::context(args.context, &decoder)?;
+    let (load_path, save_path) = (args.load_session.as_deref(), args.save_session.as_deref());
+    let loaded = session::sessions(load_path, save_path, &package, &args.run)?;
     let mut conversation = Conversation {
         template_args: session::template_args(&args.template)?,
         messages: Vec::new(),
@@ -40,26 +44,50 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
         sequence: None,
         read: Vec::new(),
     };
-    conversation.clear(args.system.as_deref());
+    let messages = loaded.as_ref().map(Session::messages).transpose()?;
+    let system = match messages {
+        // What the model was told then.
+        Some(messages) => messages.first().filter(|m| m["role"] == "system").and_then(|m| m["content"].as_str()),
+        None => args.system.as_deref(),
+    };
+    conversation.clear(system);
     // A template argument that the template does not read is found now, not after the first message.
     conversation.tokens_with("hello")?;
     let mut model = load(&package, &Options { context, ..session::options(&args.run) })?;
+    if let (Some(loaded), Some(messages)) = (&loaded, messages) {
+        conversation.sequence = Some(loaded.restore(&model)?);
+        conversation.read = loaded.tokens()[..loaded.read_len()].to_vec();
+        conversation.messages = messages.to_vec();
+    }
+    let talked = talk(&mut conversation, &mut model, &package, system);
+    // Whatever ended it, what was said is kept.
+    let saved = save_path.map_or(Ok(()), |path| conversation.save(path, &package, &model));
+    talked.and(saved)
+}
+
+/// Answers line by line, to the end.
+fn talk(
+    conversation: &mut Conversation,
+    model: &mut Model,
+    package: &Package,
+    system: Option<&str>,
+) -> anyhow::Result<()> {
     let mut lines = Lines::new()?;
     if lines.is_terminal() {
-        let room = conversation.room(&model);
+        let room = conversation.room(model);
         output::tell(&format!("{} ({room} tokens of context). {HELP}.", package.name()));
     }
     while let Some(line) = lines.next()? {
         match line.trim() {
             "" => {}
             "/exit" | "/quit" => break,
-            "/clear" => conversation.clear(args.system.as_deref()),
+            "/clear" => conversation.clear(system),
             "/help" => output::tell(&format!("{HELP}.")),
             command if command.starts_with('/') && !command.contains(' ') => {
                 output::tell(&format!("there is no command {command}; {HELP}."));
             }
             _ => {
-                if let Err(error) = conversation.answer(&mut model, &line) {
+                if let Err(error) = conversation.answer(model, &line) {
                     // The conversation stands as it was before this message.
                     let message_is_to_blame = error.is::<Full>()
                         || matches!(error.downcast_ref(), Some(Error::Chat(_) | Error::Tokenizer(_)));
@@ -192,6 +220,8 @@ impl Conversation {
         let new_tokens = text.len().saturating_sub(tokens.len());
         // Whatever was read stays known, so that the next turn begins after it.
         text.truncate(sequence.len());
+        // Of a message whose reading was cut short, nothing.
+        sequence.truncate(text.len());
         (self.read, self.sequence) = (text, Some(sequence));
         match result {
             Ok(_) => {}
@@ -206,6 +236,14 @@ impl Conversation {
             output::tell(&format!("({})", cost.line()));
         }
         Ok(())
+    }
+
+    /// Writes the conversation to `path`.
+    fn save(&self, path: &Path, package: &Package, model: &Model) -> anyhow::Result<()> {
+        let none = model.sequence(0);
+        let sequence = self.sequence.as_ref().unwrap_or(&none);
+        let contents = Contents { tokens: &self.read[..sequence.len()], messages: Some(&self.messages) };
+        Ok(rheostat::session::save(path, package, model, sequence, &contents)?)
     }
 
     /// The sequence, rolled back to what it shares with `tokens`; at least one token is left to read.

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 use rheostat::chat::{Clock, GenerationPrompt, RenderRequest};
+use rheostat::session::{Contents, Session};
 use rheostat::tokenizer::{AddSpecial, ShowSpecial, StopMatcher, Tokenizer};
 use rheostat::{Error, Finish, Model, Options, Package, Progress, Request, check_tokens, generate};
 use serde_json::json;
@@ -25,9 +26,12 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     session::warn_unsupported(&config);
     let tokenizer = package.tokenizer()?;
     let text = prompt_text(args, &model_path)?;
-    let Prompt { tokens: prompt, through } = encode(args, &package, &tokenizer, &text)?;
+    let (load, save) = (args.load_session.as_deref(), args.save_session.as_deref());
+    let loaded = session::sessions(load, save, &package, &args.run)?;
+    let Prompt { tokens: given, through } = encode(args, &package, &tokenizer, &text)?;
     let decoder = package.describe()?;
-    check_tokens(&decoder, &prompt, 0)?;
+    let (known, prompt) = after(loaded.as_ref(), &given);
+    check_tokens(&decoder, &prompt, known.len())?;
     if prompt.is_empty() {
         return Err(Error::EmptyPrompt.into());
     }
@@ -39,7 +43,8 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         sampling.top_p = args.sampling.top_p.or(config.top_p).unwrap_or(1.0);
     }
     let mut sampler = session::sampler(sampling, &args.sampling, decoder.vocab_size)?;
-    let tokens = prompt.len().saturating_add(args.max_new_tokens).min(decoder.context);
+    let before = known.len() + prompt.len();
+    let tokens = before.saturating_add(args.max_new_tokens).min(decoder.context);
     let mut model = Model::load(&package, &Options { context: Some(tokens), ..session::options(&args.run) })?;
     interrupt::listen(model.cancel_switch())?;
 
@@ -49,7 +54,11 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     if args.model.is_none() && !args.json {
         output::print(&text)?;
     }
-    let mut sequence = model.sequence(prompt.len());
+    let mut sequence = match &loaded {
+        Some(loaded) => loaded.restore(&model)?,
+        None => model.sequence(prompt.len()),
+    };
+    sequence.truncate(known.len());
     let mut decoded = tokenizer.stream(ShowSpecial::Skip);
     let mut stops = StopMatcher::new(args.stop.iter().map(String::as_str));
     let mut out = Out { all: String::new(), quiet: args.json, status: &status, failed: None };
@@ -58,7 +67,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let streamed = model.plan().streamed;
     let watch = model.reading_watch();
     let request = Request { prompt: &prompt, max_new_tokens: args.max_new_tokens, eos: &config.eos };
-    let mut all_tokens = Vec::new();
+    let mut all_tokens = known.to_vec();
     let result = generate(&mut model, &mut sequence, &mut all_tokens, &mut sampler, &request, |token| {
         first.get_or_insert_with(|| start.elapsed().as_secs_f64());
         let piece = match decoded.push(token) {
@@ -96,11 +105,19 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         }
     }
     let Out { all, failed, .. } = out;
+    if let Some(path) = save {
+        if all_tokens.len() < before {
+            // Interrupted: what was not read of the prompt is read when the session goes on.
+            all_tokens = [known, &prompt[..]].concat();
+        }
+        let contents = Contents { tokens: &all_tokens, messages: None };
+        rheostat::session::save(path, &package, &model, &sequence, &contents)?;
+    }
     if let Some(error) = failed {
         return Err(error);
     }
     drop(status);
-    let new_tokens = all_tokens.len().saturating_sub(prompt.len());
+    let new_tokens = all_tokens.len().saturating_sub(before);
     let cost = Cost::new(&model, 0, new_tokens, first, start.elapsed().as_secs_f64());
     let finish = generation.map(|g| g.finish);
     if args.json {
@@ -113,8 +130,9 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         return output::print_json(&json!({
             "model": package.name(),
             "chat_template": through == Through::ChatTemplate,
-            "prompt_tokens": prompt,
-            "tokens": &all_tokens[prompt.len().min(all_tokens.len())..],
+            "session_tokens": loaded.as_ref().map(|loaded| loaded.tokens().len()),
+            "prompt_tokens": given,
+            "tokens": &all_tokens[before.min(all_tokens.len())..],
             "text": all,
             "finish": finish,
             "cost": cost,
@@ -163,6 +181,7 @@ fn prompt_text(args: &GenerateArgs, model: &Path) -> anyhow::Result<String> {
     match args.prompt.as_deref() {
         Some(STDIN) => session::read_text(Path::new(STDIN)),
         Some(text) => Ok(text.to_owned()),
+        None if args.load_session.is_some() => Ok(String::new()),
         None if model == Path::new(EMBEDDED) => Ok(OUR_PROMPT.to_owned()),
         None => bail!("there is no prompt; give one after the model, or \"-\" to read it from standard input"),
     }
@@ -181,11 +200,24 @@ enum Through {
     ChatTemplate,
 }
 
+/// What is known of a text, and what is to be read next: what its session has not read, and what is `given` now. At least one
+/// token is left to read, if there is one.
+fn after<'a>(loaded: Option<&'a Session>, given: &[u32]) -> (&'a [u32], Vec<u32>) {
+    let Some(loaded) = loaded else { return (&[], given.to_vec()) };
+    let tokens = loaded.tokens();
+    let mut read = loaded.read_len();
+    if read == tokens.len() && given.is_empty() {
+        read = read.saturating_sub(1);
+    }
+    let (known, rest) = tokens.split_at(read);
+    (known, [rest, given].concat())
+}
+
 /// The prompt's tokens: through the chat template if the model has one, unless told otherwise.
 fn encode(args: &GenerateArgs, package: &Package, tokenizer: &Tokenizer, text: &str) -> anyhow::Result<Prompt> {
     let template_args = session::template_args(&args.template)?;
     let templates = match package.chat_templates()? {
-        _ if args.raw => None,
+        _ if args.raw || args.load_session.is_some() => None,
         None if args.chat => Some(session::chat_templates(package)?),
         templates => templates,
     };
@@ -193,7 +225,9 @@ fn encode(args: &GenerateArgs, package: &Package, tokenizer: &Tokenizer, text: &
         if !template_args.is_empty() {
             bail!("--template-arg sets what a chat template reads, and none is in use here; leave it out");
         }
-        return Ok(Prompt { tokens: tokenizer.encode(text, AddSpecial::Add)?, through: Through::Nothing });
+        // What goes on has had its beginning.
+        let add = if args.load_session.is_some() { AddSpecial::Omit } else { AddSpecial::Add };
+        return Ok(Prompt { tokens: tokenizer.encode(text, add)?, through: Through::Nothing });
     };
     if text.is_empty() {
         return Err(Error::EmptyPrompt.into());
