@@ -158,7 +158,7 @@ fn kv_bytes(decoder: &Decoder, rows: usize, units: usize, demand: &Demand) -> u6
             let of_layer = |b: &crate::decoder::Block| KvBlock::memory(demand.kv, b.mixer.n_kv_heads, b.mixer.head_dim);
             let widest = decoder.blocks.iter().map(of_layer).max().unwrap_or(0);
             let pass = (rows.div_ceil(KV_UNIT) + demand.sequences) as u64 * widest;
-            let ring = kv_disk::ring_blocks(decoder, demand.kv, demand.memory, units * KV_UNIT);
+            let ring = kv_disk::ring_blocks(decoder, demand.kv, demand.memory, units.saturating_mul(KV_UNIT));
             tails + pass + ring * kv_disk::ring_block_bytes(decoder, demand.kv)
         }
     }
@@ -169,7 +169,7 @@ fn kv_disk_bytes(decoder: &Decoder, units: usize, demand: &Demand) -> u64 {
     match demand.place {
         KvPlace::Memory => 0,
         KvPlace::Disk => {
-            let blocks = (units * KV_UNIT).div_ceil(KV_BLOCK) as u64;
+            let blocks = units.saturating_mul(KV_UNIT).div_ceil(KV_BLOCK) as u64;
             blocks.saturating_mul(kv_disk::slot_bytes(decoder, demand.kv))
         }
     }

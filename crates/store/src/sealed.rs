@@ -73,10 +73,11 @@ impl SealedWriter {
             crc: crc32fast::Hasher::new(),
             finished: false,
         };
-        match fallocate(&writer.file, FallocateFlags::empty(), 0, end) {
-            Err(full @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => return Err(write_error(path, full.into())),
-            // Not every file system can promise room.
-            Ok(()) | Err(_) => {}
+        // Not every file system can promise room.
+        if let Err(full @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) =
+            fallocate(&writer.file, FallocateFlags::empty(), 0, end)
+        {
+            return Err(write_error(path, full.into()));
         }
         writer.put(&(len as u64).to_le_bytes())?;
         writer.put(&header)?;
