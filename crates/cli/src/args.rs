@@ -61,6 +61,12 @@ pub(crate) struct RunArgs {
     /// How the KV cache keeps keys and values: f32, or bf16 in half the memory
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = kv_cache)]
     pub(crate) kv_cache: KvFormat,
+    /// Directory for a KV cache that memory has no room for: it then has a long context in little memory
+    ///
+    /// The last positions of a text stay in memory. The others are in a file without a name, which is gone when the program ends,
+    /// however it ends.
+    #[arg(long, value_name = "DIR", value_parser = directory)]
+    pub(crate) kv_disk: Option<PathBuf>,
     /// How weights are read: auto; uring, by io_uring past the page cache; direct, by threads past the page cache; or buffered,
     /// by threads through it
     #[arg(long, value_name = "WAY", default_value = "auto", value_parser = io)]
@@ -115,6 +121,11 @@ fn kv_cache(name: &str) -> Result<KvFormat, String> {
         "bf16" => Ok(KvFormat::Bf16),
         _ => Err("write f32 or bf16".to_owned()),
     }
+}
+
+fn directory(path: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(path);
+    if path.is_dir() { Ok(path) } else { Err("give a directory that is there".to_owned()) }
 }
 
 fn io(name: &str) -> Result<Io, String> {
@@ -204,7 +215,7 @@ pub(crate) struct GenerateArgs {
     /// "tokens" (ids), and possibly "id" (anything, which comes back with the result), "max_new_tokens" and "seed".
     /// Texts advance together: each sweep over the weights gives a token for all of them. A text is the same as if it
     /// were alone.
-    #[arg(long, value_name = "FILE", requires = "out", conflicts_with_all = ["prompt", "json"])]
+    #[arg(long, value_name = "FILE", requires = "out", conflicts_with_all = ["prompt", "json", "load_session", "save_session"])]
     pub(crate) batch: Option<PathBuf>,
     /// File for the results of --batch: a JSON object in a line for each, as each is finished.
     ///
@@ -231,6 +242,12 @@ pub(crate) struct GenerateArgs {
     /// Print one JSON object instead of the text
     #[arg(long)]
     pub(crate) json: bool,
+    /// Write the text and its KV cache to FILE at the end, for --load-session; with -n 0, of a prompt that is only read
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save_session: Option<PathBuf>,
+    /// Go on after the text that --save-session wrote to FILE: PROMPT, if there is any, follows it as it is
+    #[arg(long, value_name = "FILE", conflicts_with = "chat")]
+    pub(crate) load_session: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]
@@ -274,8 +291,14 @@ pub(crate) struct ChatArgs {
     /// Directory of a checkpoint that has a chat template
     pub(crate) model: PathBuf,
     /// What the model is told before the conversation
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "load_session")]
     pub(crate) system: Option<String>,
+    /// Write the conversation and its KV cache to FILE at the end, for --load-session
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save_session: Option<PathBuf>,
+    /// Go on with the conversation that --save-session wrote to FILE
+    #[arg(long, value_name = "FILE")]
+    pub(crate) load_session: Option<PathBuf>,
     /// Tokens of an answer at the most
     #[arg(short = 'n', long, value_name = "N", default_value_t = 1024, value_parser = whole::<usize>, allow_negative_numbers = true)]
     pub(crate) max_new_tokens: usize,

@@ -20,6 +20,9 @@ pub(crate) fn memory_plan(plan: &MemoryPlan) -> Vec<(&'static str, String)> {
         lines.push(("", format!("{name:18} {:>10}", format_size(bytes))));
     }
     lines.push(("", format!("for {} tokens, {} rows a pass", plan.tokens, plan.rows)));
+    if plan.kv_disk > 0 {
+        lines.push(("on disk", format!("{} of keys and values, when the context is full", format_size(plan.kv_disk))));
+    }
     lines.push(match plan.streamed {
         0 => ("streams", "nothing: all weights stay in memory".to_owned()),
         bytes => ("streams", format!("{} of weights in every sweep", format_size(bytes))),

@@ -8,6 +8,7 @@ use anyhow::{Context, anyhow, bail};
 use rheostat::chat::{ChatTemplates, parse_argument};
 use rheostat::decoder::Decoder;
 use rheostat::memory::{self, format_size};
+use rheostat::session::Session;
 use rheostat::tokenizer::Tokenizer;
 use rheostat::{
     Compute, DraftModel, Error, GenerationConfig, Model, Options, Package, Sampling, Speculation, Writer, plan_memory,
@@ -57,9 +58,21 @@ pub(crate) fn options(run: &RunArgs) -> Options {
         chunk: run.chunk.map(NonZeroUsize::get),
         compute: run.compute,
         kv: run.kv_cache,
+        kv_disk: run.kv_disk.clone(),
         io: run.io,
         ..Options::default()
     }
+}
+
+/// Opens the session of --load-session, and sees whether --save-session can write.
+pub(crate) fn sessions(
+    load: Option<&Path>,
+    save: Option<&Path>,
+    package: &Package,
+    run: &RunArgs,
+) -> anyhow::Result<Option<Session>> {
+    save.map(rheostat::session::check_place).transpose()?;
+    Ok(load.map(|path| Session::open(path, package, run.compute, run.kv_cache)).transpose()?)
 }
 
 /// Checks `sampling`, with errors in which the user finds the place to correct.
@@ -101,7 +114,7 @@ pub(crate) fn load_writer(
     let context = options.context.map(|tokens| tokens.min(decoder.context.saturating_mul(options.sequences)));
     // The integer mode is for packed weights, which the draft model need not have.
     let compute = if options.compute == Compute::Int8 { Compute::F32 } else { options.compute };
-    let options_of_draft = Options { context, compute, drafts: 0, ..options.clone() };
+    let options_of_draft = Options { context, compute, drafts: 0, kv_disk: None, ..options.clone() };
     let plan = plan_memory(&draft, &options_of_draft)?;
     if plan.streamed > 0 {
         bail!(

@@ -3,14 +3,15 @@
 //! First comes what cannot be avoided (the process itself, the KV cache of the promised context, the buffers of
 //! a pass, norms and biases); what is left goes to weights: as many as fit stay, the rest streams.
 
-use rheostat_kernels::{Exec, KV_UNIT, KvFormat};
+use rheostat_kernels::{Exec, KV_BLOCK, KV_UNIT, KvBlock, KvFormat};
 use rheostat_store::{Checkpoint, Io, Plan, TooSmall, memory};
 
 use crate::bind::{Bound, MatrixInfo};
 use crate::decoder::Decoder;
 use crate::error::Error;
-use crate::forward::Compute;
+use crate::forward::{Compute, KvPlace};
 use crate::kv;
+use crate::kv_disk;
 
 /// Allowance for what is not counted one by one: thread stacks, the allocator's slack, page tables.
 const SLACK: u64 = 24 << 20;
@@ -47,6 +48,7 @@ pub(crate) struct Demand {
     pub(crate) reserve: u64,
     pub(crate) compute: Compute,
     pub(crate) kv: KvFormat,
+    pub(crate) place: KvPlace,
 }
 
 /// For how many rows of a pass logits may be asked.
@@ -72,8 +74,11 @@ pub struct MemoryPlan {
     pub threads: u64,
     /// Norms and biases.
     pub vectors: u64,
-    /// Keys and values of the promised context.
+    /// Keys and values in memory: of the promised context, or, with a cache on disk, of the ends of its sequences, and the
+    /// ring that the others pass through.
     pub kv_cache: u64,
+    /// Keys and values of the promised context on disk.
+    pub kv_disk: u64,
     /// Buffers of a pass.
     pub activations: u64,
     /// Weights that stay in memory.
@@ -122,24 +127,24 @@ pub(crate) fn plan(
     let threads = Exec::memory(demand.threads);
     let vectors = bound.vector_bytes();
     let units = demand.tokens.div_ceil(KV_UNIT) + demand.sequences - 1;
-    let kv_cache = (units as u64).saturating_mul(kv::unit_bytes(decoder, demand.kv));
     // Memory that was taken before, if only for a moment, counts as well: reading a tokenizer is the usual case.
     let taken = memory::peak().map_or(0, |peak| peak + MARGIN);
     let uses = bound.uses();
     let fewest = writing_rows(demand);
     let spend = |rows: usize| {
         let activations = activation_bytes(decoder, rows, demand);
+        let kv_cache = kv_bytes(decoder, rows, units, demand);
         let fixed = (process + threads + vectors + activations).saturating_add(kv_cache);
         let weights = demand.weights.unwrap_or_else(|| budget.saturating_sub(fixed));
-        (activations, fixed, Plan::with_tiles(checkpoint, &uses, weights, demand.tile, demand.io))
+        (activations, kv_cache, fixed, Plan::with_tiles(checkpoint, &uses, weights, demand.tile, demand.io))
     };
     let within = |rows: usize| rows.min(demand.tokens).max(fewest);
     let mut rows = within(demand.chunk.unwrap_or(CHUNK));
-    if demand.chunk.is_none() && spend(rows).2.is_ok_and(|plan| plan.streamed_bytes() > 0) {
+    if demand.chunk.is_none() && spend(rows).3.is_ok_and(|plan| plan.streamed_bytes() > 0) {
         rows = within(CHUNK.max(CHUNK_OF_THREAD * demand.threads.get()));
     }
     loop {
-        let (activations, fixed, plan) = spend(rows);
+        let (activations, kv_cache, fixed, plan) = spend(rows);
         // Buffers beyond an eighth of the budget are worth less than the weights they displace.
         let roomy = demand.chunk.is_some() || activations <= budget / 8;
         // Weights that are part of the program need no room of their own, so that their plan never fails.
@@ -153,6 +158,7 @@ pub(crate) fn plan(
                     threads,
                     vectors,
                     kv_cache,
+                    kv_disk: kv_disk_bytes(decoder, units, demand),
                     activations,
                     pinned: plan.pinned_bytes(),
                     ring: plan.ring_bytes(),
@@ -172,6 +178,38 @@ pub(crate) fn plan(
     }
 }
 
+/// Units of positions near the end of a sequence that stay in memory where full blocks are on disk.
+const TAIL_UNITS: usize = (KV_BLOCK + kv_disk::NEAR).div_ceil(KV_UNIT);
+
+/// Bytes of keys and values in memory, of `units` of positions and a pass of `rows`.
+fn kv_bytes(decoder: &Decoder, rows: usize, units: usize, demand: &Demand) -> u64 {
+    let unit = kv::unit_bytes(decoder, demand.kv);
+    let all = (units as u64).saturating_mul(unit);
+    match demand.place {
+        KvPlace::Memory => all,
+        KvPlace::Disk => {
+            // The ends of all sequences; in the layer at hand, what the pass adds to them; and the ring.
+            let tails = units.min(TAIL_UNITS * demand.sequences) as u64 * unit;
+            let of_layer = |b: &crate::decoder::Block| KvBlock::memory(demand.kv, b.mixer.n_kv_heads, b.mixer.head_dim);
+            let widest = decoder.blocks.iter().map(of_layer).max().unwrap_or(0);
+            let pass = (rows.div_ceil(KV_UNIT) + demand.sequences) as u64 * widest;
+            let ring = kv_disk::ring_blocks(decoder, demand.kv, demand.memory, units.saturating_mul(KV_UNIT));
+            tails + pass + ring * kv_disk::ring_block_bytes(decoder, demand.kv)
+        }
+    }
+}
+
+/// Bytes of keys and values on disk: whole blocks, of each sequence.
+fn kv_disk_bytes(decoder: &Decoder, units: usize, demand: &Demand) -> u64 {
+    match demand.place {
+        KvPlace::Memory => 0,
+        KvPlace::Disk => {
+            let blocks = units.saturating_mul(KV_UNIT).div_ceil(KV_BLOCK) as u64;
+            blocks.saturating_mul(kv_disk::slot_bytes(decoder, demand.kv))
+        }
+    }
+}
+
 /// The budget for `asked`: never more than there is, or the rest would be swapped, or the process killed. Unless asked, what is
 /// available now, less a sixteenth and at least 256 MiB for others.
 pub(crate) fn effective(asked: Option<u64>) -> u64 {
@@ -182,7 +220,7 @@ pub(crate) fn effective(asked: Option<u64>) -> u64 {
 /// Bytes of the buffers that [`Workspace`](crate::forward::Workspace) takes.
 fn activation_bytes(decoder: &Decoder, rows: usize, demand: &Demand) -> u64 {
     let logit_rows = logit_rows(rows, demand);
-    4 * crate::forward::workspace_elements(decoder, rows, logit_rows, demand.compute)
+    4 * crate::forward::workspace_elements(decoder, rows, logit_rows, demand.compute, demand.place)
 }
 
 /// Rows of a pass of `rows` for which logits may be asked.

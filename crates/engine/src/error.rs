@@ -26,6 +26,9 @@ pub enum Error {
     /// The model cannot be quantised.
     #[error(transparent)]
     Quantize(#[from] crate::quantize::QuantizeError),
+    /// A session cannot be used, or not be written.
+    #[error(transparent)]
+    Session(#[from] crate::session::SessionError),
     /// [`Compute::Int8`](crate::Compute::Int8) for a model without packed weights.
     #[error(
         "computing in int8 is for packed int8 or int4 weights, and this model has none; quantize it, or compute in f32 or bf16"
@@ -152,6 +155,30 @@ pub enum Error {
         tokens: usize,
         /// Tokens planned.
         planned: usize,
+    },
+    /// More sequences at once than memory was planned for, with a cache on disk.
+    #[error(
+        "more than {planned} text{} at once, but memory for the end of each was planned for no more; plan for more sequences",
+        if *planned == 1 { "" } else { "s" }
+    )]
+    TooManySequences {
+        /// Sequences planned.
+        planned: usize,
+    },
+    /// The KV cache of the promised context has no room on disk.
+    #[error(
+        "{}: the KV cache of {tokens} tokens takes {} here, and there is room for {}; give another directory, or a shorter context",
+        dir.display(), format_size(*needed), format_size(*room)
+    )]
+    KvDiskRoom {
+        /// The directory.
+        dir: PathBuf,
+        /// Tokens that the cache is to hold.
+        tokens: usize,
+        /// Bytes that they take.
+        needed: u64,
+        /// Bytes that are free.
+        room: u64,
     },
     /// More rows in one pass than its buffers hold.
     #[error("{rows} rows in one pass, but memory was planned for {max_rows}; feed the prompt in chunks")]

@@ -177,6 +177,7 @@ mod tests {
             threads: 0,
             vectors: 0,
             kv_cache: 0,
+            kv_disk: 0,
             activations: 0,
             pinned: weights - streamed,
             ring: 0,

@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rheostat_kernels as kernels;
 use rheostat_kernels::{
-    Attention, Buffer, Columns, Exec, Format, KvBlock, KvSource, Linear, Matrix, Quantized, Rounded, Rows, SPAN_ROWS,
-    Span,
+    Attention, Buffer, Columns, Exec, Format, Gathering, KvBlock, KvSource, Linear, Matrix, Quantized, Rounded, Rows,
+    SPAN_ROWS, Span,
 };
 use rheostat_store::{Checkpoint, Head, Place, TileBytes, Weights};
 
 use crate::bind::{self, Bound, MATRICES, MatrixInfo};
 use crate::decoder::{Block, Decoder};
 use crate::error::Error;
-use crate::kv::Sequence;
+use crate::kv::{self, Sequence};
 
 /// In which numbers the matrix products are computed. Everything else is f32 in both modes.
 ///
@@ -33,6 +33,15 @@ pub enum Compute {
     /// 32 with a scale each, sums in f32; all other products as in [`Compute::F32`]. Decoding is as fast as memory
     /// allows. For models with packed weights only.
     Int8,
+}
+
+/// Where keys and values are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum KvPlace {
+    /// In memory.
+    Memory,
+    /// In memory near the end of a text, else on disk.
+    Disk,
 }
 
 /// A sequence's part of a pass: the tokens that follow what it has read so far.
@@ -111,6 +120,10 @@ pub(crate) struct Workspace {
     /// Stored bytes of an embedding row.
     row: Vec<u8>,
     spans: Vec<Span>,
+    /// With a cache on disk, of attention that takes its blocks from there: `[rows, n_heads, 2]`.
+    gathering: Buffer,
+    /// The spans that need none of them in a layer.
+    in_memory: Vec<Span>,
     /// Bytes of embedding rows read from disk so far.
     gathered: u64,
 }
@@ -165,11 +178,26 @@ fn widths(decoder: &Decoder) -> Widths {
 }
 
 /// f32 elements of a workspace.
-pub(crate) fn workspace_elements(decoder: &Decoder, rows: usize, logit_rows: usize, compute: Compute) -> u64 {
+pub(crate) fn workspace_elements(
+    decoder: &Decoder,
+    rows: usize,
+    logit_rows: usize,
+    compute: Compute,
+    place: KvPlace,
+) -> u64 {
     let Widths { q, kv, intermediate } = widths(decoder);
     let row = 3 * decoder.hidden_size + 2 * q + 2 * kv + 2 * intermediate + decoder.rope.dim();
     let logit_row = decoder.hidden_size + decoder.vocab_size;
-    (rows * row + logit_rows * logit_row + prepared_elements(decoder, rows, logit_rows, compute)) as u64
+    let gathering = gathering_elements(decoder, rows, place);
+    (rows * row + logit_rows * logit_row + gathering + prepared_elements(decoder, rows, logit_rows, compute)) as u64
+}
+
+/// f32 elements of what goes with totals of attention.
+fn gathering_elements(decoder: &Decoder, rows: usize, place: KvPlace) -> usize {
+    match place {
+        KvPlace::Memory => 0,
+        KvPlace::Disk => 2 * rows * decoder.blocks.iter().map(|b| b.mixer.n_heads).max().unwrap_or(0),
+    }
 }
 
 /// f32 elements of the input of a product in the form that the mode wants.
@@ -185,7 +213,13 @@ fn prepared_elements(decoder: &Decoder, rows: usize, logit_rows: usize, compute:
 }
 
 impl Workspace {
-    pub(crate) fn new(decoder: &Decoder, rows: usize, logit_rows: usize, compute: Compute) -> Workspace {
+    pub(crate) fn new(
+        decoder: &Decoder,
+        rows: usize,
+        logit_rows: usize,
+        compute: Compute,
+        place: KvPlace,
+    ) -> Workspace {
         let prepared = prepared_elements(decoder, rows, logit_rows, compute);
         let Widths { q, kv, intermediate } = widths(decoder);
         let buffer = |width: usize| Buffer::new(rows * width);
@@ -207,6 +241,8 @@ impl Workspace {
             prepared: Prepared::new(compute, prepared),
             row: Vec::new(),
             spans: Vec::new(),
+            gathering: Buffer::new(gathering_elements(decoder, rows, place)),
+            in_memory: Vec::new(),
             gathered: 0,
         }
     }
@@ -240,7 +276,11 @@ struct Layer<'a, 'b> {
 
 impl KvSource for Layer<'_, '_> {
     fn blocks(&self, seq: usize) -> &[KvBlock] {
-        &self.inputs[seq].sequence.layers[self.layer]
+        &self.inputs[seq].sequence.layers[self.layer].blocks
+    }
+
+    fn first_block(&self, seq: usize) -> usize {
+        self.inputs[seq].sequence.layers[self.layer].first
     }
 }
 
@@ -261,6 +301,8 @@ impl Pass<'_> {
             }
         }
         let wanted = result?;
+        // The next pass is taken to go on with the same sequences.
+        kv::expect(inputs);
         Ok(Output {
             logits: &ws.logits[..wanted * self.decoder.vocab_size],
             final_hidden: &ws.final_hidden[..wanted * self.decoder.hidden_size],
@@ -279,6 +321,7 @@ impl Pass<'_> {
         }
         let n: usize = inputs.iter().map(|i| i.tokens.len()).sum();
         let wanted: usize = inputs.iter().map(wanted_rows).sum();
+        kv::expect(inputs);
         self.weights.begin_sweep(if wanted > 0 { Head::Use } else { Head::Skip });
         self.embed(inputs, ws)?;
         self.angles(inputs, ws);
@@ -380,10 +423,51 @@ impl Pass<'_> {
             window: mixer.window,
         };
         let z = &mut ws.z[..n * width];
-        kernels::attention(self.exec, &shape, q, &ws.spans, &Layer { inputs, layer: i }, z);
+        if inputs[0].sequence.disk().is_none() {
+            kernels::attention(self.exec, &shape, q, &ws.spans, &Layer { inputs, layer: i }, z);
+        } else {
+            let room = (&mut ws.gathering[..], &mut ws.in_memory);
+            self.attention_from_disk(&shape, q, &ws.spans, &Layer { inputs, layer: i }, room, z)?;
+            inputs.iter_mut().try_for_each(|input| input.sequence.put_away(i))?;
+        }
         let delta = &mut ws.delta[..n * hidden];
         self.products(z, n, &mut ws.prepared, [Product { matrix: first + 3, bias: bias(3), out: delta }])?;
         kernels::add_assign(self.exec, x, delta);
+        Ok(())
+    }
+
+    /// Attention over blocks of which some are on disk, sequence by sequence; of those that need none from there, together.
+    fn attention_from_disk(
+        &self,
+        shape: &Attention,
+        q: &[f32],
+        spans: &[Span],
+        layer: &Layer<'_, '_>,
+        (gathering, in_memory): (&mut [f32], &mut Vec<Span>),
+        z: &mut [f32],
+    ) -> Result<(), Error> {
+        let needs_disk = |spans: &[Span]| {
+            let Span { seq, pos, .. } = spans[0];
+            layer.inputs[seq].sequence.stored(layer.layer, pos).next().is_some()
+        };
+        let by_sequence = || spans.chunk_by(|a, b| a.seq == b.seq);
+        in_memory.clear();
+        in_memory.extend(by_sequence().filter(|spans| !needs_disk(spans)).flatten());
+        kernels::attention(self.exec, shape, q, in_memory, layer, z);
+        for spans in by_sequence().filter(|spans| needs_disk(spans)) {
+            let Span { seq, pos, .. } = spans[0];
+            let sequence = &layer.inputs[seq].sequence;
+            let Some(disk) = sequence.disk() else { continue };
+            let rows = spans[0].row..spans[0].row + layer.inputs[seq].tokens.len();
+            let mut gathering = Gathering::new(gathering, z, shape, rows);
+            for (b, stored) in sequence.stored(layer.layer, pos) {
+                let block = disk.take(stored)?;
+                gathering.over(self.exec, shape, q, spans, b, std::slice::from_ref(&block));
+                disk.give_back(block);
+            }
+            gathering.over(self.exec, shape, q, spans, layer.first_block(seq), layer.blocks(seq));
+            gathering.finish(shape);
+        }
         Ok(())
     }
 

@@ -1,5 +1,8 @@
 //! The memory of a sequence: keys and values of every layer, in blocks that are taken as they are needed.
+//!
+//! With a [`KvDisk`], a sequence keeps its last positions in memory, and puts full blocks away after each layer of a pass.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,28 +10,44 @@ use rheostat_kernels::{Exec, KV_BLOCK, KV_UNIT, KvBlock, KvFormat};
 
 use crate::decoder::Decoder;
 use crate::error::Error;
+use crate::forward::Input;
+use crate::kv_disk::{KvDisk, KvPart, NEAR, Slot, Stored};
 
 /// The blocks that the memory plan allows, shared by all sequences of a model.
-#[derive(Debug)]
 pub(crate) struct KvPool {
     /// Units of `KV_UNIT` positions, in all layers, that may still be taken.
     free: AtomicUsize,
     planned: usize,
     format: KvFormat,
+    disk: Option<KvDisk>,
+    /// With a disk, sequences that may still begin: each keeps its last blocks in memory.
+    beginnings: AtomicUsize,
+    sequences: usize,
 }
 
 impl KvPool {
-    /// Room for `units` of positions.
-    pub(crate) fn new(units: usize, format: KvFormat) -> Arc<KvPool> {
-        Arc::new(KvPool { free: AtomicUsize::new(units), planned: units, format })
+    /// Room for `units` of positions, in memory or for the most part on `disk`, of at most so many `sequences` then.
+    pub(crate) fn new(units: usize, format: KvFormat, disk: Option<KvDisk>, sequences: usize) -> Arc<KvPool> {
+        let (free, beginnings) = (AtomicUsize::new(units), AtomicUsize::new(sequences));
+        Arc::new(KvPool { free, planned: units, format, disk, beginnings, sequences })
+    }
+
+    pub(crate) fn disk(&self) -> Option<&KvDisk> {
+        self.disk.as_ref()
+    }
+
+    pub(crate) fn format(&self) -> KvFormat {
+        self.format
     }
 
     fn take(&self, units: usize, tokens: usize) -> Result<(), Error> {
-        self.free
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(units))
-            .map(drop)
-            .map_err(|_| Error::CacheFull { tokens, planned: self.planned * KV_UNIT })
+        take(&self.free, units).ok_or(Error::CacheFull { tokens, planned: self.planned * KV_UNIT })
     }
+}
+
+/// Takes `n` of what is left, if there is as much.
+fn take(left: &AtomicUsize, n: usize) -> Option<()> {
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(n)).ok().map(drop)
 }
 
 /// A text that a model is reading or writing: its keys and values so far.
@@ -36,8 +55,7 @@ impl KvPool {
 /// Made by [`Model::sequence`](crate::Model::sequence); grows with every pass, and is cheap to
 /// [roll back](Sequence::truncate).
 pub struct Sequence {
-    /// For each layer, its blocks in order of position.
-    pub(crate) layers: Vec<Vec<KvBlock>>,
+    pub(crate) layers: Vec<Layer>,
     shape: Vec<(usize, usize)>,
     len: usize,
     /// Units of positions that were taken from the pool.
@@ -45,19 +63,41 @@ pub struct Sequence {
     /// Tokens known to come from the start: what frequencies that depend on the length go by.
     prompt_len: usize,
     pool: Arc<KvPool>,
+    /// Where on disk the first blocks are, or will be when the pass is over: as many as the layer that has most.
+    slots: Vec<Slot>,
+    /// Blocks that this pass puts away, those that are away already among them.
+    away: usize,
+    /// Whether it counts among the sequences that were planned for.
+    counted: bool,
+}
+
+/// The blocks of one layer, in order of position.
+#[derive(Default)]
+pub(crate) struct Layer {
+    /// Blocks that are on disk: those before the ones in memory.
+    pub(crate) first: usize,
+    pub(crate) blocks: Vec<KvBlock>,
 }
 
 impl Sequence {
     pub(crate) fn new(decoder: &Decoder, prompt_len: usize, pool: &Arc<KvPool>) -> Sequence {
         let shape: Vec<_> = decoder.blocks.iter().map(|b| (b.mixer.n_kv_heads, b.mixer.head_dim)).collect();
         Sequence {
-            layers: shape.iter().map(|_| Vec::new()).collect(),
+            layers: shape.iter().map(|_| Layer::default()).collect(),
             shape,
             len: 0,
             units: 0,
             prompt_len,
             pool: Arc::clone(pool),
+            slots: Vec::new(),
+            away: 0,
+            counted: false,
         }
+    }
+
+    /// Where its full blocks are, if not in memory.
+    pub(crate) fn disk(&self) -> Option<&KvDisk> {
+        self.pool.disk()
     }
 
     /// Whether its blocks come from `pool`.
@@ -88,15 +128,29 @@ impl Sequence {
         self.len = self.len.min(len);
         let blocks = self.len.div_ceil(KV_BLOCK);
         for layer in &mut self.layers {
-            layer.truncate(blocks);
+            layer.first = layer.first.min(blocks);
+            layer.blocks.truncate(blocks - layer.first);
         }
         let units = self.units.min(self.len.div_ceil(KV_UNIT));
         if units < self.units && !units.is_multiple_of(KV_BLOCK / KV_UNIT) {
             let kept = units * KV_UNIT % KV_BLOCK;
-            self.layers.iter_mut().filter_map(|layer| layer.last_mut()).for_each(|block| block.truncate(kept));
+            self.layers.iter_mut().filter_map(|layer| layer.blocks.last_mut()).for_each(|block| block.truncate(kept));
         }
         self.pool.free.fetch_add(self.units - units, Ordering::Relaxed);
         self.units = units;
+        self.free_slots();
+        if self.counted && self.len == 0 {
+            self.pool.beginnings.fetch_add(1, Ordering::Relaxed);
+            self.counted = false;
+        }
+    }
+
+    /// Gives slots back in which no layer has anything.
+    fn free_slots(&mut self) {
+        let used = self.layers.iter().map(|layer| layer.first).max().unwrap_or(0);
+        if let Some(disk) = &self.pool.disk {
+            disk.free_slots(self.slots.drain(used.min(self.slots.len())..));
+        }
     }
 
     /// Makes room for `n` more tokens.
@@ -106,12 +160,113 @@ impl Sequence {
         if units > self.units {
             self.pool.take(units - self.units, len)?;
             self.units = units;
-            let blocks = len.div_ceil(KV_BLOCK);
-            for (layer, (n_kv_heads, head_dim)) in self.layers.iter_mut().zip(&self.shape) {
-                layer.resize_with(blocks, || KvBlock::new(self.pool.format, *n_kv_heads, *head_dim));
-            }
+        }
+        self.reserve_on_disk(len)?;
+        let blocks = len.div_ceil(KV_BLOCK);
+        for (layer, (n_kv_heads, head_dim)) in self.layers.iter_mut().zip(&self.shape) {
+            let (format, in_memory) = (self.pool.format, blocks - layer.first);
+            layer.blocks.resize_with(in_memory, || KvBlock::new(format, *n_kv_heads, *head_dim));
         }
         Ok(())
+    }
+
+    /// Makes ready for a pass that ends at `len`: the block that grows is in memory, and those that will be full have a slot.
+    fn reserve_on_disk(&mut self, len: usize) -> Result<(), Error> {
+        let pool = Arc::clone(&self.pool);
+        let Some(disk) = pool.disk() else { return Ok(()) };
+        if !self.counted {
+            take(&pool.beginnings, 1).ok_or(Error::TooManySequences { planned: pool.sequences })?;
+            self.counted = true;
+        }
+        if !self.len.is_multiple_of(KV_BLOCK) {
+            let grows = self.len / KV_BLOCK;
+            let kept = (self.len % KV_BLOCK).next_multiple_of(KV_UNIT);
+            for (i, layer) in self.layers.iter_mut().enumerate().filter(|(_, layer)| layer.first > grows) {
+                let (n_kv_heads, head_dim) = self.shape[i];
+                let mut block = KvBlock::new(pool.format, n_kv_heads, head_dim);
+                disk.read(Stored { slot: self.slots[grows], layer: i }, &mut block)?;
+                block.truncate(kept);
+                layer.blocks.push(block);
+                layer.first = grows;
+            }
+            self.free_slots();
+        }
+        self.away = len.saturating_sub(NEAR) / KV_BLOCK;
+        while self.slots.len() < self.away {
+            self.slots.push(disk.take_slot());
+        }
+        Ok(())
+    }
+
+    /// Puts away the blocks of `layer` that are not near the end of this pass. On an error, some of them.
+    pub(crate) fn put_away(&mut self, layer: usize) -> Result<(), Error> {
+        let Some(disk) = self.pool.disk() else { return Ok(()) };
+        let Layer { first, blocks } = &mut self.layers[layer];
+        while *first < self.away {
+            disk.write(Stored { slot: self.slots[*first], layer }, &blocks[0])?;
+            blocks.remove(0);
+            *first += 1;
+        }
+        Ok(())
+    }
+
+    /// The blocks on disk that the row at `pos` and those after it see in `layer`.
+    pub(crate) fn stored(&self, layer: usize, pos: usize) -> impl Iterator<Item = (usize, Stored)> + use<'_> {
+        let end = self.layers[layer].first;
+        let start = self.pool.disk().map_or(end, |disk| disk.first_seen(layer, pos)).min(end);
+        (start..end).map(move |b| (b, Stored { slot: self.slots[b], layer }))
+    }
+
+    /// Hands out the keys, or the values, of all positions of `layer` as they are kept: `[n, n_kv_heads, head_dim]` little-endian
+    /// elements, a unit of positions at a time.
+    pub(crate) fn rows(
+        &self,
+        layer: usize,
+        part: KvPart,
+        rows: &mut Vec<u8>,
+        mut each: impl FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let Layer { first, blocks } = &self.layers[layer];
+        if let Some(disk) = self.pool.disk() {
+            let mut block = disk.lend();
+            let result = (0..*first).try_for_each(|b| {
+                disk.read_part(Stored { slot: self.slots[b], layer }, part, &mut block)?;
+                self.rows_of(&block, b, layer, part, rows, &mut each)
+            });
+            disk.give_back(block);
+            result?;
+        }
+        let mut in_memory = (*first..).zip(blocks);
+        in_memory.try_for_each(|(b, block)| self.rows_of(block, b, layer, part, rows, &mut each))
+    }
+
+    /// The same of `block`, which is block `b`.
+    fn rows_of(
+        &self,
+        block: &KvBlock,
+        b: usize,
+        layer: usize,
+        part: KvPart,
+        rows: &mut Vec<u8>,
+        each: &mut impl FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let (n_kv_heads, head_dim) = self.shape[layer];
+        let end = KV_BLOCK.min(self.len.saturating_sub(b * KV_BLOCK));
+        for start in (0..end).step_by(KV_UNIT) {
+            let slots = start..end.min(start + KV_UNIT);
+            rows.resize(slots.len() * n_kv_heads * head_dim * self.pool.format.bytes(), 0);
+            match part {
+                KvPart::Keys => block.copy_keys(n_kv_heads, head_dim, slots, rows),
+                KvPart::Values => block.copy_values(n_kv_heads, head_dim, slots, rows),
+            }
+            each(rows)?;
+        }
+        Ok(())
+    }
+
+    /// Tokens known to come from the start.
+    pub(crate) fn prompt_len(&self) -> usize {
+        self.prompt_len
     }
 
     /// Writes the keys and values `[n, n_kv_heads, head_dim]` of the tokens that follow, in `layer`. Room was reserved.
@@ -120,11 +275,12 @@ impl Sequence {
         let width = n_kv_heads * head_dim;
         let mut pos = self.len;
         let mut rest = (keys, values);
+        let Layer { first, blocks } = &mut self.layers[layer];
         while !rest.0.is_empty() {
             let slot = pos % KV_BLOCK;
             let n = (rest.0.len() / width).min(KV_BLOCK - slot);
             let (keys, values) = (rest.0.split_at(n * width), rest.1.split_at(n * width));
-            self.layers[layer][pos / KV_BLOCK].write(exec, slot, keys.0, values.0);
+            blocks[pos / KV_BLOCK - *first].write(exec, slot, keys.0, values.0);
             rest = (keys.1, values.1);
             pos += n;
         }
@@ -140,6 +296,14 @@ impl Drop for Sequence {
     fn drop(&mut self) {
         self.truncate(0);
     }
+}
+
+/// Says what of `inputs` the next pass will read from disk, if their blocks are there: layer by layer, in order of sequences.
+pub(crate) fn expect(inputs: &[Input<'_>]) {
+    let Some(disk) = inputs.first().and_then(|input| input.sequence.pool.disk()) else { return };
+    let layers = 0..inputs[0].sequence.layers.len();
+    let of_layer = |layer| inputs.iter().flat_map(move |i| i.sequence.stored(layer, i.sequence.len));
+    disk.expect(layers.flat_map(of_layer).map(|(_, stored)| stored).collect::<VecDeque<_>>());
 }
 
 /// Bytes that one unit of positions takes in all layers.

@@ -35,11 +35,13 @@ mod forward;
 mod generate;
 mod generation_config;
 mod kv;
+mod kv_disk;
 mod model;
 mod package;
 pub mod quantize;
 pub mod rope;
 mod sampler;
+pub mod session;
 pub mod tokenizer;
 
 pub use budget::{LogitRows, MemoryPlan};

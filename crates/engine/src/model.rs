@@ -1,20 +1,22 @@
 //! A model that is ready to run: its description, its weights under a budget, its threads and its buffers.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use rheostat_kernels::{Exec, Format, Isa, KV_UNIT, KvFormat, probe};
-use rheostat_store::{Checkpoint, Io, Way, Weights, disk_rate};
+use rheostat_kernels::{Exec, Format, Isa, KV_BLOCK, KV_UNIT, KvFormat, probe};
+use rheostat_store::{Checkpoint, Io, Way, Weights, disk_rate, spool_room};
 
 use crate::bind::{Bound, MatrixInfo};
 use crate::budget::{self, Demand, LogitRows, MemoryPlan};
 use crate::decoder::Decoder;
 use crate::error::Error;
-use crate::forward::{Compute, Input, Observer, Output, Pass, Want, Workspace, wanted_rows};
+use crate::forward::{Compute, Input, KvPlace, Observer, Output, Pass, Want, Workspace, wanted_rows};
 use crate::generate::Text;
 use crate::kv::{KvPool, Sequence};
+use crate::kv_disk::{self, KvDisk};
 use crate::package::Package;
 
 /// How a model is to run.
@@ -27,7 +29,7 @@ pub struct Options {
     /// Instruction set; `None`: the widest.
     pub isa: Option<Isa>,
     /// Tokens that all sequences together will hold at the most; `None`: the model's context, or as much of
-    /// it as an eighth of the budget holds.
+    /// it as an eighth of the budget holds, or, with `kv_disk`, as much as there is room for on disk.
     pub context: Option<usize>,
     /// Sequences at once, at the most.
     pub sequences: usize,
@@ -41,6 +43,8 @@ pub struct Options {
     pub compute: Compute,
     /// How the KV cache keeps keys and values.
     pub kv: KvFormat,
+    /// A directory for keys and values that memory has no room for; `None`: all are in memory.
+    pub kv_disk: Option<PathBuf>,
     /// How weights are read.
     pub io: Io,
     /// Bytes of the budget that the caller will take for something else: another model, say, or measuring.
@@ -64,6 +68,7 @@ impl Default for Options {
             drafts: 0,
             compute: Compute::F32,
             kv: KvFormat::F32,
+            kv_disk: None,
             io: Io::Auto,
             reserve: 0,
             weights: None,
@@ -83,6 +88,7 @@ pub struct Model {
     kv: Arc<KvPool>,
     plan: MemoryPlan,
     logit_rows: usize,
+    compute: Compute,
     cancel: Arc<AtomicBool>,
 }
 
@@ -128,9 +134,11 @@ impl Model {
         let weights = Weights::new(&checkpoint, residency)?;
         let exec = Exec::new(options.isa.unwrap_or_else(Isa::detect), demand.threads).map_err(Error::Threads)?;
         let logit_rows = budget::logit_rows(plan.rows, &demand);
+        let ring = kv_disk::ring_blocks(&decoder, options.kv, demand.memory, plan.tokens);
+        let disk = options.kv_disk.as_ref().map(|dir| KvDisk::new(&decoder, options.kv, dir, ring)).transpose()?;
         Ok(Model {
-            workspace: Workspace::new(&decoder, plan.rows, logit_rows, options.compute),
-            kv: KvPool::new(plan.tokens / KV_UNIT, options.kv),
+            workspace: Workspace::new(&decoder, plan.rows, logit_rows, options.compute, demand.place),
+            kv: KvPool::new(plan.tokens / KV_UNIT, options.kv, disk, demand.sequences),
             decoder,
             checkpoint,
             bound,
@@ -138,6 +146,7 @@ impl Model {
             exec,
             plan,
             logit_rows,
+            compute: options.compute,
             cancel: Arc::default(),
         })
     }
@@ -146,6 +155,11 @@ impl Model {
     #[must_use]
     pub fn decoder(&self) -> &Decoder {
         &self.decoder
+    }
+
+    /// In which numbers it computes, and how its cache keeps keys and values.
+    pub(crate) fn numbers(&self) -> (Compute, KvFormat) {
+        (self.compute, self.kv.format())
     }
 
     /// How its memory is spent.
@@ -163,7 +177,11 @@ impl Model {
     /// What it has read so far.
     #[must_use]
     pub fn reading(&self) -> Reading {
-        Reading { bytes: self.weights.bytes_read() + self.workspace.gathered(), waited: self.weights.waited() }
+        let (kv_bytes, kv_waited) = self.kv.disk().map_or((0, 0.0), KvDisk::reading);
+        Reading {
+            bytes: self.weights.bytes_read() + self.workspace.gathered() + kv_bytes,
+            waited: self.weights.waited() + kv_waited,
+        }
     }
 
     /// How weights are read.
@@ -355,10 +373,17 @@ fn plan(
     let asked = options.memory;
     let budget = budget::effective(asked);
     let unit = crate::kv::unit_bytes(decoder, options.kv);
+    let room = options.kv_disk.as_deref().map(spool_room).transpose()?;
     let plan = |memory: u64| {
         let tokens = options.context.unwrap_or_else(|| {
-            let units = (memory / 8 / unit).max(1) as usize;
-            decoder.context.min(units.saturating_mul(KV_UNIT))
+            let held = match room {
+                None => ((memory / 8 / unit).max(1) as usize).saturating_mul(KV_UNIT),
+                Some(room) => {
+                    let blocks = room / kv_disk::slot_bytes(decoder, options.kv);
+                    (blocks.saturating_sub(options.sequences as u64).max(1) as usize).saturating_mul(KV_BLOCK)
+                }
+            };
+            decoder.context.min(held)
         });
         let demand = Demand {
             memory,
@@ -375,10 +400,11 @@ fn plan(
             reserve: options.reserve,
             compute: options.compute,
             kv: options.kv,
+            place: if room.is_some() { KvPlace::Disk } else { KvPlace::Memory },
         };
         budget::plan(decoder, checkpoint, bound, &demand).map(|(memory, residency)| (memory, residency, demand))
     };
-    plan(budget).map_err(|error| {
+    let planned = plan(budget).map_err(|error| {
         // A larger budget promises a longer context, which takes an eighth of what was added: what is needed is
         // found in a few steps.
         let Error::BudgetTooSmall { mut needed, .. } = error else { return error };
@@ -392,5 +418,12 @@ fn plan(
             Some(asked) if asked <= budget => Error::BudgetTooSmall { budget, needed },
             _ => Error::NotEnoughFree { free: budget, needed },
         }
-    })
+    })?;
+    if let (Some(dir), Some(room)) = (&options.kv_disk, room)
+        && planned.0.kv_disk > room
+    {
+        let (tokens, needed) = (planned.0.tokens, planned.0.kv_disk);
+        return Err(Error::KvDiskRoom { dir: dir.clone(), tokens, needed, room });
+    }
+    Ok(planned)
 }

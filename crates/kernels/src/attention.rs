@@ -63,6 +63,64 @@ pub struct Attention {
 /// # Panics
 /// When shapes do not agree, spans overlap, or a block that a row sees is missing.
 pub fn attention(exec: &Exec, shape: &Attention, q: &[f32], spans: &[Span], kv: &dyn KvSource, out: &mut [f32]) {
+    over_spans(exec, shape, q, spans, &|seq| (kv.first_block(seq), kv.blocks(seq)), out, None);
+}
+
+/// Attention that is given its blocks a few at a time, in order of position: what has been merged so far.
+///
+/// The totals stand in the output, and become results in [`Gathering::finish`]. The bits are those of [`attention()`].
+pub struct Gathering<'a> {
+    /// `[n, n_heads, 2]`: the running maximum and sum of every query.
+    state: &'a mut [f32],
+    /// `[n, n_heads, head_dim]`.
+    out: &'a mut [f32],
+    rows: Range<usize>,
+}
+
+impl<'a> Gathering<'a> {
+    /// Nothing so far, for `rows` of `out: [n, n_heads, head_dim]`, with room `[n, n_heads, 2]` for what goes with it.
+    pub fn new(state: &'a mut [f32], out: &'a mut [f32], shape: &Attention, rows: Range<usize>) -> Gathering<'a> {
+        state.as_chunks_mut().0[rows.start * shape.n_heads..rows.end * shape.n_heads].fill([f32::NEG_INFINITY, 0.0]);
+        Gathering { state, out, rows }
+    }
+
+    /// Goes over `blocks`, the first of which is block `first` of the sequence that all `spans` are of; they lie in the rows. Blocks that follow it come
+    /// in later calls, with the same rows.
+    ///
+    /// # Panics
+    /// As [`attention()`], but for missing blocks.
+    pub fn over(
+        &mut self,
+        exec: &Exec,
+        shape: &Attention,
+        q: &[f32],
+        spans: &[Span],
+        first: usize,
+        blocks: &[KvBlock],
+    ) {
+        over_spans(exec, shape, q, spans, &|_| (first, blocks), self.out, Some(self.state));
+    }
+
+    /// Makes results of the totals: all blocks were seen.
+    pub fn finish(self, shape: &Attention) {
+        let queries = self.rows.start * shape.n_heads..self.rows.end * shape.n_heads;
+        let totals = self.out.chunks_exact_mut(shape.head_dim).zip(self.state.as_chunks::<2>().0);
+        for (total, [_, sum]) in totals.take(queries.end).skip(queries.start) {
+            total.iter_mut().for_each(|x| *x /= sum);
+        }
+    }
+}
+
+/// [`attention()`], or with `state` a part of it, over the blocks that `blocks` gives for a sequence, and the place of their first.
+fn over_spans<'a>(
+    exec: &Exec,
+    shape: &Attention,
+    q: &[f32],
+    spans: &[Span],
+    blocks: &(dyn Fn(usize) -> (usize, &'a [KvBlock]) + Sync),
+    out: &mut [f32],
+    state: Option<&mut [f32]>,
+) {
     let width = shape.n_heads * shape.head_dim;
     assert_eq!(q.len(), out.len(), "queries and output of one shape");
     assert!(shape.n_kv_heads > 0 && shape.n_heads.is_multiple_of(shape.n_kv_heads), "whole groups of heads");
@@ -74,21 +132,49 @@ pub fn attention(exec: &Exec, shape: &Attention, q: &[f32], spans: &[Span], kv: 
         assert!(fits, "{span:?} among {n} rows, of which the first {free} are taken");
         free = span.row + span.len;
     }
+    assert!(
+        state.as_ref().is_none_or(|state| state.len() >= 2 * shape.n_heads * n),
+        "room for what goes with the totals"
+    );
     let out = &SharedMut::new(out);
+    let state = state.map(SharedMut::new);
+    let state = state.as_ref();
     let isa = exec.isa();
     exec.run_with_scratch(spans.len() * shape.n_kv_heads, &|item, scratch| {
         // The last rows see most: they come first, so that no thread waits long for another.
         let span = spans[spans.len() - 1 - item / shape.n_kv_heads];
         let kv_head = item % shape.n_kv_heads;
-        let blocks = kv.blocks(span.seq);
+        let (first, blocks) = blocks(span.seq);
         let format = blocks.first().map_or(KvFormat::F32, |block| block.format);
         assert!(blocks.iter().all(|block| block.format == format), "blocks of one format");
         match format {
             KvFormat::F32 => {
-                isa.run(Item::<F32> { shape, span, kv_head, q, blocks, out, scratch, element: PhantomData });
+                isa.run(Item::<F32> {
+                    shape,
+                    span,
+                    kv_head,
+                    q,
+                    first,
+                    blocks,
+                    out,
+                    state,
+                    scratch,
+                    element: PhantomData,
+                });
             }
             KvFormat::Bf16 => {
-                isa.run(Item::<Bf16> { shape, span, kv_head, q, blocks, out, scratch, element: PhantomData });
+                isa.run(Item::<Bf16> {
+                    shape,
+                    span,
+                    kv_head,
+                    q,
+                    first,
+                    blocks,
+                    out,
+                    state,
+                    scratch,
+                    element: PhantomData,
+                });
             }
         }
     });
@@ -100,8 +186,12 @@ struct Item<'a, W> {
     span: Span,
     kv_head: usize,
     q: &'a [f32],
+    /// Place of the first of `blocks` in the sequence.
+    first: usize,
     blocks: &'a [KvBlock],
     out: &'a SharedMut<'a>,
+    /// Maximum and sum of every query so far, if there will be more blocks: `out` then holds totals.
+    state: Option<&'a SharedMut<'a>>,
     scratch: &'a mut [f32],
     /// Of keys and values.
     element: PhantomData<W>,
@@ -138,7 +228,7 @@ impl<W: Element> Op for Item<'_, W> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Item { shape, span, kv_head, q, blocks, out, scratch, element: PhantomData } = self;
+        let Item { shape, span, kv_head, q, first, blocks, out, state, scratch, element: PhantomData } = self;
         let d = shape.head_dim;
         let group = shape.n_heads / shape.n_kv_heads;
         let stride = padded(d);
@@ -166,11 +256,36 @@ impl<W: Element> Op for Item<'_, W> {
                 chunk.state[i].last = last;
                 chunk.state[i].first = shape.window.map_or(0, |w| (last + 1).saturating_sub(w));
             }
-            chunk.over_blocks::<S, W>(s, blocks, kv_head, shape.scale);
+            let mut range = chunk.blocks_seen();
+            if let Some(state) = state {
+                // Of the blocks that are seen, those that are here.
+                range = range.start.max(first)..range.end.min(first + blocks.len());
+                for i in 0..n {
+                    // SAFETY: each (row, head) belongs to one item, and to one query of it.
+                    let (total, so_far) = unsafe {
+                        (out.slice(offset(i)..offset(i) + d), state.slice(2 * offset(i) / d..2 * offset(i) / d + 2))
+                    };
+                    chunk.total[i * stride..][..d].copy_from_slice(total);
+                    (chunk.state[i].max, chunk.state[i].sum) = (so_far[0], so_far[1]);
+                }
+            }
+            assert!(range.is_empty() || first <= range.start, "the blocks that a row sees");
+            for b in range {
+                chunk.over_block::<S, W>(s, b, &blocks[b - first], kv_head, shape.scale);
+            }
             for i in 0..n {
-                // SAFETY: each (row, head) belongs to one item, and to one query of it.
+                // SAFETY: as above.
                 let to = unsafe { out.slice(offset(i)..offset(i) + d) };
-                divide(s, &chunk.total[i * stride..], chunk.state[i].sum, to);
+                let (total, query) = (&chunk.total[i * stride..], chunk.state[i]);
+                match state {
+                    None => divide(s, total, query.sum, to),
+                    Some(state) => {
+                        to.copy_from_slice(&total[..d]);
+                        // SAFETY: as above.
+                        let so_far = unsafe { state.slice(2 * offset(i) / d..2 * offset(i) / d + 2) };
+                        so_far.copy_from_slice(&[query.max, query.sum]);
+                    }
+                }
             }
             done += n;
         }
@@ -189,46 +304,47 @@ fn divide<S: Simd>(s: S, from: &[f32], by: f32, to: &mut [f32]) {
 }
 
 impl Chunk<'_> {
-    #[inline(always)]
-    fn over_blocks<'a, S: Simd, W: Element>(&mut self, s: S, blocks: &'a [KvBlock], kv_head: usize, scale: f32) {
+    /// The blocks in which some query sees something.
+    fn blocks_seen(&self) -> Range<usize> {
         // Positions grow with the index, so the first query sees furthest back and the last furthest on.
-        let first_block = self.state[0].first / KV_BLOCK;
-        let last_block = self.state[self.n - 1].last / KV_BLOCK;
-        for b in first_block..=last_block {
-            let start = b * KV_BLOCK;
-            let of_head = |all: &'a [u8], len: usize| &all[kv_head * len..(kv_head + 1) * len];
-            let keys = of_head(blocks[b].keys.bytes(), W::bytes(KV_BLOCK * self.d));
-            let values = of_head(blocks[b].values.bytes(), W::bytes(KV_BLOCK * self.stride));
-            // What of this block each query sees, relative to its start; possibly nothing.
-            let mut seen = [(0usize, 0usize); QUERIES];
-            for i in 0..self.n {
-                let Query { first, last, .. } = self.state[i];
-                let lo = first.max(start) - start;
-                let hi = (last + 1).clamp(start, start + KV_BLOCK) - start;
-                seen[i] = if lo < hi { (lo, hi) } else { (0, 0) };
+        self.state[0].first / KV_BLOCK..self.state[self.n - 1].last / KV_BLOCK + 1
+    }
+
+    /// Merges what the queries see of `block`, which is block `b` of the sequence.
+    #[inline(always)]
+    fn over_block<S: Simd, W: Element>(&mut self, s: S, b: usize, block: &KvBlock, kv_head: usize, scale: f32) {
+        let start = b * KV_BLOCK;
+        let keys = of_head(block.keys.bytes(), kv_head, W::bytes(KV_BLOCK * self.d));
+        let values = of_head(block.values.bytes(), kv_head, W::bytes(KV_BLOCK * self.stride));
+        // What of this block each query sees, relative to its start; possibly nothing.
+        let mut seen = [(0usize, 0usize); QUERIES];
+        for i in 0..self.n {
+            let Query { first, last, .. } = self.state[i];
+            let lo = first.max(start) - start;
+            let hi = (last + 1).clamp(start, start + KV_BLOCK) - start;
+            seen[i] = if lo < hi { (lo, hi) } else { (0, 0) };
+        }
+        // One tile of queries goes over the whole block in long runs; many go over a part of it, which stays near.
+        let step = if self.n <= 6 { KV_BLOCK } else { PART };
+        for part in (0..KV_BLOCK).step_by(step) {
+            self.score::<S, W>(s, keys, part..part + step, &seen);
+        }
+        let mut stats = [(0.0f32, 0.0f32); QUERIES];
+        for i in 0..self.n {
+            if seen[i].0 < seen[i].1 {
+                let row = &mut self.scores[i * KV_BLOCK..(i + 1) * KV_BLOCK];
+                row[..seen[i].0].fill(f32::NEG_INFINITY);
+                row[seen[i].1..].fill(f32::NEG_INFINITY);
+                stats[i] = softmax_block(s, row, scale);
             }
-            // One tile of queries goes over the whole block in long runs; many go over a part of it, which stays near.
-            let step = if self.n <= 6 { KV_BLOCK } else { PART };
-            for part in (0..KV_BLOCK).step_by(step) {
-                self.score::<S, W>(s, keys, part..part + step, &seen);
-            }
-            let mut stats = [(0.0f32, 0.0f32); QUERIES];
-            for i in 0..self.n {
-                if seen[i].0 < seen[i].1 {
-                    let row = &mut self.scores[i * KV_BLOCK..(i + 1) * KV_BLOCK];
-                    row[..seen[i].0].fill(f32::NEG_INFINITY);
-                    row[seen[i].1..].fill(f32::NEG_INFINITY);
-                    stats[i] = softmax_block(s, row, scale);
-                }
-            }
-            self.part.fill(0.0);
-            for part in (0..KV_BLOCK).step_by(step) {
-                self.weigh_all::<S, W>(s, values, part..part + step, &seen);
-            }
-            for i in 0..self.n {
-                if seen[i].0 < seen[i].1 {
-                    self.merge(s, i, stats[i]);
-                }
+        }
+        self.part.fill(0.0);
+        for part in (0..KV_BLOCK).step_by(step) {
+            self.weigh_all::<S, W>(s, values, part..part + step, &seen);
+        }
+        for i in 0..self.n {
+            if seen[i].0 < seen[i].1 {
+                self.merge(s, i, stats[i]);
             }
         }
     }
@@ -490,6 +606,12 @@ impl Chunk<'_> {
             }
         }
     }
+}
+
+/// The bytes of one head, of which each has `len`.
+#[inline(always)]
+fn of_head(all: &[u8], kv_head: usize, len: usize) -> &[u8] {
+    &all[kv_head * len..(kv_head + 1) * len]
 }
 
 /// What of `(first, end)` lies in `part`.

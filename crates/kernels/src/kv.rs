@@ -1,5 +1,7 @@
 //! The cache of keys and values: blocks of positions, in the order in which attention reads them.
 
+use std::ops::Range;
+
 use crate::buffer::{Buffer, as_bytes_mut};
 use crate::exec::{Exec, SharedMut};
 use crate::simd::LANES;
@@ -52,6 +54,34 @@ impl KvBlock {
         KvBlock { format, head_dim, keys: buffer(head_dim), values: buffer(padded(head_dim)) }
     }
 
+    /// `n` blocks whose memory is used as a whole, over and over: what others are read into.
+    #[must_use]
+    pub fn side_by_side(n: usize, format: KvFormat, n_kv_heads: usize, head_dim: usize) -> Vec<KvBlock> {
+        let len = |width: usize| n_kv_heads * KV_BLOCK * width * format.bytes() / size_of::<f32>();
+        let lens = [len(head_dim), len(padded(head_dim))];
+        let mut buffers = Buffer::side_by_side(lens.into_iter().cycle().take(2 * n));
+        let pairs = std::iter::from_fn(|| Some((buffers.next()?, buffers.next()?)));
+        pairs.map(|(keys, values)| KvBlock { format, head_dim, keys, values }).collect()
+    }
+
+    /// The bytes of the keys and of the values, to be kept somewhere else.
+    #[must_use]
+    pub fn parts(&self) -> [&[u8]; 2] {
+        [self.keys.bytes(), self.values.bytes()]
+    }
+
+    /// The same, to be read again. Only what [`KvBlock::parts`] of a block of the same shape and format gave may be written
+    /// there: on other numbers, attention gives nonsense.
+    pub fn parts_mut(&mut self) -> [&mut [u8]; 2] {
+        [as_bytes_mut(&mut self.keys), as_bytes_mut(&mut self.values)]
+    }
+
+    /// Bytes of both parts of a block.
+    #[must_use]
+    pub fn part_lens(format: KvFormat, n_kv_heads: usize, head_dim: usize) -> [usize; 2] {
+        [head_dim, padded(head_dim)].map(|width| n_kv_heads * KV_BLOCK * width * format.bytes())
+    }
+
     /// Bytes of memory that [`KV_UNIT`] positions take.
     #[must_use]
     pub fn memory(format: KvFormat, n_kv_heads: usize, head_dim: usize) -> u64 {
@@ -68,6 +98,31 @@ impl KvBlock {
                 buffer.forget(start + of(first)..start + of(KV_BLOCK));
             }
         }
+    }
+
+    /// Copies the keys of positions `slots`, as they are kept, to `out: [slots, n_kv_heads, head_dim]`. The block may be larger than
+    /// of that shape.
+    ///
+    /// # Panics
+    /// When `out` is not of that size.
+    pub fn copy_keys(&self, n_kv_heads: usize, head_dim: usize, slots: Range<usize>, out: &mut [u8]) {
+        let place = |slot: usize, head: usize, element: usize| {
+            let group = head * KV_BLOCK * head_dim + slot / LANES * LANES * head_dim;
+            group + element * LANES + slot % LANES
+        };
+        copy_rows(self.keys.bytes(), self.format.bytes(), [n_kv_heads, head_dim], slots, out, place);
+    }
+
+    /// The same of values.
+    ///
+    /// # Panics
+    /// As [`KvBlock::copy_keys`].
+    pub fn copy_values(&self, n_kv_heads: usize, head_dim: usize, slots: Range<usize>, out: &mut [u8]) {
+        let place = |slot: usize, head: usize, element: usize| {
+            let run = head * KV_BLOCK * padded(head_dim) + element / LANES * LANES * KV_BLOCK;
+            run + slot * LANES + element % LANES
+        };
+        copy_rows(self.values.bytes(), self.format.bytes(), [n_kv_heads, head_dim], slots, out, place);
     }
 
     /// Writes the rows `keys` and `values`, each `[n, n_kv_heads, head_dim]`, as the positions from `slot` on.
@@ -133,6 +188,25 @@ impl KvBlock {
     }
 }
 
+/// Copies rows of elements of `size` bytes from where `place(slot, head, element)` says.
+fn copy_rows(
+    from: &[u8],
+    size: usize,
+    [n_heads, head_dim]: [usize; 2],
+    slots: Range<usize>,
+    out: &mut [u8],
+    place: impl Fn(usize, usize, usize) -> usize,
+) {
+    let row_bytes = n_heads * head_dim * size;
+    assert!(slots.end <= KV_BLOCK && out.len() == slots.len() * row_bytes, "rows of the block's shape");
+    for (slot, row) in slots.zip(out.chunks_exact_mut(row_bytes)) {
+        for (i, to) in row.chunks_exact_mut(size).enumerate() {
+            let at = place(slot, i / head_dim, i % head_dim) * size;
+            to.copy_from_slice(&from[at..at + size]);
+        }
+    }
+}
+
 /// `head_dim` in whole vectors.
 pub(crate) fn padded(head_dim: usize) -> usize {
     head_dim.next_multiple_of(LANES)
@@ -142,4 +216,9 @@ pub(crate) fn padded(head_dim: usize) -> usize {
 pub trait KvSource: Sync {
     /// The blocks of sequence `seq` in order of position; at least those that its rows can see.
     fn blocks(&self, seq: usize) -> &[KvBlock];
+
+    /// The place of the first of them in the sequence: 0, unless those before it are elsewhere.
+    fn first_block(&self, _seq: usize) -> usize {
+        0
+    }
 }

@@ -47,7 +47,7 @@ mod rounded;
 mod simd;
 mod tile;
 
-pub use attention::{Attention, SPAN_ROWS, Span, attention};
+pub use attention::{Attention, Gathering, SPAN_ROWS, Span, attention};
 pub use buffer::Buffer;
 pub use elementwise::{Activation, add_assign, gate};
 pub use exec::Exec;

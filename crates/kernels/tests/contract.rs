@@ -8,8 +8,8 @@ use std::num::NonZeroUsize;
 use half::{bf16, f16};
 use proptest::prelude::*;
 use rheostat_kernels::{
-    Activation, Attention, Bits, Columns, Exec, Format, Isa, KV_BLOCK, KvBlock, KvFormat, KvSource, Linear, Matrix,
-    Packed, Quantized, Rounded, Rows, SPAN_ROWS, Scales, Span, add_assign, attention, gate, linear, rms_norm,
+    Activation, Attention, Bits, Columns, Exec, Format, Gathering, Isa, KV_BLOCK, KvBlock, KvFormat, KvSource, Linear,
+    Matrix, Packed, Quantized, Rounded, Rows, SPAN_ROWS, Scales, Span, add_assign, attention, gate, linear, rms_norm,
     rms_norm_in_place, rotate_half, widen,
 };
 
@@ -545,6 +545,20 @@ fn attention_is_the_same_however_it_is_cut() {
                 blocks[pos / KV_BLOCK].write(exec, pos % KV_BLOCK, &keys, &values);
                 pos += n;
             }
+            for (pos, (key, value)) in k.iter().zip(&v).enumerate() {
+                let bytes = |row: &[f32]| -> Vec<u8> {
+                    match format {
+                        KvFormat::F32 => row.iter().flat_map(|x| x.to_le_bytes()).collect(),
+                        KvFormat::Bf16 => row.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
+                    }
+                };
+                let (block, slot) = (&blocks[pos / KV_BLOCK], pos % KV_BLOCK);
+                let mut row = vec![0; key.len() * format.bytes()];
+                block.copy_keys(n_kv_heads, d, slot..slot + 1, &mut row);
+                assert_eq!(row, bytes(key), "the key at {pos}");
+                block.copy_values(n_kv_heads, d, slot..slot + 1, &mut row);
+                assert_eq!(row, bytes(value), "the value at {pos}");
+            }
             caches.push(blocks);
             all_q.push(q);
             // What the cache keeps of them.
@@ -570,9 +584,27 @@ fn attention_is_the_same_however_it_is_cut() {
                 }
                 let mut out = vec![f32::NAN; q.len()];
                 attention(&exec, &shape, &q, &spans, &caches, &mut out);
-                match &first {
-                    None => first = Some(out),
-                    Some(first) => assert_bits(&out, first, &format!("{shape:?} cut {cut} {}", name(&exec))),
+                let what = format!("{shape:?} cut {cut} {}", name(&exec));
+                let first = first.get_or_insert_with(|| out.clone());
+                assert_bits(&out, first, &what);
+                // Block after block, from another place, one sequence after the other.
+                for (seq, end) in [(0, lengths[0]), (1, lengths[0] + lengths[1])] {
+                    let spans: Vec<_> = spans.iter().filter(|span| span.seq == seq).copied().collect();
+                    let rows = spans[0].row..end;
+                    let mut state = vec![f32::NAN; 2 * n_heads * end];
+                    let mut out = vec![f32::NAN; q.len()];
+                    let mut gathering = Gathering::new(&mut state, &mut out[..end * n_heads * d], &shape, rows.clone());
+                    for (i, block) in caches.0[seq].iter().enumerate() {
+                        let mut elsewhere = KvBlock::side_by_side(2, format, n_kv_heads, d);
+                        for (from, to) in block.parts().into_iter().zip(elsewhere[i % 2].parts_mut()) {
+                            to.copy_from_slice(from);
+                        }
+                        let q = &q[..end * n_heads * d];
+                        gathering.over(&exec, &shape, q, &spans, i, std::slice::from_ref(&elsewhere[i % 2]));
+                    }
+                    gathering.finish(&shape);
+                    let elements = rows.start * n_heads * d..rows.end * n_heads * d;
+                    assert_bits(&out[elements.clone()], &first[elements], &format!("{what}, block by block"));
                 }
             }
         }

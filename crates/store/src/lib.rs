@@ -2,7 +2,8 @@
 //!
 //! [`Checkpoint`] reads headers only and says where each tensor lies; [`Plan`] decides which weights stay in
 //! memory under a budget; [`Weights`] reads them, once or in every sweep, ahead of the one who computes.
-//! [`CheckpointWriter`] writes what [`Checkpoint`] reads.
+//! A [`Spool`] keeps on disk for a while what memory has no room for.
+//! [`CheckpointWriter`] writes what [`Checkpoint`] reads, [`SealedWriter`] single files of that form.
 //! Nothing here knows what the tensors mean.
 
 mod arena;
@@ -13,7 +14,9 @@ pub mod memory;
 mod plan;
 mod probe;
 mod reader;
+mod sealed;
 mod source;
+mod spool;
 mod stream;
 #[cfg(target_os = "linux")]
 mod uring;
@@ -25,6 +28,8 @@ pub use error::{StoreError, StoreErrorKind};
 pub use plan::{Io, MOST_PARTS, Phase, Place, Plan, Tile, TooSmall, Use};
 pub use probe::{DISK_PROBE_BYTES, disk_rate};
 pub use reader::Way;
+pub use sealed::{SealedWriter, seal_is_intact};
 pub use source::Source;
+pub use spool::{SPOOL_THREADS, Spool, SpoolBuffer, SpoolPlace, spool_room};
 pub use stream::{Head, TileBytes, Weights};
 pub use writer::{CheckpointWriter, NewTensor};

@@ -210,7 +210,7 @@ fn create(path: &Path, len: u64) -> io::Result<File> {
     Ok(file)
 }
 
-fn write_error(path: &Path, error: io::Error) -> StoreError {
+pub(crate) fn write_error(path: &Path, error: io::Error) -> StoreError {
     StoreError::new(Kind::WriteFailed, "it cannot be written")
         .at(path)
         .advise("check the directory and the room on its disk")

@@ -1,13 +1,15 @@
 //! `rheostat chat`: a conversation.
 
 use std::io::{self, BufRead, IsTerminal};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::bail;
 use rheostat::chat::{ChatTemplates, Clock, GenerationPrompt, RenderRequest};
+use rheostat::session::{Contents, Session};
 use rheostat::tokenizer::{AddSpecial, ShowSpecial, Tokenizer};
 use rheostat::{
-    Error, GenerationConfig, Model, Options, Progress, Request, Sampling, Sequence, Text, Writer, generate,
+    Error, GenerationConfig, Model, Options, Package, Progress, Request, Sampling, Sequence, Text, Writer, generate,
 };
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -30,6 +32,8 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let sampling = session::sampling(&args.sampling, &config);
     session::check_sampling(&sampling, &args.sampling)?;
     let context = session::context(args.context, &decoder)?;
+    let (load_path, save_path) = (args.load_session.as_deref(), args.save_session.as_deref());
+    let loaded = session::sessions(load_path, save_path, &package, &args.run)?;
     let mut conversation = Conversation {
         template_args: session::template_args(&args.template)?,
         messages: Vec::new(),
@@ -42,28 +46,53 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
         sequence: None,
         read: Vec::new(),
     };
-    conversation.clear(args.system.as_deref());
+    let messages = loaded.as_ref().map(Session::messages).transpose()?;
+    let system = match messages {
+        // What the model was told then.
+        Some(messages) => messages.first().filter(|m| m["role"] == "system").and_then(|m| m["content"].as_str()),
+        None => args.system.as_deref(),
+    };
+    conversation.clear(system);
     // A template argument that the template does not read is found now, not after the first message.
     conversation.tokens_with("hello")?;
     let options = Options { context, ..session::options(&args.run) };
     let (mut model, mut writer) = session::load_writer(&package, &options, &args.speculation)?;
     interrupt::listen(model.cancel_switch())?;
+    if let (Some(loaded), Some(messages)) = (&loaded, messages) {
+        conversation.sequence = Some(loaded.restore(&model)?);
+        conversation.read = loaded.tokens()[..loaded.read_len()].to_vec();
+        conversation.messages = messages.to_vec();
+    }
+    let talked = talk(&mut conversation, &mut model, &mut writer, &package, system);
+    // Whatever ended it, what was said is kept.
+    let saved = save_path.map_or(Ok(()), |path| conversation.save(path, &package, &model));
+    talked.and(saved)
+}
+
+/// Answers line by line, to the end.
+fn talk(
+    conversation: &mut Conversation,
+    model: &mut Model,
+    writer: &mut Writer,
+    package: &Package,
+    system: Option<&str>,
+) -> anyhow::Result<()> {
     let mut lines = Lines::new()?;
     if lines.is_terminal() {
-        let room = conversation.room(&model);
+        let room = conversation.room(model);
         output::tell(&format!("{} ({room} tokens of context). {HELP}.", package.name()));
     }
     while let Some(line) = lines.next()? {
         match line.trim() {
             "" => {}
             "/exit" | "/quit" => break,
-            "/clear" => conversation.clear(args.system.as_deref()),
+            "/clear" => conversation.clear(system),
             "/help" => output::tell(&format!("{HELP}.")),
             command if command.starts_with('/') && !command.contains(' ') => {
                 output::tell(&format!("there is no command {command}; {HELP}."));
             }
             _ => {
-                if let Err(error) = conversation.answer(&mut model, &mut writer, &line) {
+                if let Err(error) = conversation.answer(model, writer, &line) {
                     // The conversation stands as it was before this message.
                     let message_is_to_blame = error.is::<Full>()
                         || matches!(error.downcast_ref(), Some(Error::Chat(_) | Error::Tokenizer(_)));
@@ -204,6 +233,14 @@ impl Conversation {
             output::tell(&format!("({})", cost.line()));
         }
         Ok(())
+    }
+
+    /// Writes the conversation to `path`.
+    fn save(&self, path: &Path, package: &Package, model: &Model) -> anyhow::Result<()> {
+        let none = model.sequence(0);
+        let sequence = self.sequence.as_ref().unwrap_or(&none);
+        let contents = Contents { tokens: &self.read[..sequence.len()], messages: Some(&self.messages) };
+        Ok(rheostat::session::save(path, package, model, sequence, &contents)?)
     }
 
     /// The sequence, rolled back to what it shares with `tokens`; at least one token is left to read.

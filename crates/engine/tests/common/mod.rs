@@ -122,3 +122,22 @@ pub fn logits(model: &mut Model, tokens: &[u32], chunk: usize) -> Vec<f32> {
     }
     all
 }
+
+/// A case whose context holds several blocks, and whose windows, if it has any, reach over the edge of one; and its directory.
+pub fn stretched(case: &Case) -> (Case, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(&case.dir).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+    }
+    let path = dir.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let dynamic = config.to_string().contains(r#"_type":"dynamic""#);
+    // With dynamic frequencies, this is where they begin to change.
+    config["max_position_embeddings"] = serde_json::json!(if dynamic { 700 } else { 4096 });
+    if config["sliding_window"].is_number() {
+        config["sliding_window"] = serde_json::json!(600);
+    }
+    std::fs::write(&path, config.to_string()).unwrap();
+    (Case { dir: dir.path().to_owned(), ..case.clone() }, dir)
+}

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::bail;
+use rheostat::session::{Contents, Session};
 use rheostat::{Error, Finish, Options, Progress, Request, Text, check_tokens, generate};
 use serde_json::json;
 
@@ -43,9 +44,13 @@ fn one(args: &GenerateArgs) -> anyhow::Result<()> {
     session::warn_unsupported(&config);
     let tokenizer = package.tokenizer()?;
     let text = prompt_text(args, &model_path)?;
+    let (load, save) = (args.load_session.as_deref(), args.save_session.as_deref());
+    let loaded = session::sessions(load, save, &package, &args.run)?;
     let encoder = Encoder::new(args, &package, &tokenizer)?;
-    let prompt = encoder.text(&text)?;
+    let given = encoder.text(&text)?;
     let decoder = package.describe()?;
+    let known = loaded.as_ref().map_or(&[][..], Session::tokens);
+    let prompt = [known, &given].concat();
     check_tokens(&decoder, &prompt, 0)?;
     if prompt.is_empty() {
         return Err(Error::EmptyPrompt.into());
@@ -75,7 +80,13 @@ fn one(args: &GenerateArgs) -> anyhow::Result<()> {
     let mut first = None;
     let streamed = model.plan().streamed;
     let watch = model.reading_watch();
-    let mut text = Text::new(&model, model.sequence(prompt.len()), prompt, request)?;
+    let mut sequence = match &loaded {
+        Some(loaded) => loaded.restore(&model)?,
+        None => model.sequence(prompt.len()),
+    };
+    // The last token is read again, if nothing follows it.
+    sequence.truncate(prompt.len() - 1);
+    let mut text = Text::new(&model, sequence, prompt, request)?;
     let result = generate(&mut model, &mut writer, &mut text, |token| {
         first.get_or_insert_with(|| start.elapsed().as_secs_f64());
         let progress = match words.push(token) {
@@ -98,28 +109,35 @@ fn one(args: &GenerateArgs) -> anyhow::Result<()> {
     };
     let ended = words.finish()?;
     out.write(&ended.rest);
-    if let Some(error) = out.failed {
+    let failed = out.failed;
+    let (new, drafted) = (text.new_tokens().to_vec(), text.drafted());
+    if let Some(path) = save {
+        let (sequence, tokens) = text.into_parts();
+        let contents = Contents { tokens: &tokens, messages: None };
+        rheostat::session::save(path, &package, &model, &sequence, &contents)?;
+    }
+    if let Some(error) = failed {
         return Err(error);
     }
     drop(status);
-    let new_tokens = text.new_tokens().len();
-    let cost = Cost::new(&model, 0, new_tokens, first, start.elapsed().as_secs_f64());
+    let cost = Cost::new(&model, 0, new.len(), first, start.elapsed().as_secs_f64());
     if args.json {
         return output::print_json(&json!({
             "model": package.name(),
             "chat_template": encoder.uses_template(),
-            "prompt_tokens": &text.tokens()[..text.tokens().len() - new_tokens],
-            "tokens": text.new_tokens(),
+            "session_tokens": loaded.as_ref().map(|loaded| loaded.tokens().len()),
+            "prompt_tokens": given,
+            "tokens": new,
             "text": ended.all,
             "finish": finish_name(finish, ended.stopped),
-            "speculation": text.drafted(),
+            "speculation": drafted,
             "cost": cost,
             "plan": model.plan(),
         }));
     }
     output::print("\n")?;
     let mut line = cost.line();
-    line += &guesses(text.drafted());
+    line += &guesses(drafted);
     if finish == Some(Finish::Context) {
         line += &format!(" (the model's context of {} tokens is full)", decoder.context);
     }
@@ -173,6 +191,7 @@ fn prompt_text(args: &GenerateArgs, model: &Path) -> anyhow::Result<String> {
     match args.prompt.as_deref() {
         Some(STDIN) => session::read_text(Path::new(STDIN)),
         Some(text) => Ok(text.to_owned()),
+        None if args.load_session.is_some() => Ok(String::new()),
         None if model == Path::new(EMBEDDED) => Ok(OUR_PROMPT.to_owned()),
         None => bail!("there is no prompt; give one after the model, or \"-\" to read it from standard input"),
     }

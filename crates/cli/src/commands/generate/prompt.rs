@@ -17,6 +17,8 @@ pub(super) struct Encoder<'a> {
     template_args: Map<String, Value>,
     /// Whether texts go through the template.
     chat: bool,
+    /// Whether texts that do not begin with special tokens.
+    add: AddSpecial,
 }
 
 impl<'a> Encoder<'a> {
@@ -26,11 +28,14 @@ impl<'a> Encoder<'a> {
             None if args.chat => Some(session::chat_templates(package)?),
             templates => templates,
         };
-        let chat = templates.is_some() && !args.raw;
+        let goes_on = args.load_session.is_some();
+        let chat = templates.is_some() && !args.raw && !goes_on;
         if !chat && !template_args.is_empty() && args.batch.is_none() {
             bail!("--template-arg sets what a chat template reads, and none is in use here; leave it out");
         }
-        Ok(Encoder { tokenizer, templates, template_args, chat })
+        // What goes on has had its beginning.
+        let add = if goes_on { AddSpecial::Omit } else { AddSpecial::Add };
+        Ok(Encoder { tokenizer, templates, template_args, chat, add })
     }
 
     /// Whether a text goes through the chat template.
@@ -41,7 +46,7 @@ impl<'a> Encoder<'a> {
     /// A text's tokens: through the chat template if the model has one, unless told otherwise.
     pub(super) fn text(&self, text: &str) -> anyhow::Result<Vec<u32>> {
         if !self.chat {
-            return Ok(self.tokenizer.encode(text, AddSpecial::Add)?);
+            return Ok(self.tokenizer.encode(text, self.add)?);
         }
         if text.is_empty() {
             return Err(Error::EmptyPrompt.into());

@@ -1,0 +1,398 @@
+//! A text and its keys and values in a file, to go on with in another run.
+//!
+//! The file is a safetensors file that anybody can look into. `tokens` are the text's token ids; `blocks.{i}.attn.hook_rot_k` and
+//! `blocks.{i}.attn.hook_v`, each `[pos, n_kv_heads, head_dim]`, are the rotated keys and the values of the first `pos` of them, as
+//! the cache keeps them, by the names of TransformerLens; `checksum` is the CRC-32 of everything before it. The metadata say which
+//! model it is of, and in which numbers it was computed: with others, the text would go on with bits that no uninterrupted run has.
+//!
+//! Saving and loading take the cache piece by piece, and memory for a piece.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use half::bf16;
+use rheostat_kernels::{KV_UNIT, KvFormat};
+use rheostat_store::{
+    Checkpoint, Dtype, NewTensor, SafetensorsFile, SealedWriter, StoreError, StoreErrorKind, TensorInfo, seal_is_intact,
+};
+use serde_json::Value;
+
+use crate::decoder::Decoder;
+use crate::error::Error;
+use crate::forward::Compute;
+use crate::kv::Sequence;
+use crate::kv_disk::KvPart;
+use crate::model::{Model, check_tokens};
+use crate::package::Package;
+
+/// What the metadata call the format, and its version.
+const FORMAT: &str = "rheostat-session";
+const VERSION: &str = "1";
+
+/// Bytes that are sampled of every tensor, at its beginning, its middle and its end.
+const SAMPLE: usize = 512;
+
+/// Keys of `config.json` that say who wrote it, not what it means.
+const WRITERS: [&str; 2] = ["_name_or_path", "transformers_version"];
+
+/// Why a file is not the session that was wanted.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {kind}", path.display())]
+pub struct SessionError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub kind: SessionErrorKind,
+}
+
+/// What is wrong with a session.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionErrorKind {
+    /// It is another kind of file.
+    #[error("this is no session; give a file that --save-session wrote")]
+    NotASession,
+    /// Another version of this program wrote it.
+    #[error("the session is of format version {0}, and this program reads version {VERSION}; read the text again")]
+    Version(String),
+    /// It is not as it was written.
+    #[error("the session is damaged; read the text again, and save it anew")]
+    Damaged,
+    /// Another model made it.
+    #[error("another model made the session; load it with the model that it was saved with")]
+    OtherModel,
+    /// It was computed in other numbers.
+    #[error(
+        "the session was computed with {saved}, and this run is with {now}; run with {saved}, or read the text again"
+    )]
+    OtherNumbers {
+        /// The options it was computed with.
+        saved: String,
+        /// The options of this run.
+        now: String,
+    },
+    /// It holds a text, not a conversation.
+    #[error("the session holds a text and no conversation; go on with it by `rheostat generate`")]
+    NoConversation,
+    /// It has more tokens than there is room for.
+    #[error(
+        "the session has {tokens} tokens, and there is room for {room}; give a longer context, or more memory for it"
+    )]
+    TooLong {
+        /// Tokens of the session.
+        tokens: usize,
+        /// Tokens that there is room for.
+        room: usize,
+    },
+}
+
+impl SessionErrorKind {
+    fn of(self, path: &Path) -> Error {
+        Error::Session(SessionError { path: path.to_owned(), kind: self })
+    }
+}
+
+/// What a session is to hold, beside the cache.
+#[derive(Clone, Copy, Debug)]
+pub struct Contents<'a> {
+    /// The text: the tokens that the sequence has read, and any that it is to read next.
+    pub tokens: &'a [u32],
+    /// The messages of a conversation.
+    pub messages: Option<&'a [Value]>,
+}
+
+/// Writes `contents` and the cache of `sequence` to `path`. The file has its name when it is whole, so that one that was there
+/// before stays until then.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn save(
+    path: &Path,
+    package: &Package,
+    model: &Model,
+    sequence: &Sequence,
+    contents: &Contents<'_>,
+) -> Result<(), Error> {
+    let (compute, kv) = model.numbers();
+    let mut metadata = BTreeMap::from([
+        ("format".to_owned(), FORMAT.to_owned()),
+        ("version".to_owned(), VERSION.to_owned()),
+        ("model".to_owned(), fingerprint(package)?),
+        ("numbers".to_owned(), numbers(compute, kv)),
+        ("prompt_len".to_owned(), sequence.prompt_len().to_string()),
+    ]);
+    if let Some(messages) = contents.messages {
+        metadata.insert("messages".to_owned(), Value::Array(messages.to_vec()).to_string());
+    }
+    let tokens = NewTensor { name: "tokens".to_owned(), dtype: Dtype::I32, shape: vec![contents.tokens.len()] };
+    let tensors: Vec<_> =
+        std::iter::once(tokens).chain(cache_tensors(model.decoder(), kv, sequence.len()).map(|(_, _, t)| t)).collect();
+    let mut writer = SealedWriter::create(path, &tensors, &metadata)?;
+    for tokens in contents.tokens.chunks(1 << 12) {
+        let bytes: Vec<u8> = tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
+        writer.append(&bytes)?;
+    }
+    let mut rows = Vec::new();
+    for (layer, part, _) in cache_tensors(model.decoder(), kv, sequence.len()) {
+        sequence.rows(layer, part, &mut rows, |bytes| Ok(writer.append(bytes)?))?;
+    }
+    Ok(writer.finish()?)
+}
+
+/// Whether a session can be written to `path`, as far as can be said before there is one.
+///
+/// # Errors
+/// When not.
+pub fn check_place(path: &Path) -> Result<(), Error> {
+    let refuse = |what: &str| Err(Error::File { path: path.to_owned(), what: what.to_owned() });
+    if path.is_dir() {
+        return refuse("this is a directory; give a file to write the session to");
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if rheostat_store::spool_room(parent).is_err() {
+        return refuse("no file can be made in this directory; give another place for the session");
+    }
+    Ok(())
+}
+
+/// A session that was checked: it is whole, and of this model.
+#[derive(Debug)]
+pub struct Session {
+    path: PathBuf,
+    file: SafetensorsFile,
+    tokens: Vec<u32>,
+    read: usize,
+    prompt_len: usize,
+    kv: KvFormat,
+    messages: Option<Vec<Value>>,
+}
+
+impl Session {
+    /// Opens `path` for the model of `package`, which will run with `compute` and `kv`. All of the file is read and checked.
+    ///
+    /// # Errors
+    /// When it is no session, damaged, or of another model or other numbers.
+    pub fn open(path: &Path, package: &Package, compute: Compute, kv: KvFormat) -> Result<Session, Error> {
+        let refuse = |kind: SessionErrorKind| Err(kind.of(path));
+        let file = match SafetensorsFile::open(path) {
+            Ok(file) => file,
+            Err(error) => return Err(explain(path, error)),
+        };
+        let value = |key: &str| file.metadata().get(key).map(String::as_str);
+        if value("format") != Some(FORMAT) {
+            return refuse(SessionErrorKind::NotASession);
+        }
+        match value("version") {
+            Some(VERSION) => {}
+            other => return refuse(SessionErrorKind::Version(other.unwrap_or("?").escape_debug().take(20).collect())),
+        }
+        if !seal_is_intact(&file)? {
+            return refuse(SessionErrorKind::Damaged);
+        }
+        if value("model") != Some(fingerprint(package)?.as_str()) {
+            return refuse(SessionErrorKind::OtherModel);
+        }
+        let (saved, now) = (value("numbers").unwrap_or_default(), numbers(compute, kv));
+        if saved != now {
+            return refuse(SessionErrorKind::OtherNumbers { saved: saved.to_owned(), now });
+        }
+        // Whole and of this model: what is missing from here on was never there.
+        let session = Session::read(path, &file, &package.describe()?, kv)?;
+        session.ok_or_else(|| SessionErrorKind::Damaged.of(path))
+    }
+
+    /// `None` where the file does not hold what a session of this model does.
+    fn read(path: &Path, file: &SafetensorsFile, decoder: &Decoder, kv: KvFormat) -> Result<Option<Session>, Error> {
+        let Some(tokens) = file.tensor("tokens").filter(|t| t.dtype() == Dtype::I32 && t.shape().len() == 1) else {
+            return Ok(None);
+        };
+        let bytes = file.read_tensor(tokens)?;
+        let tokens: Vec<u32> = bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+        let read = file.tensor("blocks.0.attn.hook_v").and_then(|t| t.shape().first().copied());
+        let number = |key: &str| file.metadata().get(key)?.parse().ok();
+        let messages = match file.metadata().get("messages").map(|text| serde_json::from_str(text)) {
+            None => None,
+            Some(Ok(messages)) => Some(messages),
+            Some(Err(_)) => return Ok(None),
+        };
+        let (Some(read), Some(prompt_len)) = (read, number("prompt_len")) else { return Ok(None) };
+        let fits = |want: &NewTensor| {
+            file.tensor(&want.name).is_some_and(|t| t.dtype() == want.dtype && t.shape() == want.shape)
+        };
+        if read > tokens.len() || !cache_tensors(decoder, kv, read).all(|(_, _, tensor)| fits(&tensor)) {
+            return Ok(None);
+        }
+        check_tokens(decoder, &tokens, 0)?;
+        let (path, file) = (path.to_owned(), file.clone());
+        Ok(Some(Session { path, file, tokens, read, prompt_len, kv, messages }))
+    }
+
+    /// The text so far.
+    #[must_use]
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// How many of the tokens the cache has: the others are to be read next.
+    #[must_use]
+    pub fn read_len(&self) -> usize {
+        self.read
+    }
+
+    /// The messages of the conversation.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn messages(&self) -> Result<&[Value], Error> {
+        self.messages.as_deref().ok_or_else(|| SessionErrorKind::NoConversation.of(&self.path))
+    }
+
+    /// A sequence that has read what the session's had.
+    ///
+    /// # Errors
+    /// When memory was planned for fewer tokens, or the file cannot be read any more.
+    pub fn restore(&self, model: &Model) -> Result<Sequence, Error> {
+        let room = model.plan().tokens.min(model.decoder().context);
+        if self.read > room {
+            return Err(SessionErrorKind::TooLong { tokens: self.read, room }.of(&self.path));
+        }
+        if model.numbers().1 != self.kv {
+            let numbers = |kv| numbers(model.numbers().0, kv);
+            let (saved, now) = (numbers(self.kv), numbers(model.numbers().1));
+            return Err(SessionErrorKind::OtherNumbers { saved, now }.of(&self.path));
+        }
+        let tensors: Vec<_> = cache_tensors(model.decoder(), self.kv, self.read)
+            .map(|(layer, part, tensor)| (layer, part, self.file.tensor(&tensor.name)))
+            .collect();
+        let mut sequence = model.sequence(self.prompt_len);
+        let (mut bytes, mut keys, mut values) = (Vec::new(), Vec::new(), Vec::new());
+        for start in (0..self.read).step_by(KV_UNIT) {
+            let n = KV_UNIT.min(self.read - start);
+            sequence.reserve(n)?;
+            for (layer, part, tensor) in &tensors {
+                let Some(tensor) = tensor else { return Err(SessionErrorKind::Damaged.of(&self.path)) };
+                let rows = if *part == KvPart::Keys { &mut keys } else { &mut values };
+                self.rows(tensor, start, n, &mut bytes, rows)?;
+                if *part == KvPart::Values {
+                    sequence.write(model.exec(), *layer, &keys, &values);
+                    sequence.put_away(*layer)?;
+                }
+            }
+            sequence.advance(n);
+        }
+        Ok(sequence)
+    }
+
+    /// `n` rows of a tensor from `start` on, widened.
+    fn rows(
+        &self,
+        tensor: &TensorInfo,
+        start: usize,
+        n: usize,
+        bytes: &mut Vec<u8>,
+        rows: &mut Vec<f32>,
+    ) -> Result<(), Error> {
+        let row = tensor.byte_len() / self.read as u64;
+        bytes.resize(n * row as usize, 0);
+        self.file.source().read_exact_at(tensor.offset() + start as u64 * row, bytes)?;
+        rows.clear();
+        match self.kv {
+            KvFormat::F32 => rows.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
+            KvFormat::Bf16 => rows.extend(bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),
+        }
+        Ok(())
+    }
+}
+
+/// A file that is none of the form is no session, or not any more.
+fn explain(path: &Path, error: StoreError) -> Error {
+    match error.kind() {
+        StoreErrorKind::Truncated | StoreErrorKind::TrailingBytes => SessionErrorKind::Damaged.of(path),
+        StoreErrorKind::BadHeader | StoreErrorKind::BadRange | StoreErrorKind::ForeignFormat => {
+            SessionErrorKind::NotASession.of(path)
+        }
+        _ => error.into(),
+    }
+}
+
+/// The tensors of a cache of `len` positions, in the order of the file.
+fn cache_tensors(
+    decoder: &Decoder,
+    kv: KvFormat,
+    len: usize,
+) -> impl Iterator<Item = (usize, KvPart, NewTensor)> + use<'_> {
+    let dtype = match kv {
+        KvFormat::F32 => Dtype::F32,
+        KvFormat::Bf16 => Dtype::Bf16,
+    };
+    decoder.blocks.iter().enumerate().flat_map(move |(i, block)| {
+        [(KvPart::Keys, "hook_rot_k"), (KvPart::Values, "hook_v")].map(|(part, hook)| {
+            let shape = vec![len, block.mixer.n_kv_heads, block.mixer.head_dim];
+            (i, part, NewTensor { name: format!("blocks.{i}.attn.{hook}"), dtype, shape })
+        })
+    })
+}
+
+/// The options that decide about bits.
+fn numbers(compute: Compute, kv: KvFormat) -> String {
+    format!("--compute {compute:?} --kv-cache {kv:?}").to_lowercase()
+}
+
+/// Tells models apart: what `config.json` means, names, types and shapes of all tensors, and some of the bytes of each.
+fn fingerprint(package: &Package) -> Result<String, Error> {
+    let mut hash = Fnv::default();
+    let mut config = package.config().clone();
+    config.retain(|key, _| !WRITERS.contains(&key.as_str()));
+    hash.add(canonical(&Value::Object(config)).as_bytes());
+    let checkpoint = package.checkpoint();
+    // In the order of their names: shards may be cut otherwise.
+    let mut tensors: Vec<_> = checkpoint.tensors().iter().collect();
+    tensors.sort_by_key(|t| t.name());
+    for tensor in tensors {
+        hash.add(format!("{} {} {:?}", tensor.name(), tensor.dtype().name(), tensor.shape()).as_bytes());
+        sample(checkpoint, tensor, &mut hash)?;
+    }
+    Ok(format!("{:016x}", hash.0))
+}
+
+fn sample(checkpoint: &Checkpoint, tensor: &TensorInfo, hash: &mut Fnv) -> Result<(), Error> {
+    let len = tensor.byte_len();
+    let mut bytes = [0; SAMPLE];
+    let bytes = &mut bytes[..SAMPLE.min(len as usize)];
+    let last = len - bytes.len() as u64;
+    for start in [0, last / 2, last] {
+        checkpoint.read_range(tensor, start, bytes)?;
+        hash.add(bytes);
+    }
+    Ok(())
+}
+
+/// `value` as JSON with its keys in order.
+fn canonical(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let sorted: BTreeMap<_, _> = map.iter().collect();
+            let members = sorted.into_iter().map(|(key, value)| format!("{key:?}:{}", canonical(value)));
+            format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(",")),
+        plain => plain.to_string(),
+    }
+}
+
+/// FNV-1a of 64 bits, over pieces that cannot run into each other.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Fnv {
+        Fnv(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in (bytes.len() as u64).to_le_bytes().iter().chain(bytes) {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+}
