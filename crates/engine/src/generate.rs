@@ -1,5 +1,7 @@
 //! Generation of one text: prefill, then one token after the other, until something ends it.
 
+use std::time::Instant;
+
 use crate::error::Error;
 use crate::forward::{Input, Want};
 use crate::kv::Sequence;
@@ -72,7 +74,9 @@ pub fn generate(
         if tokens.len() == request.max_new_tokens {
             break Finish::Length;
         }
+        let start = Instant::now();
         let token = sampler.next(output.logits, text)?;
+        model.count_sampling(start);
         tokens.push(token);
         text.push(token);
         if request.eos.contains(&token) {

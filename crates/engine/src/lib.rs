@@ -36,10 +36,12 @@ mod generation_config;
 mod kv;
 mod model;
 mod package;
+pub mod profile;
 pub mod quantize;
 pub mod rope;
 mod sampler;
 pub mod tokenizer;
+pub mod trace;
 
 pub use budget::{LogitRows, MemoryPlan};
 pub use config::{ConfigError, ConfigErrorKind};

@@ -1,12 +1,13 @@
 //! A model that is ready to run: its description, its weights under a budget, its threads and its buffers.
 
+use std::cell::RefCell;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rheostat_kernels::{Exec, Format, Isa, KV_UNIT, KvFormat, probe};
-use rheostat_store::{Checkpoint, Io, Way, Weights};
+use rheostat_store::{Checkpoint, Io, Record, Way, Weights};
 
 use crate::bind::{Bound, MatrixInfo};
 use crate::budget::{self, Demand, LogitRows, MemoryPlan};
@@ -15,6 +16,8 @@ use crate::error::Error;
 use crate::forward::{Compute, Input, Observer, Output, Pass, Want, Workspace, wanted_rows};
 use crate::kv::{KvPool, Sequence};
 use crate::package::Package;
+use crate::profile::{Profile, Recorder};
+use crate::trace::{OpLog, Room, Trace};
 
 /// How a model is to run.
 #[derive(Clone, Debug)]
@@ -44,6 +47,8 @@ pub struct Options {
     pub weights: Option<u64>,
     /// Bytes of a streamed piece of weights; `None`: as the disk likes it. For tests and measurements.
     pub tile: Option<u64>,
+    /// Bytes for the events of a [trace](Model::take_trace), a part of the budget; `None`: nothing is recorded.
+    pub trace: Option<u64>,
 }
 
 impl Default for Options {
@@ -61,6 +66,7 @@ impl Default for Options {
             io: Io::Auto,
             weights: None,
             tile: None,
+            trace: None,
         }
     }
 }
@@ -77,6 +83,7 @@ pub struct Model {
     plan: MemoryPlan,
     logit_rows: usize,
     cancel: Arc<AtomicBool>,
+    recorder: Recorder,
 }
 
 /// What a model has read so far.
@@ -115,8 +122,14 @@ impl Model {
             return Err(Error::NothingPacked);
         }
         let (plan, residency, demand) = plan(&decoder, &checkpoint, &bound, options)?;
-        let weights = Weights::new(&checkpoint, residency)?;
+        let room = options.trace.map(|bytes| Room::new(bytes, demand.threads.get()));
+        let record = room.as_ref().map(|room| Record { origin: room.origin, most: room.most });
+        let recorder = Recorder::new(room.as_ref().map(OpLog::new));
+        let weights = Weights::recorded(&checkpoint, residency, record)?;
         let exec = Exec::new(options.isa.unwrap_or_else(Isa::detect), demand.threads).map_err(Error::Threads)?;
+        if let Some(room) = room {
+            exec.pool().record(room.origin, room.most);
+        }
         let logit_rows = budget::logit_rows(plan.rows, &demand);
         Ok(Model {
             workspace: Workspace::new(&decoder, plan.rows, logit_rows, options.compute),
@@ -129,6 +142,7 @@ impl Model {
             plan,
             logit_rows,
             cancel: Arc::default(),
+            recorder,
         })
     }
 
@@ -154,6 +168,29 @@ impl Model {
     #[must_use]
     pub fn reading(&self) -> Reading {
         Reading { bytes: self.weights.bytes_read() + self.workspace.gathered(), waited: self.weights.waited() }
+    }
+
+    /// Where the time of all passes since loading (or [`Model::reset_profile`]) went.
+    #[must_use]
+    pub fn profile(&self) -> Profile {
+        self.recorder.profile(self.weights.reads())
+    }
+
+    /// Forgets what passes took so far.
+    pub fn reset_profile(&mut self) {
+        self.recorder.reset(self.weights.reads());
+    }
+
+    /// Counts the time since `start`, in which a token was chosen.
+    pub fn count_sampling(&mut self, start: Instant) {
+        self.recorder.sampled(start);
+    }
+
+    /// Takes the trace of all passes since loading, and ends the recording; nothing unless [`Options::trace`] asked for it.
+    pub fn take_trace(&mut self) -> Option<Trace<'_>> {
+        let log = self.recorder.log.take()?;
+        let reads = self.weights.take_record()?;
+        Some(Trace::new(log, self.exec.pool().take_record(), reads, &self.weights))
     }
 
     /// How weights are read.
@@ -204,6 +241,12 @@ impl Model {
         self.bound.matrices.iter().map(MatrixInfo::byte_len).sum()
     }
 
+    /// Bytes of the output projection's matrix, which are among [`Model::weight_bytes`].
+    #[must_use]
+    pub fn head_bytes(&self) -> u64 {
+        self.bound.matrices.last().map_or(0, MatrixInfo::byte_len)
+    }
+
     /// Rows that one pass takes at the most.
     #[must_use]
     pub fn max_rows(&self) -> usize {
@@ -252,6 +295,7 @@ impl Model {
             weights: &self.weights,
             exec: &self.exec,
             cancel: &self.cancel,
+            recorder: RefCell::new(&mut self.recorder),
         };
         pass.run(inputs, &mut self.workspace, observer)
     }
@@ -346,6 +390,7 @@ fn plan(
             io: options.io,
             compute: options.compute,
             kv: options.kv,
+            trace: options.trace.unwrap_or(0),
         };
         budget::plan(decoder, checkpoint, bound, &demand).map(|(memory, residency)| (memory, residency, demand))
     };
