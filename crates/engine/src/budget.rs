@@ -37,8 +37,6 @@ pub(crate) struct Demand {
     pub(crate) io: Io,
     pub(crate) compute: Compute,
     pub(crate) kv: KvFormat,
-    /// Bytes for the events of a trace.
-    pub(crate) trace: u64,
 }
 
 /// For how many rows of a pass logits may be asked.
@@ -63,8 +61,6 @@ pub struct MemoryPlan {
     pub kv_cache: u64,
     /// Buffers of a pass.
     pub activations: u64,
-    /// The events of a trace, if one is recorded.
-    pub trace: u64,
     /// Weights that stay in memory.
     pub pinned: u64,
     /// The ring that the other weights pass through.
@@ -81,7 +77,7 @@ impl MemoryPlan {
     /// Bytes that are expected to be resident at the most.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.process + self.vectors + self.kv_cache + self.activations + self.trace + self.pinned + self.ring
+        self.process + self.vectors + self.kv_cache + self.activations + self.pinned + self.ring
     }
 }
 
@@ -110,7 +106,7 @@ pub(crate) fn plan(
     let mut rows = demand.chunk.unwrap_or(CHUNK).min(demand.tokens).max(fewest);
     loop {
         let activations = activation_bytes(decoder, rows, demand);
-        let fixed = (process + vectors + activations).saturating_add(kv_cache).saturating_add(demand.trace);
+        let fixed = (process + vectors + activations).saturating_add(kv_cache);
         let weights = demand.weights.unwrap_or_else(|| budget.saturating_sub(fixed));
         // Buffers beyond an eighth of the budget are worth less than the weights they displace.
         let roomy = demand.chunk.is_some() || activations <= budget / 8;
@@ -124,7 +120,6 @@ pub(crate) fn plan(
                     vectors,
                     kv_cache,
                     activations,
-                    trace: demand.trace,
                     pinned: plan.pinned_bytes(),
                     ring: plan.ring_bytes(),
                     streamed: plan.streamed_bytes(),

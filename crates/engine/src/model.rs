@@ -390,7 +390,6 @@ fn plan(
             io: options.io,
             compute: options.compute,
             kv: options.kv,
-            trace: options.trace.unwrap_or(0),
         };
         budget::plan(decoder, checkpoint, bound, &demand).map(|(memory, residency)| (memory, residency, demand))
     };
