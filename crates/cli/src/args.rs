@@ -28,6 +28,8 @@ pub(crate) enum Command {
     Prompt(PromptArgs),
     /// Say what a model is, what it needs, and what is odd about it.
     Inspect(InspectArgs),
+    /// Say how memory would be spent, what would stream, and how fast that should be.
+    Plan(PlanArgs),
     /// Measure how good a model is.
     #[command(subcommand)]
     Eval(EvalCommand),
@@ -141,6 +143,10 @@ fn at_least_two(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n >= 2).ok_or_else(|| "write a whole number, 2 or more".to_owned())
 }
 
+fn drafts(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=256).contains(n)).ok_or_else(|| "write a whole number from 1 to 256".to_owned())
+}
+
 fn whole<T: std::str::FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| "write a whole number, 0 or more".to_owned())
 }
@@ -163,7 +169,7 @@ fn stop(text: &str) -> Result<String, String> {
 
 /// How the next token is chosen: the likeliest (greedy), unless one of the first five turns sampling on, with the
 /// model's own defaults for the rest.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Sampling (off unless one of these is given: the likeliest token is taken)")]
 pub(crate) struct SamplingArgs {
     /// Divide the logits by this: below 1 is more sober, above 1 wilder, 0 takes the likeliest token
@@ -192,6 +198,22 @@ pub(crate) struct GenerateArgs {
     pub(crate) model: Option<PathBuf>,
     /// Text to continue, or "-" to read it from standard input
     pub(crate) prompt: Option<String>,
+    /// Continue every prompt of a file instead, many at a time, and write the results to --out.
+    ///
+    /// Each line is a JSON object with "prompt" (a text), "messages" (a conversation for the chat template) or
+    /// "tokens" (ids), and possibly "id" (anything, which comes back with the result), "max_new_tokens" and "seed".
+    /// Texts advance together: each sweep over the weights gives a token for all of them. A text is the same as if it
+    /// were alone.
+    #[arg(long, value_name = "FILE", requires = "out", conflicts_with_all = ["prompt", "json"])]
+    pub(crate) batch: Option<PathBuf>,
+    /// File for the results of --batch: a JSON object in a line for each, as each is finished.
+    ///
+    /// If it is there, what it has is kept, and only what is missing is done: a run that was broken off goes on.
+    #[arg(long, value_name = "FILE", requires = "batch")]
+    pub(crate) out: Option<PathBuf>,
+    /// Texts of --batch that advance together at the most; fewer if memory does not hold more
+    #[arg(long, value_name = "N", default_value = "16", value_parser = at_least_one, requires = "batch")]
+    pub(crate) parallel: NonZeroUsize,
     /// Tokens to generate at the most
     #[arg(short = 'n', long, value_name = "N", default_value_t = 256, value_parser = whole::<usize>, allow_negative_numbers = true)]
     pub(crate) max_new_tokens: usize,
@@ -212,7 +234,31 @@ pub(crate) struct GenerateArgs {
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]
+    pub(crate) speculation: SpeculationArgs,
+    #[command(flatten)]
     pub(crate) run: RunArgs,
+}
+
+/// Tokens guessed ahead, which change the speed and nothing else.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Speculation (the text is the same with it and without)")]
+pub(crate) struct SpeculationArgs {
+    /// Guess tokens ahead: "lookup" guesses what followed when the last tokens were last in the text
+    #[arg(long, value_name = "HOW", value_parser = ["lookup"])]
+    pub(crate) speculate: Option<String>,
+    /// Guess tokens ahead with a smaller model, which must have the same tokenizer and fit into memory as well
+    #[arg(long, value_name = "MODEL", conflicts_with = "speculate")]
+    pub(crate) draft: Option<PathBuf>,
+    /// Tokens to guess at the most; how many are guessed depends on how often guesses are right and on what they cost
+    #[arg(long, value_name = "N", default_value_t = 24, value_parser = drafts)]
+    pub(crate) draft_tokens: usize,
+}
+
+impl SpeculationArgs {
+    /// Tokens to guess at the most; 0 where nothing is to be guessed.
+    pub(crate) fn drafts(&self) -> usize {
+        if self.speculate.is_some() || self.draft.is_some() { self.draft_tokens } else { 0 }
+    }
 }
 
 /// Variables for the chat template.
@@ -240,6 +286,8 @@ pub(crate) struct ChatArgs {
     pub(crate) template: TemplateArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) speculation: SpeculationArgs,
     #[command(flatten)]
     pub(crate) run: RunArgs,
 }
@@ -292,6 +340,26 @@ pub(crate) struct InspectArgs {
     /// Tokens of text to plan memory for; as many as model and memory allow unless given
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) context: Option<NonZeroUsize>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PlanArgs {
+    /// Directory of a checkpoint, or "embedded"
+    pub(crate) model: PathBuf,
+    /// Tokens of a text, prompt and answer together, to plan for; as many as model and memory allow unless given
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) context: Option<NonZeroUsize>,
+    /// Texts that advance together
+    #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
+    pub(crate) batch: NonZeroUsize,
+    /// Measure the disk again, even if its rate is known from the last day
+    #[arg(long)]
+    pub(crate) measure: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

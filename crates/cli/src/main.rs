@@ -4,8 +4,10 @@
 
 mod args;
 mod commands;
+mod disks;
 mod interrupt;
 mod output;
+mod report;
 mod session;
 mod status;
 
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         Command::Logits(args) => commands::logits::run(args),
         Command::Prompt(args) => commands::prompt::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
+        Command::Plan(args) => commands::plan::run(args),
         Command::Eval(EvalCommand::Ppl(args)) => commands::ppl::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Quantize(args) => commands::quantize::run(args),

@@ -8,10 +8,13 @@ use anyhow::{Context, anyhow, bail};
 use rheostat::chat::{ChatTemplates, parse_argument};
 use rheostat::decoder::Decoder;
 use rheostat::memory::{self, format_size};
-use rheostat::{Error, GenerationConfig, Model, Options, Package, Sampler, Sampling};
+use rheostat::tokenizer::Tokenizer;
+use rheostat::{
+    Compute, DraftModel, Error, GenerationConfig, Model, Options, Package, Sampling, Speculation, Writer, plan_memory,
+};
 use serde_json::{Map, Value};
 
-use crate::args::{RunArgs, SamplingArgs, TemplateArgs};
+use crate::args::{RunArgs, SamplingArgs, SpeculationArgs, TemplateArgs};
 use crate::output;
 
 /// The name of the model that is part of the program.
@@ -59,9 +62,9 @@ pub(crate) fn options(run: &RunArgs) -> Options {
     }
 }
 
-/// A sampler for `sampling`, in whose errors the user finds the place to correct.
-pub(crate) fn sampler(sampling: Sampling, args: &SamplingArgs, vocab_size: usize) -> anyhow::Result<Sampler> {
-    Sampler::new(sampling, vocab_size).map_err(|error| {
+/// Checks `sampling`, with errors in which the user finds the place to correct.
+pub(crate) fn check_sampling(sampling: &Sampling, args: &SamplingArgs) -> anyhow::Result<()> {
+    sampling.check().map_err(|error| {
         let Error::Sampling { name, value, expected } = error else { return error.into() };
         let given = match name {
             "temperature" => args.temperature,
@@ -78,6 +81,53 @@ pub(crate) fn sampler(sampling: Sampling, args: &SamplingArgs, vocab_size: usize
             ),
         }
     })
+}
+
+/// Loads a model, and what guesses ahead for it. Both share the budget.
+pub(crate) fn load_writer(
+    package: &Package,
+    options: &Options,
+    speculation: &SpeculationArgs,
+) -> anyhow::Result<(Model, Writer)> {
+    let drafts = speculation.drafts();
+    let options = Options { drafts, ..options.clone() };
+    let Some(path) = &speculation.draft else {
+        let how = if drafts > 0 { Speculation::Lookup } else { Speculation::Off };
+        return Ok((Model::load(package, &options)?, Writer::new(how)));
+    };
+    let draft = open(path)?;
+    require_same_tokens(&package.tokenizer()?, &draft.tokenizer()?, path)?;
+    let decoder = draft.describe()?;
+    let context = options.context.map(|tokens| tokens.min(decoder.context.saturating_mul(options.sequences)));
+    // The integer mode is for packed weights, which the draft model need not have.
+    let compute = if options.compute == Compute::Int8 { Compute::F32 } else { options.compute };
+    let options_of_draft = Options { context, compute, drafts: 0, ..options.clone() };
+    let plan = plan_memory(&draft, &options_of_draft)?;
+    if plan.streamed > 0 {
+        bail!(
+            "{} does not fit into {} beside everything else, and a draft model must stay in memory; give more --memory, or a smaller draft model",
+            path.display(),
+            format_size(plan.budget)
+        );
+    }
+    let model = Model::load(package, &Options { reserve: options.reserve + plan.model(), ..options })?;
+    let draft = Model::load(&draft, &Options { weights: Some(u64::MAX / 2), ..options_of_draft })?;
+    Ok((model, Writer::new(Speculation::Model(Box::new(DraftModel::new(draft))))))
+}
+
+/// Whether every token of one tokenizer is the same in the other, as far as both go.
+fn require_same_tokens(tokenizer: &Tokenizer, draft: &Tokenizer, path: &Path) -> anyhow::Result<()> {
+    let both = tokenizer.vocab_size().min(draft.vocab_size()) as u32;
+    if let Some(id) = (0..both).find(|id| tokenizer.token(*id) != draft.token(*id)) {
+        let word = |tokenizer: &Tokenizer| tokenizer.token(id).unwrap_or_default();
+        bail!(
+            "{} has other tokens than the model (token {id} is {:?} there and {:?} here); a draft model must have the same tokenizer",
+            path.display(),
+            word(draft),
+            word(tokenizer)
+        );
+    }
+    Ok(())
 }
 
 /// How to sample: greedy unless a flag asks for more, and then by the model's own defaults where no flag speaks.

@@ -24,6 +24,8 @@ const CHUNK: usize = 512;
 pub(crate) struct Demand {
     /// Bytes in all.
     pub(crate) memory: u64,
+    /// What the caller asked for, if anything.
+    pub(crate) asked: Option<u64>,
     pub(crate) threads: std::num::NonZeroUsize,
     /// Tokens that sequences will hold together.
     pub(crate) tokens: usize,
@@ -31,10 +33,14 @@ pub(crate) struct Demand {
     pub(crate) sequences: usize,
     pub(crate) chunk: Option<usize>,
     pub(crate) logits: LogitRows,
+    /// Tokens guessed ahead for each sequence.
+    pub(crate) drafts: usize,
     /// Bytes for weights, instead of what is left.
     pub(crate) weights: Option<u64>,
     pub(crate) tile: Option<u64>,
     pub(crate) io: Io,
+    /// Bytes that the caller takes for something else.
+    pub(crate) reserve: u64,
     pub(crate) compute: Compute,
     pub(crate) kv: KvFormat,
 }
@@ -51,10 +57,15 @@ pub enum LogitRows {
 /// How a budget is spent, in bytes.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct MemoryPlan {
-    /// The budget.
+    /// The budget: what was asked for, or what there is if that is less.
     pub budget: u64,
-    /// The process as it was before, and an allowance for what is not counted one by one.
+    /// What was asked for, if anything.
+    pub asked: Option<u64>,
+    /// The process as it was before, an allowance for what is not counted one by one, and what the caller
+    /// [reserved](crate::Options::reserve).
     pub process: u64,
+    /// What each thread works with.
+    pub threads: u64,
     /// Norms and biases.
     pub vectors: u64,
     /// Keys and values of the promised context.
@@ -67,6 +78,8 @@ pub struct MemoryPlan {
     pub ring: u64,
     /// Weights that every sweep reads from disk.
     pub streamed: u64,
+    /// All weights that a sweep uses, wherever they are.
+    pub weights: u64,
     /// Tokens that the KV cache holds.
     pub tokens: usize,
     /// Rows that one pass takes.
@@ -77,7 +90,13 @@ impl MemoryPlan {
     /// Bytes that are expected to be resident at the most.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.process + self.vectors + self.kv_cache + self.activations + self.pinned + self.ring
+        self.process + self.model()
+    }
+
+    /// Bytes of those that are the model's own, and would come on top if another were there already.
+    #[must_use]
+    pub fn model(&self) -> u64 {
+        self.threads + self.vectors + self.kv_cache + self.activations + self.pinned + self.ring
     }
 }
 
@@ -95,18 +114,19 @@ pub(crate) fn plan(
         .filter(|m| m.parts.iter().all(|t| checkpoint.sources()[t.shard()].as_static().is_some()))
         .map(MatrixInfo::byte_len)
         .sum();
-    let process = memory::resident().unwrap_or(0) + SLACK + Exec::memory(demand.threads) + statics;
+    let process = memory::resident().unwrap_or(0) + SLACK + statics + demand.reserve;
+    let threads = Exec::memory(demand.threads);
     let vectors = bound.vector_bytes();
     let units = demand.tokens.div_ceil(KV_UNIT) + demand.sequences - 1;
     let kv_cache = (units as u64).saturating_mul(kv::unit_bytes(decoder, demand.kv));
     // Memory that was taken before, if only for a moment, counts as well: reading a tokenizer is the usual case.
     let taken = memory::peak().map_or(0, |peak| peak + MARGIN);
     let uses = bound.uses();
-    let fewest = demand.sequences.max(1);
+    let fewest = writing_rows(demand);
     let mut rows = demand.chunk.unwrap_or(CHUNK).min(demand.tokens).max(fewest);
     loop {
         let activations = activation_bytes(decoder, rows, demand);
-        let fixed = (process + vectors + activations).saturating_add(kv_cache);
+        let fixed = (process + threads + vectors + activations).saturating_add(kv_cache);
         let weights = demand.weights.unwrap_or_else(|| budget.saturating_sub(fixed));
         // Buffers beyond an eighth of the budget are worth less than the weights they displace.
         let roomy = demand.chunk.is_some() || activations <= budget / 8;
@@ -116,13 +136,16 @@ pub(crate) fn plan(
             Ok(plan) if fits && (plan.streamed_bytes() == 0 || roomy || rows == fewest) => {
                 let memory = MemoryPlan {
                     budget,
+                    asked: demand.asked,
                     process,
+                    threads,
                     vectors,
                     kv_cache,
                     activations,
                     pinned: plan.pinned_bytes(),
                     ring: plan.ring_bytes(),
                     streamed: plan.streamed_bytes(),
+                    weights: bound.matrices.iter().map(MatrixInfo::byte_len).sum(),
                     tokens: units.saturating_mul(KV_UNIT),
                     rows,
                 };
@@ -137,10 +160,11 @@ pub(crate) fn plan(
     }
 }
 
-/// What is available now, less a sixteenth and at least 256 MiB for others.
-pub(crate) fn default_budget() -> u64 {
+/// The budget for `asked`: never more than there is, or the rest would be swapped, or the process killed. Unless asked, what is
+/// available now, less a sixteenth and at least 256 MiB for others.
+pub(crate) fn effective(asked: Option<u64>) -> u64 {
     let available = memory::available().unwrap_or(u64::MAX / 2) + memory::resident().unwrap_or(0);
-    available - (available / 16).max(256 << 20).min(available / 2)
+    asked.map_or(available - (available / 16).max(256 << 20).min(available / 2), |asked| asked.min(available))
 }
 
 /// Bytes of the buffers that [`Workspace`](crate::forward::Workspace) takes.
@@ -152,7 +176,12 @@ fn activation_bytes(decoder: &Decoder, rows: usize, demand: &Demand) -> u64 {
 /// Rows of a pass of `rows` for which logits may be asked.
 pub(crate) fn logit_rows(rows: usize, demand: &Demand) -> usize {
     match demand.logits {
-        LogitRows::Last => demand.sequences,
+        LogitRows::Last => writing_rows(demand),
         LogitRows::All => rows,
     }
+}
+
+/// Rows of a pass in which every sequence writes: one for each, and its guesses.
+fn writing_rows(demand: &Demand) -> usize {
+    demand.sequences * (1 + demand.drafts)
 }

@@ -114,6 +114,14 @@ pub enum Error {
         /// The smallest that works, in bytes.
         needed: u64,
     },
+    /// What is free now cannot work.
+    #[error("only {} of memory are free for this process, and the smallest budget that works for this model here is {} MiB; close other programs, or choose a smaller model", format_size(*free), needed.div_ceil(1 << 20) + 2)]
+    NotEnoughFree {
+        /// What is free, in bytes.
+        free: u64,
+        /// The smallest that works, in bytes.
+        needed: u64,
+    },
     /// A prompt without tokens.
     #[error("the prompt is empty; give at least one token")]
     EmptyPrompt,

@@ -54,6 +54,8 @@ pub enum Want {
     Nothing,
     /// For the last.
     Last,
+    /// For the last so many, or all if they are fewer.
+    Tail(usize),
     /// For all.
     All,
 }
@@ -558,13 +560,14 @@ pub(crate) fn wanted_rows(input: &Input<'_>) -> usize {
     match input.want {
         Want::Nothing => 0,
         Want::Last => 1,
+        Want::Tail(rows) => rows.min(input.tokens.len()),
         Want::All => input.tokens.len(),
     }
 }
 
-/// What a pass is for. A sequence that is verified wants the logits of all of its rows.
+/// What a pass is for. A sequence whose guesses are checked wants the logits of all of its rows.
 fn phase(inputs: &[Input<'_>]) -> Phase {
-    let reads = |i: &Input<'_>| i.sequence.is_empty() || i.tokens.len() > 1 && i.want != Want::All;
+    let reads = |i: &Input<'_>| i.sequence.is_empty() || i.tokens.len() > wanted_rows(i).max(1);
     if inputs.iter().any(reads) { Phase::Prefill } else { Phase::Decode }
 }
 

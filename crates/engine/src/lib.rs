@@ -10,7 +10,7 @@
 //! let prompt = [9707, 11];
 //! let mut sequence = model.sequence(prompt.len());
 //! let output = model.prefill(&mut sequence, &prompt)?;
-//! let next = Sampler::new(Sampling::default(), output.logits.len())?.next(output.logits, &prompt)?;
+//! let next = Sampler::new().next(&Sampling::default(), output.logits, &prompt)?;
 //! # Ok(())
 //! # }
 //! ```
@@ -30,6 +30,7 @@ pub mod decoder;
 mod error;
 pub mod eval;
 mod families;
+mod forecast;
 mod forward;
 mod generate;
 mod generation_config;
@@ -46,12 +47,15 @@ pub mod trace;
 pub use budget::{LogitRows, MemoryPlan};
 pub use config::{ConfigError, ConfigErrorKind};
 pub use error::Error;
+pub use forecast::{Bottleneck, Forecast, Rates, measure_disk};
 pub use forward::{Compute, Input, Observer, Output, Want};
-pub use generate::{Finish, Generation, Progress, Request, generate};
+pub use generate::{DraftModel, Drafted, Finish, Progress, Request, Speculation, Text, Writer, generate};
 pub use generation_config::GenerationConfig;
 pub use kv::Sequence;
 pub use model::{Limits, Model, Options, Reading, check_tokens, check_vocabulary, plan_memory};
 pub use package::Package;
 pub use rheostat_kernels::{Isa, KvFormat};
-pub use rheostat_store::{Checkpoint, Dtype, Io, StoreError, StoreErrorKind, TensorInfo, Way, memory};
+pub use rheostat_store::{
+    Checkpoint, DISK_PROBE_BYTES, Dtype, Io, StoreError, StoreErrorKind, TensorInfo, Way, memory,
+};
 pub use sampler::{Sampler, Sampling};

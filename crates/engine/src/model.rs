@@ -7,16 +7,17 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use rheostat_kernels::{Exec, Format, Isa, KV_UNIT, KvFormat, probe};
-use rheostat_store::{Checkpoint, Io, Record, Way, Weights};
+use rheostat_store::{Checkpoint, Io, Record, Way, Weights, disk_rate};
 
 use crate::bind::{Bound, MatrixInfo};
 use crate::budget::{self, Demand, LogitRows, MemoryPlan};
 use crate::decoder::Decoder;
 use crate::error::Error;
 use crate::forward::{Compute, Input, Observer, Output, Pass, Want, Workspace, wanted_rows};
+use crate::generate::Text;
 use crate::kv::{KvPool, Sequence};
 use crate::package::Package;
-use crate::profile::{Profile, Recorder};
+use crate::profile::{Op, Profile, Recorder};
 use crate::trace::{OpLog, Room, Trace};
 
 /// How a model is to run.
@@ -37,12 +38,16 @@ pub struct Options {
     pub chunk: Option<usize>,
     /// For how many rows of a pass logits will be asked.
     pub logits: LogitRows,
+    /// Tokens that will be guessed ahead for each sequence, at the most: rows of a pass with logits of their own.
+    pub drafts: usize,
     /// In which numbers the matrix products are computed.
     pub compute: Compute,
     /// How the KV cache keeps keys and values.
     pub kv: KvFormat,
     /// How weights are read.
     pub io: Io,
+    /// Bytes of the budget that the caller will take for something else: another model, say, or measuring.
+    pub reserve: u64,
     /// Bytes for weights in memory, instead of what the budget leaves for them. For tests and measurements.
     pub weights: Option<u64>,
     /// Bytes of a streamed piece of weights; `None`: as the disk likes it. For tests and measurements.
@@ -61,9 +66,11 @@ impl Default for Options {
             sequences: 1,
             chunk: None,
             logits: LogitRows::Last,
+            drafts: 0,
             compute: Compute::F32,
             kv: KvFormat::F32,
             io: Io::Auto,
+            reserve: 0,
             weights: None,
             tile: None,
             trace: None,
@@ -98,6 +105,9 @@ pub struct Reading {
 /// What the machine can do at best with a model's threads, measured now.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Limits {
+    /// Bytes per second at which the disk that weights stream from can be read; `None` where nothing streams, or it cannot be
+    /// measured.
+    pub disk_bytes_per_second: Option<f64>,
     /// Bytes per second at which the weights that are in memory can be read; `None` where none is yet.
     pub read_bytes_per_second: Option<f64>,
     /// f32 operations per second by fused multiply-add, two each.
@@ -181,9 +191,9 @@ impl Model {
         self.recorder.reset(self.weights.reads());
     }
 
-    /// Counts the time since `start`, in which a token was chosen.
-    pub fn count_sampling(&mut self, start: Instant) {
-        self.recorder.sampled(start);
+    /// Counts `time` from `start` on, in which the caller did `op` between passes.
+    pub fn count(&mut self, op: Op, start: Instant, time: Duration) {
+        self.recorder.count(op, start, time);
     }
 
     /// Takes the trace of all passes since loading, and ends the recording; nothing unless [`Options::trace`] asked for it.
@@ -204,17 +214,21 @@ impl Model {
         self.weights.watch()
     }
 
-    /// Measures what the machine can do at best, for about `time`: the ceilings to compare a speed with.
+    /// Measures what the machine can do at best, for about `time`: the ceilings to compare a speed with. Where weights stream, this takes
+    /// [`DISK_PROBE_BYTES`](rheostat_store::DISK_PROBE_BYTES) of memory for that time, which the caller should have
+    /// [reserved](Options::reserve).
     ///
     /// # Errors
-    /// When weights that should be in memory could not be read.
+    /// When weights that should be in memory could not be read, or the disk fails.
     pub fn limits(&self, time: Duration) -> Result<Limits, Error> {
         let tiles = self.weights.plan().tiles();
         let resident = (0..tiles.len()).filter(|t| self.weights.is_here(*t));
         let held = resident.map(|t| self.weights.acquire(t)).collect::<Result<Vec<_>, _>>()?;
         let regions: Vec<&[u8]> = held.iter().flat_map(|tile| *tile.parts()).filter(|part| !part.is_empty()).collect();
         let read = (!regions.is_empty()).then(|| probe::read_rate(&self.exec, &regions, time / 2));
+        let disk = if self.plan.streamed > 0 { disk_rate(&self.checkpoint, time)? } else { None };
         Ok(Limits {
+            disk_bytes_per_second: disk,
             read_bytes_per_second: read,
             f32_flops: probe::f32_rate(&self.exec, time / 4),
             bf16_flops: probe::bf16_rate(&self.exec, time / 4),
@@ -235,13 +249,16 @@ impl Model {
         Sequence::new(&self.decoder, prompt_len, &self.kv)
     }
 
-    /// Bytes of all matrices: what a pass that uses the head goes through.
+    /// Whether a text of `tokens` tokens in all can join `texts`, so that all of them come to their end in the planned memory.
     #[must_use]
-    pub fn weight_bytes(&self) -> u64 {
-        self.bound.matrices.iter().map(MatrixInfo::byte_len).sum()
+    pub fn has_room(&self, texts: &[Text], tokens: usize) -> bool {
+        // The last token is never read, and nothing is beyond the context.
+        let units = |tokens: usize| tokens.min(self.decoder.context).div_ceil(KV_UNIT);
+        let taken: usize = texts.iter().map(|text| units(text.most_tokens())).sum();
+        taken + units(tokens) <= self.plan.tokens / KV_UNIT
     }
 
-    /// Bytes of the output projection's matrix, which are among [`Model::weight_bytes`].
+    /// Bytes of the output projection's matrix, which are among [`MemoryPlan::weights`].
     #[must_use]
     pub fn head_bytes(&self) -> u64 {
         self.bound.matrices.last().map_or(0, MatrixInfo::byte_len)
@@ -251,6 +268,12 @@ impl Model {
     #[must_use]
     pub fn max_rows(&self) -> usize {
         self.plan.rows
+    }
+
+    /// Rows of a pass that logits can be had for at the most.
+    #[must_use]
+    pub fn max_logit_rows(&self) -> usize {
+        self.logit_rows
     }
 
     /// One pass: every input's tokens follow what its sequence has read.
@@ -351,6 +374,11 @@ pub fn check_vocabulary(decoder: &Decoder, tokens: &[u32], len: usize) -> Result
     }
 }
 
+/// Threads that a model computes with: as many as asked for, or one for each core.
+pub(crate) fn threads(options: &Options) -> NonZeroUsize {
+    options.threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
+}
+
 /// The memory plan that [`Model::load`] would follow.
 ///
 /// # Errors
@@ -367,11 +395,9 @@ fn plan(
     bound: &Bound,
     options: &Options,
 ) -> Result<(MemoryPlan, rheostat_store::Plan, Demand), Error> {
-    let threads = match options.threads {
-        Some(threads) => threads,
-        None => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
-    };
-    let budget = options.memory.unwrap_or_else(budget::default_budget);
+    let threads = threads(options);
+    let asked = options.memory;
+    let budget = budget::effective(asked);
     let unit = crate::kv::unit_bytes(decoder, options.kv);
     let plan = |memory: u64| {
         let tokens = options.context.unwrap_or_else(|| {
@@ -380,30 +406,35 @@ fn plan(
         });
         let demand = Demand {
             memory,
+            asked,
             threads,
             tokens,
             sequences: options.sequences.max(1),
             chunk: options.chunk,
             logits: options.logits,
+            drafts: options.drafts,
             weights: options.weights,
             tile: options.tile,
             io: options.io,
+            reserve: options.reserve + options.trace.unwrap_or(0),
             compute: options.compute,
             kv: options.kv,
         };
         budget::plan(decoder, checkpoint, bound, &demand).map(|(memory, residency)| (memory, residency, demand))
     };
-    plan(budget).map_err(|mut error| {
+    plan(budget).map_err(|error| {
         // A larger budget promises a longer context, which takes an eighth of what was added: what is needed is
         // found in a few steps.
-        while let Error::BudgetTooSmall { needed, .. } = error {
-            match plan(needed) {
-                Err(Error::BudgetTooSmall { needed: more, .. }) if more > needed => {
-                    error = Error::BudgetTooSmall { budget, needed: more };
-                }
-                _ => return Error::BudgetTooSmall { budget, needed },
+        let Error::BudgetTooSmall { mut needed, .. } = error else { return error };
+        while let Err(Error::BudgetTooSmall { needed: more, .. }) = plan(needed) {
+            if more <= needed {
+                break;
             }
+            needed = more;
         }
-        error
+        match asked {
+            Some(asked) if asked <= budget => Error::BudgetTooSmall { budget, needed },
+            _ => Error::NotEnoughFree { free: budget, needed },
+        }
     })
 }

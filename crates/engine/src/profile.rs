@@ -41,11 +41,13 @@ pub enum Op {
     Head,
     /// The choice of tokens, between passes.
     Sampling,
+    /// Guesses of tokens ahead, between passes.
+    Guessing,
 }
 
 impl Op {
     /// How many there are.
-    pub const COUNT: usize = 13;
+    pub const COUNT: usize = 14;
     /// All of them, in the order of a pass.
     pub const ALL: [Op; Op::COUNT] = [
         Op::Embed,
@@ -61,6 +63,7 @@ impl Op {
         Op::Residual,
         Op::Head,
         Op::Sampling,
+        Op::Guessing,
     ];
 
     /// A name for tables.
@@ -80,7 +83,14 @@ impl Op {
             Op::Residual => "residual",
             Op::Head => "head",
             Op::Sampling => "sampling",
+            Op::Guessing => "guessing",
         }
+    }
+
+    /// Whether it is done between passes, by whoever makes them.
+    #[must_use]
+    pub fn is_between(self) -> bool {
+        matches!(self, Op::Sampling | Op::Guessing)
     }
 
     /// Whether it is a product with weights of the blocks.
@@ -348,13 +358,12 @@ impl Recorder {
         }
     }
 
-    /// A token was chosen, from `start` until now.
-    pub(crate) fn sampled(&mut self, start: Instant) {
-        let now = Instant::now();
+    /// The caller did `op` for `time` from `start` on.
+    pub(crate) fn count(&mut self, op: Op, start: Instant, time: Duration) {
         if let Some(log) = &mut self.log {
-            log.sampled(start, now);
+            log.add(op, start, start + time);
         }
-        self.spend(Op::Sampling, now.saturating_duration_since(start));
+        self.spend(op, time);
     }
 
     fn spend(&mut self, op: Op, time: Duration) {

@@ -30,7 +30,11 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    fn check(&self) -> Result<(), Error> {
+    /// Whether it makes sense.
+    ///
+    /// # Errors
+    /// When a parameter is out of its range; the error says which.
+    pub fn check(&self) -> Result<(), Error> {
         let cases = [
             ("temperature", self.temperature, self.temperature >= 0.0, "0 (greedy) or more"),
             ("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1"),
@@ -52,8 +56,8 @@ impl Sampling {
 }
 
 /// Chooses tokens, with buffers of its own.
+#[derive(Default)]
 pub struct Sampler {
-    sampling: Sampling,
     scores: Vec<f32>,
     /// Tokens by falling score.
     order: Vec<u32>,
@@ -61,51 +65,43 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler for a vocabulary of `vocab_size` tokens.
-    ///
-    /// # Errors
-    /// When a parameter makes no sense.
-    pub fn new(sampling: Sampling, vocab_size: usize) -> Result<Sampler, Error> {
-        sampling.check()?;
-        Ok(Sampler { sampling, scores: Vec::new(), order: Vec::new(), seen: vec![false; vocab_size] })
-    }
-
-    /// How it chooses.
+    /// A sampler, which takes memory when it is first used.
     #[must_use]
-    pub fn sampling(&self) -> &Sampling {
-        &self.sampling
+    pub fn new() -> Sampler {
+        Sampler::default()
     }
 
-    /// The token that follows `text`, given its `logits: [vocab_size]`.
+    /// The token that follows `text`, given its `logits: [vocab_size]` and a `sampling` that
+    /// [makes sense](Sampling::check).
     ///
     /// # Errors
     /// When the logits are not finite numbers.
-    pub fn next(&mut self, logits: &[f32], text: &[u32]) -> Result<u32, Error> {
+    pub fn next(&mut self, sampling: &Sampling, logits: &[f32], text: &[u32]) -> Result<u32, Error> {
         if !logits.iter().all(|l| l.is_finite()) {
             return Err(Error::NotFinite);
         }
         self.scores.clear();
         self.scores.extend_from_slice(logits);
-        self.penalise(text);
-        if self.sampling.temperature == 0.0 {
+        self.penalise(sampling.repetition_penalty as f32, text);
+        if sampling.temperature == 0.0 {
             return Ok(argmax(&self.scores));
         }
         // In f64 and from the largest down, so that no temperature is too small: 0 is then the largest.
         let max = self.scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         for score in &mut self.scores {
-            *score = (f64::from(*score - max) / self.sampling.temperature) as f32;
+            *score = (f64::from(*score - max) / sampling.temperature) as f32;
         }
-        self.keep_likeliest();
-        let uniform = uniform(self.sampling.seed, text.len() as u64);
+        self.keep_likeliest(sampling);
+        let uniform = uniform(sampling.seed, text.len() as u64);
         Ok(self.draw(uniform))
     }
 
-    fn penalise(&mut self, text: &[u32]) {
-        let penalty = self.sampling.repetition_penalty as f32;
+    fn penalise(&mut self, penalty: f32, text: &[u32]) {
         if penalty == 1.0 {
             return;
         }
-        self.seen.fill(false);
+        self.seen.clear();
+        self.seen.resize(self.scores.len(), false);
         for token in text {
             let token = *token as usize;
             if let (Some(score), Some(seen)) = (self.scores.get_mut(token), self.seen.get_mut(token))
@@ -118,8 +114,8 @@ impl Sampler {
     }
 
     /// Leaves in `order` the tokens that may be drawn, by falling score.
-    fn keep_likeliest(&mut self) {
-        let Sampling { top_k, top_p, min_p, .. } = self.sampling;
+    fn keep_likeliest(&mut self, sampling: &Sampling) {
+        let Sampling { top_k, top_p, min_p, .. } = *sampling;
         let scores = &self.scores;
         let falling = |a: &u32, b: &u32| scores[*b as usize].total_cmp(&scores[*a as usize]).then(a.cmp(b));
         self.order.clear();
@@ -192,8 +188,18 @@ fn uniform(seed: u64, position: u64) -> f64 {
 mod tests {
     use super::*;
 
-    fn sampler(sampling: Sampling) -> Sampler {
-        Sampler::new(sampling, 6).unwrap()
+    /// A sampler that always chooses the same way.
+    struct Fixed(Sampler, Sampling);
+
+    impl Fixed {
+        fn next(&mut self, logits: &[f32], text: &[u32]) -> Result<u32, Error> {
+            self.0.next(&self.1, logits, text)
+        }
+    }
+
+    fn sampler(sampling: Sampling) -> Fixed {
+        sampling.check().unwrap();
+        Fixed(Sampler::new(), sampling)
     }
 
     const LOGITS: [f32; 6] = [1.0, 3.0, -2.0, 3.0, 0.5, 2.0];
@@ -284,7 +290,7 @@ mod tests {
             (Sampling { min_p: 1.5, ..Sampling::default() }, "min_p"),
             (Sampling { repetition_penalty: 0.0, ..Sampling::default() }, "repetition_penalty"),
         ] {
-            let error = Sampler::new(sampling, 6).err().unwrap().to_string();
+            let error = sampling.check().unwrap_err().to_string();
             assert!(error.contains(name) && error.contains("must be"), "{error}");
         }
         let mut sampler = sampler(Sampling::default());

@@ -336,8 +336,8 @@ impl OpLog {
         self.gathered = self.gathered.saturating_add(bytes as u32);
     }
 
-    pub(crate) fn sampled(&mut self, start: Instant, end: Instant) {
-        self.push(self.at_ns(start), self.at_ns(end), Kind::Op(Op::Sampling), 0);
+    pub(crate) fn add(&mut self, op: Op, start: Instant, end: Instant) {
+        self.push(self.at_ns(start), self.at_ns(end), Kind::Op(op), 0);
     }
 
     /// The operation in which `work` was done, and its layer.

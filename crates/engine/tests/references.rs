@@ -4,7 +4,9 @@
 mod common;
 
 use common::{Case, cases, options};
-use rheostat::{Input, Observer, Options, Package, Progress, Request, Sampler, Sampling, Want, generate};
+use rheostat::{
+    Input, Observer, Options, Package, Progress, Request, Sampling, Speculation, Text, Want, Writer, generate,
+};
 
 /// The bar for |difference|, in f32 over values of a few units. A case that needs more must say why.
 const BAR: f32 = 3e-5;
@@ -134,23 +136,20 @@ fn greedy_texts_are_those_of_transformers() {
         let config = package.generation_config().unwrap();
         let mut model = case.load(&Options { chunk: Some(7), ..options() });
         for Continuation { prompt, new: want, stopped, texts: text } in greedy(&case) {
-            let mut sequence = model.sequence(prompt.len());
-            let mut sampler = Sampler::new(
-                Sampling { repetition_penalty: config.repetition_penalty.unwrap_or(1.0), ..Sampling::default() },
-                model.decoder().vocab_size,
-            )
-            .unwrap();
-            let request = Request { prompt: &prompt, max_new_tokens: 64, eos: &config.eos };
-            let mut all = Vec::new();
+            let sampling =
+                Sampling { repetition_penalty: config.repetition_penalty.unwrap_or(1.0), ..Sampling::default() };
+            let request = Request { max_new_tokens: 64, eos: config.eos.clone(), sampling };
+            let sequence = model.sequence(prompt.len());
+            let mut text = Text::new(&model, sequence, prompt.clone(), request).unwrap();
             let mut seen = Vec::new();
-            let result = generate(&mut model, &mut sequence, &mut all, &mut sampler, &request, |token| {
+            let finish = generate(&mut model, &mut Writer::new(Speculation::Off), &mut text, |token| {
                 seen.push(token);
                 Progress::Continue
             })
             .unwrap();
-            assert_eq!(result.tokens, want, "{}", case.name);
-            assert_eq!(all, [&prompt[..], &want].concat());
-            assert_eq!(matches!(result.finish, rheostat::Finish::Eos(_)), stopped, "{}", case.name);
+            assert_eq!(text.new_tokens(), want, "{}", case.name);
+            assert_eq!(text.tokens(), [&prompt[..], &want].concat());
+            assert_eq!(matches!(finish, rheostat::Finish::Eos(_)), stopped, "{}", case.name);
             assert_eq!(seen.len(), want.len() - usize::from(stopped), "an end token is not passed on");
             if let Some((prompt_text, decoded)) = text {
                 texts += 1;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use rheostat::{Compute, Input, KvFormat, Limits, Model, Options, Want, memory};
+use rheostat::{Compute, DISK_PROBE_BYTES, Input, KvFormat, Limits, Model, Options, Want, memory};
 use serde::Serialize;
 use serde_json::json;
 
@@ -18,7 +18,7 @@ struct Row {
     tokens_per_second: f64,
     slowest: f64,
     fastest: f64,
-    /// GB/s of weights and cache in decode, GFLOP/s in prefill.
+    /// GB/s of weights and cache in decode (of those from disk where weights stream), GFLOP/s in prefill.
     rate: f64,
     unit: &'static str,
     /// Share of what the machine can do at best, measured around each repetition: the median.
@@ -39,7 +39,8 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     if longest > decoder.context {
         bail!("{longest} tokens do not fit the model's context of {}; give smaller -p, -d or -n", decoder.context);
     }
-    let mut model = Model::load(&package, &Options { context: Some(longest), ..session::options(&args.run) })?;
+    let options = Options { context: Some(longest), reserve: DISK_PROBE_BYTES, ..session::options(&args.run) };
+    let mut model = Model::load(&package, &options)?;
     interrupt::listen(model.cancel_switch())?;
     // Everything that is to stay in memory is read before anything is measured.
     let mut sequence = model.sequence(1);
@@ -83,10 +84,12 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         model.exec().threads(),
         model.exec().isa().name()
     );
+    text += "limits measured in this run: ";
+    if let Some(disk) = limits.disk_bytes_per_second {
+        text += &format!("disk {:.2} GB/s, ", disk * 1e-9);
+    }
     if let Some(read) = limits.read_bytes_per_second {
-        text += &format!("limits measured in this run: memory {:.1} GB/s, ", read * 1e-9);
-    } else {
-        text += "limits measured in this run: ";
+        text += &format!("memory {:.1} GB/s, ", read * 1e-9);
     }
     text += &format!(
         "multiply-add {:.0} GFLOP/s in f32, {:.0} in bf16, {:.0} in int8\n\n",
@@ -120,7 +123,7 @@ impl Bench<'_> {
     /// Reads `n` tokens, with the logits of the last.
     fn prefill(&mut self, n: usize) -> anyhow::Result<Row> {
         let tokens = self.tokens(n);
-        let flops = self.prefill_flops(n);
+        let flops = self.model.decoder().operations(n, 0, 1);
         let compute = self.compute;
         let ceiling = |limits: Limits| match compute {
             Compute::F32 => limits.f32_flops,
@@ -144,10 +147,17 @@ impl Bench<'_> {
     /// Writes `n` tokens after `depth` others.
     fn decode(&mut self, depth: usize, n: usize) -> anyhow::Result<Row> {
         let tokens = self.tokens(depth + n);
-        let bytes = self.sweep_bytes() + self.cache_bytes(depth + n / 2);
-        let streams = self.model.plan().streamed > 0;
+        let plan = self.model.plan();
+        let streams = plan.streamed > 0;
         // With weights from disk the memory is not the limit.
-        let ceiling = |limits: Limits| limits.read_bytes_per_second.filter(|_| !streams).unwrap_or(0.0);
+        let bytes = match plan.streamed {
+            0 => plan.weights as f64 + self.model.decoder().cache_bytes(depth + n / 2, self.kv),
+            streamed => streamed as f64,
+        };
+        let ceiling = |limits: Limits| {
+            let limit = if streams { limits.disk_bytes_per_second } else { limits.read_bytes_per_second };
+            limit.unwrap_or(0.0)
+        };
         let mut runs = Vec::new();
         let mut sequence = self.model.sequence(1);
         if depth > 0 {
@@ -181,6 +191,7 @@ impl Bench<'_> {
     fn best_limits(&self) -> Limits {
         let best = |f: fn(&Limits) -> Option<f64>| self.limits.iter().filter_map(f).reduce(f64::max);
         Limits {
+            disk_bytes_per_second: best(|l| l.disk_bytes_per_second),
             read_bytes_per_second: best(|l| l.read_bytes_per_second),
             f32_flops: best(|l| Some(l.f32_flops)).unwrap_or(0.0),
             bf16_flops: best(|l| Some(l.bf16_flops)).unwrap_or(0.0),
@@ -192,34 +203,6 @@ impl Bench<'_> {
     fn tokens(&self, n: usize) -> Vec<u32> {
         let vocab = self.model.decoder().vocab_size as u64;
         (0..n as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as u32 % vocab as u32).collect()
-    }
-
-    /// Bytes of weights that one token needs: every matrix once.
-    fn sweep_bytes(&self) -> f64 {
-        self.model.weight_bytes() as f64
-    }
-
-    /// Bytes of keys and values that one token at `depth` reads.
-    fn cache_bytes(&self, depth: usize) -> f64 {
-        let layer = |b: &rheostat::decoder::Block| {
-            let seen = b.mixer.window.map_or(depth, |w| w.min(depth));
-            (2 * self.kv.bytes() * seen * b.mixer.k.out_features) as f64
-        };
-        self.model.decoder().blocks.iter().map(layer).sum()
-    }
-
-    /// Operations of a prefill of `n` tokens: two for each weight and row (the head for one row only), and those
-    /// of attention.
-    fn prefill_flops(&self, n: usize) -> f64 {
-        let decoder = self.model.decoder();
-        let matrices: f64 = decoder
-            .blocks
-            .iter()
-            .flat_map(rheostat::decoder::Block::linears)
-            .map(|l| (l.in_features * l.out_features) as f64)
-            .sum();
-        let attention: f64 = decoder.blocks.iter().map(|b| (2 * n * n * b.mixer.q.out_features) as f64).sum();
-        2.0 * (matrices * n as f64 + (decoder.vocab_size * decoder.hidden_size) as f64) + attention
     }
 }
 

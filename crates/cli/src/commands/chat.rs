@@ -6,7 +6,9 @@ use std::time::Instant;
 use anyhow::bail;
 use rheostat::chat::{ChatTemplates, Clock, GenerationPrompt, RenderRequest};
 use rheostat::tokenizer::{AddSpecial, ShowSpecial, Tokenizer};
-use rheostat::{Error, GenerationConfig, Model, Options, Package, Progress, Request, Sampler, Sequence, generate};
+use rheostat::{
+    Error, GenerationConfig, Model, Options, Progress, Request, Sampling, Sequence, Text, Writer, generate,
+};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use serde_json::{Map, Value, json};
@@ -26,7 +28,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let tokenizer = package.tokenizer()?;
     let decoder = package.describe()?;
     let sampling = session::sampling(&args.sampling, &config);
-    let sampler = session::sampler(sampling, &args.sampling, decoder.vocab_size)?;
+    session::check_sampling(&sampling, &args.sampling)?;
     let context = session::context(args.context, &decoder)?;
     let mut conversation = Conversation {
         template_args: session::template_args(&args.template)?,
@@ -36,14 +38,16 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
         templates,
         tokenizer,
         config,
-        sampler,
+        sampling,
         sequence: None,
         read: Vec::new(),
     };
     conversation.clear(args.system.as_deref());
     // A template argument that the template does not read is found now, not after the first message.
     conversation.tokens_with("hello")?;
-    let mut model = load(&package, &Options { context, ..session::options(&args.run) })?;
+    let options = Options { context, ..session::options(&args.run) };
+    let (mut model, mut writer) = session::load_writer(&package, &options, &args.speculation)?;
+    interrupt::listen(model.cancel_switch())?;
     let mut lines = Lines::new()?;
     if lines.is_terminal() {
         let room = conversation.room(&model);
@@ -59,7 +63,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
                 output::tell(&format!("there is no command {command}; {HELP}."));
             }
             _ => {
-                if let Err(error) = conversation.answer(&mut model, &line) {
+                if let Err(error) = conversation.answer(&mut model, &mut writer, &line) {
                     // The conversation stands as it was before this message.
                     let message_is_to_blame = error.is::<Full>()
                         || matches!(error.downcast_ref(), Some(Error::Chat(_) | Error::Tokenizer(_)));
@@ -72,12 +76,6 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-fn load(package: &Package, options: &Options) -> anyhow::Result<Model> {
-    let model = Model::load(package, options)?;
-    interrupt::listen(model.cancel_switch())?;
-    Ok(model)
 }
 
 /// A conversation that has grown too long.
@@ -106,13 +104,13 @@ struct Conversation {
     template_args: Map<String, Value>,
     tokenizer: Tokenizer,
     config: GenerationConfig,
-    sampler: Sampler,
+    sampling: Sampling,
     messages: Vec<Value>,
     max_new_tokens: usize,
     /// Tokens of the whole conversation that were asked for.
     context: Option<usize>,
     sequence: Option<Sequence>,
-    /// The tokens that `sequence` has read, and the last one generated.
+    /// The tokens that `sequence` has read.
     read: Vec<u32>,
 }
 
@@ -142,33 +140,32 @@ impl Conversation {
         Ok(self.tokenizer.encode(&text, AddSpecial::Omit)?)
     }
 
-    fn answer(&mut self, model: &mut Model, message: &str) -> anyhow::Result<()> {
+    fn answer(&mut self, model: &mut Model, writer: &mut Writer, message: &str) -> anyhow::Result<()> {
         let start = Instant::now();
         let tokens = self.tokens_with(message)?;
         let room = self.room(model);
         if tokens.len() >= room {
             return Err(Full { tokens: tokens.len(), room }.into());
         }
-        let mut sequence = self.reuse(model, &tokens);
-        let known = sequence.len();
-        let mut text = tokens[..known].to_vec();
+        let sequence = self.reuse(model, &tokens);
+        let request = Request {
+            max_new_tokens: self.max_new_tokens.min(room - tokens.len()),
+            eos: self.config.eos.clone(),
+            sampling: self.sampling.clone(),
+        };
+        let mut text = Text::new(model, sequence, tokens, request)?;
         let status = Status::new(model.reading_watch());
         let (read, streamed, watch) = (model.reading().bytes, model.plan().streamed, model.reading_watch());
         let first_sweep = if read == 0 { model.plan().pinned + streamed } else { streamed };
         status.begin("reading", watch(), first_sweep);
         let mut decoded = self.tokenizer.stream(ShowSpecial::Skip);
         let (mut answer, mut first, mut failed) = (String::new(), None, None);
-        let request = Request {
-            prompt: &tokens[known..],
-            max_new_tokens: self.max_new_tokens.min(room - tokens.len()),
-            eos: &self.config.eos,
-        };
         let mut say = |piece: &str| {
             status.clear();
             answer.push_str(piece);
             output::print(piece)
         };
-        let result = generate(model, &mut sequence, &mut text, &mut self.sampler, &request, |token| {
+        let result = generate(model, writer, &mut text, |token| {
             first.get_or_insert_with(|| start.elapsed().as_secs_f64());
             match decoded.push(token).map_err(anyhow::Error::from).and_then(|piece| say(&piece)) {
                 Ok(()) => {
@@ -189,10 +186,11 @@ impl Conversation {
         say(&decoded.finish()?)?;
         drop(status);
         output::print("\n")?;
-        let new_tokens = text.len().saturating_sub(tokens.len());
+        let new_tokens = text.new_tokens().len();
         // Whatever was read stays known, so that the next turn begins after it.
-        text.truncate(sequence.len());
-        (self.read, self.sequence) = (text, Some(sequence));
+        let (sequence, mut tokens) = text.into_parts();
+        tokens.truncate(sequence.len());
+        (self.read, self.sequence) = (tokens, Some(sequence));
         match result {
             Ok(_) => {}
             Err(Error::Cancelled) if interrupt::happened() => {}

@@ -10,7 +10,7 @@ use rheostat::{MemoryPlan, Options, Package, plan_memory};
 use serde_json::json;
 
 use crate::args::InspectArgs;
-use crate::{output, session};
+use crate::{output, report, session};
 
 pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let package = session::open(&args.model)?;
@@ -114,23 +114,9 @@ fn table(
     match plan {
         Err(error) => line("memory", error.clone())?,
         Ok(plan) => {
-            line("memory", format!("{} of a budget of {}", format_size(plan.total()), format_size(plan.budget)))?;
-            for (name, bytes) in [
-                ("process", plan.process),
-                ("norms, biases", plan.vectors),
-                ("KV cache", plan.kv_cache),
-                ("activations", plan.activations),
-                ("weights that stay", plan.pinned),
-                ("ring", plan.ring),
-            ] {
-                line("", format!("{name:18} {:>10}", format_size(bytes)))?;
+            for (name, value) in report::memory_plan(plan) {
+                line(name, value)?;
             }
-            line("", format!("for {} tokens, {} rows a pass", plan.tokens, plan.rows))?;
-            let streams = match plan.streamed {
-                0 => "nothing: all weights stay in memory".to_owned(),
-                bytes => format!("{} of weights in every sweep", format_size(bytes)),
-            };
-            line("streams", streams)?;
         }
     }
     for (i, text) in odd.iter().enumerate() {

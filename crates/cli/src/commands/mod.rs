@@ -5,6 +5,7 @@ pub(crate) mod chat;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod logits;
+pub(crate) mod plan;
 pub(crate) mod ppl;
 pub(crate) mod prompt;
 pub(crate) mod quantize;

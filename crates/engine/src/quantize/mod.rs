@@ -296,7 +296,7 @@ fn slice(
     options: &Options,
     threads: NonZeroUsize,
 ) -> Result<usize, Error> {
-    let budget = options.memory.unwrap_or_else(budget::default_budget);
+    let budget = budget::effective(options.memory);
     // Pages of the program that hold an embedded model.
     let statics: u64 =
         checkpoint.sources().iter().filter_map(rheostat_store::Source::as_static).map(|bytes| bytes.len() as u64).sum();

@@ -1,0 +1,179 @@
+//! `rheostat generate`: continue a text, or every text of a file.
+
+mod batch;
+mod prompt;
+mod results;
+mod words;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::bail;
+use rheostat::{Error, Finish, Options, Progress, Request, Text, check_tokens, generate};
+use serde_json::json;
+
+use self::prompt::Encoder;
+use self::words::Words;
+use crate::args::GenerateArgs;
+use crate::session::{self, Cost, EMBEDDED, STDIN};
+use crate::status::Status;
+use crate::{interrupt, output};
+
+/// What the embedded model continues when nothing else is asked for.
+const OUR_PROMPT: &str = "ROMEO:\nWhat light is this, that through the window breaks?\n\nJULIET:\n";
+
+pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
+    match (&args.batch, &args.out) {
+        (Some(prompts), Some(out)) => batch::run(args, prompts, out),
+        _ => one(args),
+    }
+}
+
+/// The model that is asked for.
+fn model_path(args: &GenerateArgs) -> PathBuf {
+    args.model.clone().unwrap_or_else(|| PathBuf::from(EMBEDDED))
+}
+
+/// Continues one text.
+fn one(args: &GenerateArgs) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let model_path = model_path(args);
+    let package = session::open(&model_path)?;
+    let config = package.generation_config()?;
+    session::warn_unsupported(&config);
+    let tokenizer = package.tokenizer()?;
+    let text = prompt_text(args, &model_path)?;
+    let encoder = Encoder::new(args, &package, &tokenizer)?;
+    let prompt = encoder.text(&text)?;
+    let decoder = package.describe()?;
+    check_tokens(&decoder, &prompt, 0)?;
+    if prompt.is_empty() {
+        return Err(Error::EmptyPrompt.into());
+    }
+    let mut sampling = session::sampling(&args.sampling, &config);
+    // The very first thing that a newcomer sees: a small model repeats itself when greedy.
+    let demo = args.model.is_none() && args.sampling.temperature.is_none();
+    if demo {
+        sampling.temperature = config.temperature.unwrap_or(0.8);
+        sampling.top_p = args.sampling.top_p.or(config.top_p).unwrap_or(1.0);
+    }
+    session::check_sampling(&sampling, &args.sampling)?;
+    let tokens = prompt.len().saturating_add(args.max_new_tokens).min(decoder.context);
+    let options = Options { context: Some(tokens), ..session::options(&args.run) };
+    let (mut model, mut writer) = session::load_writer(&package, &options, &args.speculation)?;
+    interrupt::listen(model.cancel_switch())?;
+
+    let status = Status::new(model.reading_watch());
+    let first_sweep = model.plan().pinned + model.plan().streamed;
+    status.begin("reading the prompt", 0, first_sweep);
+    if args.model.is_none() && !args.json {
+        output::print(&text)?;
+    }
+    let request = Request { max_new_tokens: args.max_new_tokens, eos: config.eos.clone(), sampling };
+    let mut words = Words::new(&tokenizer, &args.stop);
+    let mut out = Out { quiet: args.json, status: &status, failed: None };
+    let mut first = None;
+    let streamed = model.plan().streamed;
+    let watch = model.reading_watch();
+    let mut text = Text::new(&model, model.sequence(prompt.len()), prompt, request)?;
+    let result = generate(&mut model, &mut writer, &mut text, |token| {
+        first.get_or_insert_with(|| start.elapsed().as_secs_f64());
+        let progress = match words.push(token) {
+            Ok(piece) if words.stopped() => {
+                out.write(&piece);
+                Progress::Stop
+            }
+            Ok(piece) => out.write(&piece),
+            Err(error) => return out.fail(error.into()),
+        };
+        if streamed > 0 {
+            status.begin("next token", watch(), streamed);
+        }
+        progress
+    });
+    let finish = match result {
+        Ok(finish) => Some(finish),
+        Err(Error::Cancelled) if interrupt::happened() => None,
+        Err(error) => return Err(error.into()),
+    };
+    let ended = words.finish()?;
+    out.write(&ended.rest);
+    if let Some(error) = out.failed {
+        return Err(error);
+    }
+    drop(status);
+    let new_tokens = text.new_tokens().len();
+    let cost = Cost::new(&model, 0, new_tokens, first, start.elapsed().as_secs_f64());
+    if args.json {
+        return output::print_json(&json!({
+            "model": package.name(),
+            "chat_template": encoder.uses_template(),
+            "prompt_tokens": &text.tokens()[..text.tokens().len() - new_tokens],
+            "tokens": text.new_tokens(),
+            "text": ended.all,
+            "finish": finish_name(finish, ended.stopped),
+            "speculation": text.drafted(),
+            "cost": cost,
+            "plan": model.plan(),
+        }));
+    }
+    output::print("\n")?;
+    let mut line = cost.line();
+    line += &guesses(text.drafted());
+    if finish == Some(Finish::Context) {
+        line += &format!(" (the model's context of {} tokens is full)", decoder.context);
+    }
+    if encoder.uses_template() && !args.chat {
+        line += " (the prompt went through the model's chat template; --raw gives it as it is)";
+    }
+    output::tell(&line);
+    Ok(())
+}
+
+/// Why a text ended, as JSON has it; `None`: it was broken off.
+fn finish_name(finish: Option<Finish>, stopped: bool) -> serde_json::Value {
+    match finish {
+        None => json!("interrupted"),
+        Some(_) if stopped => json!("stop"),
+        Some(Finish::Eos(_)) => json!("eos"),
+        Some(other) => json!(other),
+    }
+}
+
+/// What guessing brought, for the line about the cost; nothing where nothing was guessed.
+fn guesses(rheostat::Drafted { drafted, accepted }: rheostat::Drafted) -> String {
+    if drafted == 0 { String::new() } else { format!(", {accepted} of {drafted} guesses right") }
+}
+
+/// Where new text goes.
+struct Out<'a> {
+    quiet: bool,
+    status: &'a Status,
+    failed: Option<anyhow::Error>,
+}
+
+impl Out<'_> {
+    fn write(&mut self, text: &str) -> Progress {
+        if !self.quiet && !text.is_empty() && self.failed.is_none() {
+            self.status.clear();
+            if let Err(error) = output::print(text) {
+                return self.fail(error);
+            }
+        }
+        Progress::Continue
+    }
+
+    fn fail(&mut self, error: anyhow::Error) -> Progress {
+        self.failed.get_or_insert(error);
+        Progress::Stop
+    }
+}
+
+fn prompt_text(args: &GenerateArgs, model: &Path) -> anyhow::Result<String> {
+    match args.prompt.as_deref() {
+        Some(STDIN) => session::read_text(Path::new(STDIN)),
+        Some(text) => Ok(text.to_owned()),
+        None if model == Path::new(EMBEDDED) => Ok(OUR_PROMPT.to_owned()),
+        None => bail!("there is no prompt; give one after the model, or \"-\" to read it from standard input"),
+    }
+}

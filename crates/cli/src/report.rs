@@ -1,0 +1,28 @@
+//! What several commands say in the same words.
+
+use rheostat::MemoryPlan;
+use rheostat::memory::format_size;
+
+/// How memory is spent: names and values, a line each; a name that is empty belongs to the one before.
+pub(crate) fn memory_plan(plan: &MemoryPlan) -> Vec<(&'static str, String)> {
+    let of = format!("{} of a budget of {}", format_size(plan.total()), format_size(plan.budget));
+    let capped = plan.asked.filter(|asked| *asked > plan.budget);
+    let note = capped.map(|asked| format!(" ({} were asked for, and no more is free)", format_size(asked)));
+    let mut lines = vec![("memory", of + &note.unwrap_or_default())];
+    for (name, bytes) in [
+        ("process", plan.process + plan.threads),
+        ("norms, biases", plan.vectors),
+        ("KV cache", plan.kv_cache),
+        ("activations", plan.activations),
+        ("weights that stay", plan.pinned),
+        ("ring", plan.ring),
+    ] {
+        lines.push(("", format!("{name:18} {:>10}", format_size(bytes))));
+    }
+    lines.push(("", format!("for {} tokens, {} rows a pass", plan.tokens, plan.rows)));
+    lines.push(match plan.streamed {
+        0 => ("streams", "nothing: all weights stay in memory".to_owned()),
+        bytes => ("streams", format!("{} of weights in every sweep", format_size(bytes))),
+    });
+    lines
+}

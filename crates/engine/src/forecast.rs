@@ -1,0 +1,229 @@
+//! What a pass has to do, and how long it should take on a machine whose rates are known.
+
+use std::time::Duration;
+
+use rheostat_kernels::{Exec, Isa, KvFormat, probe};
+use rheostat_store::disk_rate;
+
+use crate::budget::MemoryPlan;
+use crate::decoder::{Block, Decoder};
+use crate::error::Error;
+use crate::forward::Compute;
+use crate::model::{Limits, Options, threads};
+use crate::package::Package;
+
+/// Bytes that are read over and over to measure the memory: far more than caches hold.
+const MEMORY_PROBE: usize = 192 << 20;
+/// What the kernels reach of the rate at which memory is read, and of multiply-adds: `benches/README.md` has the figures.
+const MEMORY_SHARE: f64 = 0.9;
+const ARITHMETIC_SHARE: f64 = 0.75;
+
+impl Decoder {
+    /// Operations of a pass of `rows` rows of one sequence that has read `depth` tokens, with logits for `logit_rows`: two for each
+    /// multiply-add of matrices and of attention.
+    #[must_use]
+    pub fn operations(&self, rows: usize, depth: usize, logit_rows: usize) -> f64 {
+        let linears = self.blocks.iter().flat_map(Block::linears);
+        let weights: f64 = linears.map(|l| (l.in_features * l.out_features) as f64).sum();
+        let attention = |b: &Block| {
+            let seen = depth as f64 + rows as f64 / 2.0;
+            let seen = b.mixer.window.map_or(seen, |w| seen.min(w as f64));
+            4.0 * rows as f64 * seen * b.mixer.q.out_features as f64
+        };
+        let head = (self.vocab_size * self.hidden_size) as f64;
+        let attention: f64 = self.blocks.iter().map(attention).sum();
+        2.0 * (weights * rows as f64 + head * logit_rows as f64) + attention
+    }
+
+    /// Bytes of keys and values that one row reads after `depth` tokens.
+    #[must_use]
+    pub fn cache_bytes(&self, depth: usize, kv: KvFormat) -> f64 {
+        let layer = |b: &Block| {
+            let seen = b.mixer.window.map_or(depth, |w| w.min(depth));
+            (2 * kv.bytes() * seen * b.mixer.k.out_features) as f64
+        };
+        self.blocks.iter().map(layer).sum()
+    }
+}
+
+/// How fast a machine is at best, as far as a forecast needs it.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Rates {
+    /// Bytes per second from the disk that the checkpoint is on, past the page cache; `None` if unknown.
+    pub disk_bytes_per_second: Option<f64>,
+    /// Bytes per second from memory, all threads together.
+    pub memory_bytes_per_second: f64,
+    /// Operations per second in the mode of computing, all threads together.
+    pub operations_per_second: f64,
+}
+
+impl Rates {
+    /// Measures the machine as a model with `options` would use it, but not the disk.
+    ///
+    /// # Errors
+    /// When the system refuses to start a thread.
+    pub fn measure(options: &Options, time: Duration) -> Result<Rates, Error> {
+        let exec = Exec::new(options.isa.unwrap_or_else(Isa::detect), threads(options)).map_err(Error::Threads)?;
+        let memory = vec![1u8; MEMORY_PROBE];
+        let operations = match options.compute {
+            Compute::F32 => probe::f32_rate(&exec, time / 2),
+            Compute::Bf16 => probe::bf16_rate(&exec, time / 2),
+            Compute::Int8 => probe::int8_rate(&exec, time / 2),
+        };
+        Ok(Rates {
+            disk_bytes_per_second: None,
+            memory_bytes_per_second: probe::read_rate(&exec, &[&memory], time / 2),
+            operations_per_second: operations,
+        })
+    }
+
+    /// The rates among `limits`.
+    #[must_use]
+    pub fn of(limits: &Limits, compute: Compute) -> Rates {
+        Rates {
+            disk_bytes_per_second: limits.disk_bytes_per_second,
+            memory_bytes_per_second: limits.read_bytes_per_second.unwrap_or(f64::INFINITY),
+            operations_per_second: match compute {
+                Compute::F32 => limits.f32_flops,
+                Compute::Bf16 => limits.bf16_flops,
+                Compute::Int8 => limits.int8_ops,
+            },
+        }
+    }
+}
+
+/// Measures the disk that `package` is on; nothing where that makes no sense: see [`disk_rate`].
+///
+/// # Errors
+/// When a read fails.
+pub fn measure_disk(package: &Package, time: Duration) -> Result<Option<f64>, Error> {
+    Ok(disk_rate(package.checkpoint(), time)?)
+}
+
+/// How long a pass should take: the longest of what it takes the disk, the memory and the arithmetic, since they work at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Forecast {
+    /// Seconds in all.
+    pub seconds: f64,
+    /// Seconds that the disk needs; `None` when weights stream and its rate is unknown.
+    pub disk_seconds: Option<f64>,
+    /// Seconds that reading weights and caches from memory needs.
+    pub memory_seconds: f64,
+    /// Seconds that the arithmetic needs.
+    pub arithmetic_seconds: f64,
+}
+
+impl Forecast {
+    /// A pass in which each of `sequences` sequences reads `rows` tokens after `depth` others and gets logits for the last.
+    #[must_use]
+    pub fn new(
+        decoder: &Decoder,
+        plan: &MemoryPlan,
+        kv: KvFormat,
+        rates: &Rates,
+        (sequences, rows, depth): (usize, usize, usize),
+    ) -> Forecast {
+        let many = sequences as f64;
+        let disk = match plan.streamed {
+            0 => Some(0.0),
+            bytes => rates.disk_bytes_per_second.map(|rate| bytes as f64 / rate),
+        };
+        let bytes = plan.weights as f64 + many * decoder.cache_bytes(depth, kv);
+        let memory = bytes / rates.memory_bytes_per_second / MEMORY_SHARE;
+        let operations = many * decoder.operations(rows, depth, 1);
+        let arithmetic = operations / rates.operations_per_second / ARITHMETIC_SHARE;
+        Forecast {
+            seconds: disk.unwrap_or(0.0).max(memory).max(arithmetic),
+            disk_seconds: disk,
+            memory_seconds: memory,
+            arithmetic_seconds: arithmetic,
+        }
+    }
+
+    /// What takes longest.
+    #[must_use]
+    pub fn bottleneck(&self) -> Bottleneck {
+        if self.disk_seconds.is_some_and(|disk| disk >= self.seconds && disk > 0.0) {
+            Bottleneck::Disk
+        } else if self.memory_seconds >= self.seconds {
+            Bottleneck::Memory
+        } else {
+            Bottleneck::Arithmetic
+        }
+    }
+}
+
+/// What a pass waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bottleneck {
+    /// Weights from disk.
+    Disk,
+    /// Weights and caches from memory.
+    Memory,
+    /// Multiply-adds.
+    Arithmetic,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(streamed: u64, weights: u64) -> MemoryPlan {
+        MemoryPlan {
+            budget: 0,
+            asked: None,
+            process: 0,
+            threads: 0,
+            vectors: 0,
+            kv_cache: 0,
+            activations: 0,
+            pinned: weights - streamed,
+            ring: 0,
+            streamed,
+            weights,
+            tokens: 0,
+            rows: 512,
+        }
+    }
+
+    #[test]
+    fn a_pass_takes_as_long_as_its_slowest_part() {
+        let decoder = Package::embedded().unwrap().describe().unwrap();
+        let rates = Rates {
+            disk_bytes_per_second: Some(1e9),
+            memory_bytes_per_second: 1e10 / MEMORY_SHARE,
+            operations_per_second: 1e12 / ARITHMETIC_SHARE,
+        };
+        let forecast =
+            |plan: &MemoryPlan, rates: &Rates, work| Forecast::new(&decoder, plan, KvFormat::F32, rates, work);
+        let streams = plan(2_000_000_000, 4_000_000_000);
+        let one = forecast(&streams, &rates, (1, 1, 0));
+        assert_eq!((one.seconds, one.bottleneck()), (2.0, Bottleneck::Disk));
+        assert!((one.memory_seconds - 0.4).abs() < 1e-9);
+        let resident = plan(0, 4_000_000_000);
+        let memory = forecast(&resident, &rates, (1, 1, 0));
+        assert_eq!(memory.bottleneck(), Bottleneck::Memory);
+        assert!((memory.seconds - 0.4).abs() < 1e-9);
+        // Depth costs memory, rows cost arithmetic.
+        assert!(forecast(&resident, &rates, (1, 1, 1000)).seconds > memory.seconds);
+        let many = forecast(&resident, &rates, (1000, 1000, 0));
+        assert_eq!(many.bottleneck(), Bottleneck::Arithmetic);
+        let operations = decoder.operations(1000, 0, 1);
+        assert!((many.seconds - operations * 1000.0 / 1e12).abs() < 1e-6 * many.seconds);
+        let unknown = Rates { disk_bytes_per_second: None, ..rates };
+        assert_eq!(forecast(&streams, &unknown, (1, 1, 0)).disk_seconds, None);
+    }
+
+    #[test]
+    fn operations_count_every_matrix_once() {
+        let decoder = Package::embedded().unwrap().describe().unwrap();
+        let table = decoder.vocab_size * decoder.hidden_size;
+        let norms: usize =
+            decoder.blocks.iter().flat_map(Block::norms).map(|n| n.width).sum::<usize>() + decoder.norm.width;
+        let matrices = decoder.parameters() as usize - table - norms;
+        let attention: usize = decoder.blocks.iter().map(|b| 2 * b.mixer.q.out_features).sum();
+        assert_eq!(decoder.operations(1, 0, 1), (2 * (matrices + table) + attention) as f64);
+        assert_eq!(decoder.operations(1, 0, 0), (2 * matrices + attention) as f64);
+    }
+}
