@@ -140,6 +140,7 @@ fn a_long_run_is_kept_in_little_room_and_can_be_forgotten() {
     let mut model = case.load(&options());
     let mut sequence = model.sequence(1);
     for _ in 0..300 {
+        sequence.truncate(100);
         model.forward(&mut [Input { sequence: &mut sequence, tokens: &[1], want: Want::Last }]).unwrap();
     }
     let profile = model.profile();
@@ -152,7 +153,8 @@ fn a_long_run_is_kept_in_little_room_and_can_be_forgotten() {
     let again = model.profile();
     assert_eq!((again.prefill.sweeps, again.decode.sweeps, again.first[0].number), (0, 1, 1));
     check_account("after a reset", &again.decode);
-    assert_eq!(again.decode.bytes(), 0, "everything was read before");
+    let reads = again.decode.reads;
+    assert_eq!((reads.streamed, reads.pinned), (0, 0), "everything was read before");
 }
 
 /// Events of a track lie within each other or apart, in order of their start.
@@ -234,7 +236,9 @@ fn a_trace_has_everything_in_its_place() {
             // Waits cut an operation into pieces, and those that are too short to be shown are in them.
             assert!(spent >= overall.time_of(|_| true), "{what}");
             for (op, (got, want)) in Op::ALL.iter().zip(got.iter().zip(want)) {
-                let ok = if streams { *got >= want } else { *got == want || op.is_product() || *op == Op::Head };
+                // Only rows of the embedding table, and weights in the first sweep, may have to be waited for.
+                let waits = streams || op.is_product() || matches!(op, Op::Head | Op::Embed);
+                let ok = if waits { *got >= want } else { *got == want };
                 assert!(ok, "{what}: {op:?} {got} times, not {want}");
             }
             drop(trace);
@@ -266,7 +270,7 @@ fn a_trace_ends_where_its_room_does() {
             all += events.len();
         }
         assert!(all * 16 <= bytes as usize, "{all} events in {bytes} bytes");
-        assert_eq!(all > 0, bytes == 10_000, "{all} events in {bytes} bytes");
+        assert!(all >= bytes as usize / 200, "{all} events in {bytes} bytes");
     }
 }
 
