@@ -18,6 +18,10 @@ const SLACK: u64 = 24 << 20;
 const MARGIN: u64 = 4 << 20;
 /// Rows of a prefill pass, unless the caller or the budget says otherwise.
 const CHUNK: usize = 512;
+/// Rows for each thread of a pass that weights stream through: enough for the arithmetic to take longer than the reading, so that
+/// a prompt is read in as few sweeps as make a difference. (A thread does some 100 GFLOP/s; a disk brings some GB/s, each byte of which
+/// is at the least one operation for each row.)
+const CHUNK_OF_THREAD: usize = 256;
 
 /// What a memory plan is made for.
 #[derive(Clone, Copy, Debug)]
@@ -123,16 +127,24 @@ pub(crate) fn plan(
     let taken = memory::peak().map_or(0, |peak| peak + MARGIN);
     let uses = bound.uses();
     let fewest = writing_rows(demand);
-    let mut rows = demand.chunk.unwrap_or(CHUNK).min(demand.tokens).max(fewest);
-    loop {
+    let spend = |rows: usize| {
         let activations = activation_bytes(decoder, rows, demand);
         let fixed = (process + threads + vectors + activations).saturating_add(kv_cache);
         let weights = demand.weights.unwrap_or_else(|| budget.saturating_sub(fixed));
+        (activations, fixed, Plan::with_tiles(checkpoint, &uses, weights, demand.tile, demand.io))
+    };
+    let within = |rows: usize| rows.min(demand.tokens).max(fewest);
+    let mut rows = within(demand.chunk.unwrap_or(CHUNK));
+    if demand.chunk.is_none() && spend(rows).2.is_ok_and(|plan| plan.streamed_bytes() > 0) {
+        rows = within(CHUNK.max(CHUNK_OF_THREAD * demand.threads.get()));
+    }
+    loop {
+        let (activations, fixed, plan) = spend(rows);
         // Buffers beyond an eighth of the budget are worth less than the weights they displace.
         let roomy = demand.chunk.is_some() || activations <= budget / 8;
         // Weights that are part of the program need no room of their own, so that their plan never fails.
         let fits = demand.weights.is_some() || fixed.max(taken) <= budget;
-        match Plan::with_tiles(checkpoint, &uses, weights, demand.tile, demand.io) {
+        match plan {
             Ok(plan) if fits && (plan.streamed_bytes() == 0 || roomy || rows == fewest) => {
                 let memory = MemoryPlan {
                     budget,

@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::fd::AsRawFd as _;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
@@ -314,6 +315,82 @@ fn a_file_that_shrinks_is_an_error_that_names_it() {
         file.set_len(len).unwrap();
         weights.begin_sweep(Head::Use);
         assert!((0..weights.plan().tiles().len()).all(|t| weights.acquire(t).is_ok()));
+    }
+}
+
+/// Puts `file` in the place of everything that this process has open of `path`; gives what was there.
+fn replace_open_files(path: &Path, file: &fs::File) -> Vec<(i32, OwnedFd)> {
+    let names = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
+    let open = names.filter(|link| fs::read_link(link).is_ok_and(|target| target == path));
+    let numbers: Vec<i32> = open.map(|link| link.file_name().unwrap().to_str().unwrap().parse().unwrap()).collect();
+    let replace = |number: i32| {
+        let old = fs::File::open(format!("/proc/self/fd/{number}")).unwrap();
+        put(number, file.as_fd());
+        (number, OwnedFd::from(old))
+    };
+    numbers.into_iter().map(replace).collect()
+}
+
+/// Makes `number` mean what `file` is.
+fn put(number: i32, file: BorrowedFd<'_>) {
+    // SAFETY: the number is of an open file, whose owner goes on to own whatever it means; this value is not dropped.
+    let mut place = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) });
+    rustix::io::dup2(file, &mut place).unwrap();
+}
+
+/// A disk that fails in the middle of a run: here, files that are suddenly not open for reading. What arrives before is right, the error
+/// names the place, and a later sweep tries again.
+#[test]
+fn a_read_that_fails_is_an_error_and_no_wrong_byte() {
+    for (io, budget) in [Io::Uring, Io::Direct, Io::Buffered].into_iter().flat_map(|io| [(io, 50_000), (io, 120_000)]) {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let checkpoint = checkpoint(dir.path());
+        let uses = uses(&checkpoint);
+        let path = fs::canonicalize(dir.path().join("model.safetensors")).unwrap();
+        let want: Vec<_> = uses
+            .iter()
+            .map(|u| u.parts.iter().map(|t| checkpoint.read_tensor(t).unwrap()).collect::<Vec<_>>())
+            .collect();
+        let plan = Plan::with_tiles(&checkpoint, &uses, budget, Some(800), io).unwrap();
+        let weights = match Weights::new(&checkpoint, plan) {
+            Err(error) if error.kind() == StoreErrorKind::IoRefused => {
+                println!("not tried: {error}");
+                continue;
+            }
+            weights => weights.unwrap(),
+        };
+        sweep(&weights, &checkpoint, &uses, Head::Use);
+        let unreadable = fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
+        let old = replace_open_files(&path, &unreadable);
+        assert!(!old.is_empty(), "the model is open");
+        weights.begin_sweep(Head::Use);
+        let mut failed = None;
+        'sweep: for (i, want) in want.iter().enumerate() {
+            for t in weights.plan().tiles_of(i) {
+                let tile = weights.plan().tiles()[t];
+                match weights.acquire(t) {
+                    Ok(bytes) => {
+                        for (part, want) in bytes.parts().iter().zip(want) {
+                            let row = want.len() / ROWS[i];
+                            assert_eq!(*part, &want[tile.first_row * row..(tile.first_row + tile.rows) * row]);
+                        }
+                    }
+                    Err(error) => {
+                        failed = Some(error);
+                        break 'sweep;
+                    }
+                }
+            }
+        }
+        let error = failed.expect("something streams");
+        assert_eq!(error.kind(), StoreErrorKind::ReadFailed, "{io:?}: {error}");
+        assert!(error.to_string().contains("model.safetensors: reading "), "{error}");
+        assert!(error.to_string().contains(" at offset "), "{error}");
+        for (number, old) in &old {
+            put(*number, old.as_fd());
+        }
+        // Opened anew, and so not past the page cache where it was so before: the bytes are the same.
+        sweep(&weights, &checkpoint, &uses, Head::Use);
     }
 }
 
