@@ -138,6 +138,13 @@ impl Account {
         self.ops[op as usize]
     }
 
+    /// Adds what was spent on `op`.
+    pub fn spend(&mut self, op: Op, spent: Spent) {
+        let all = &mut self.ops[op as usize];
+        all.time += spent.time;
+        all.count += spent.count;
+    }
+
     /// Time of all operations of a kind that `of` picks.
     pub fn time_of(&self, of: impl Fn(Op) -> bool) -> Duration {
         Op::ALL.iter().filter(|op| of(**op)).map(|op| self.op(*op).time).sum()
@@ -171,9 +178,8 @@ impl AddAssign for Account {
         self.wanted += other.wanted;
         self.time += other.time;
         self.waiting += other.waiting;
-        for (spent, more) in self.ops.iter_mut().zip(other.ops) {
-            spent.time += more.time;
-            spent.count += more.count;
+        for op in Op::ALL {
+            self.spend(op, other.op(op));
         }
         self.reads.streamed += other.reads.streamed;
         self.reads.pinned += other.reads.pinned;
@@ -368,9 +374,7 @@ impl Recorder {
 
     fn spend(&mut self, op: Op, time: Duration) {
         if let Some(sweep) = &mut self.sweep {
-            let spent = &mut sweep.account.ops[op as usize];
-            spent.time += time;
-            spent.count += 1;
+            sweep.account.spend(op, Spent { time, count: 1 });
         }
     }
 

@@ -15,6 +15,7 @@ use serde_json::json;
 use self::prompt::Encoder;
 use self::words::Words;
 use crate::args::GenerateArgs;
+use crate::profile::{Looker, Profile, Run};
 use crate::session::{self, Cost, EMBEDDED, STDIN};
 use crate::status::Status;
 use crate::{interrupt, output};
@@ -59,7 +60,8 @@ fn one(args: &GenerateArgs) -> anyhow::Result<()> {
     }
     session::check_sampling(&sampling, &args.sampling)?;
     let tokens = prompt.len().saturating_add(args.max_new_tokens).min(decoder.context);
-    let options = Options { context: Some(tokens), ..session::options(&args.run) };
+    let looker = Looker::new(&args.trace, profile(args))?;
+    let options = looker.options(Options { context: Some(tokens), ..session::options(&args.run) });
     let (mut model, mut writer) = session::load_writer(&package, &options, &args.speculation)?;
     interrupt::listen(model.cancel_switch())?;
 
@@ -104,8 +106,10 @@ fn one(args: &GenerateArgs) -> anyhow::Result<()> {
     drop(status);
     let new_tokens = text.new_tokens().len();
     let cost = Cost::new(&model, 0, new_tokens, first, start.elapsed().as_secs_f64());
+    let run = Run { name: package.name(), texts: 1, prompt: text.tokens().len() - new_tokens, new: new_tokens };
+    let report = looker.report(&model, &args.run, &run);
     if args.json {
-        return output::print_json(&json!({
+        let mut object = json!({
             "model": package.name(),
             "chat_template": encoder.uses_template(),
             "prompt_tokens": &text.tokens()[..text.tokens().len() - new_tokens],
@@ -115,7 +119,12 @@ fn one(args: &GenerateArgs) -> anyhow::Result<()> {
             "speculation": text.drafted(),
             "cost": cost,
             "plan": model.plan(),
-        }));
+        });
+        if let Some(report) = report.as_ref().filter(|_| args.profile) {
+            object["profile"] = report.json();
+        }
+        output::print_json(&object)?;
+        return looker.write(&mut model, package.name(), report.as_ref());
     }
     output::print("\n")?;
     let mut line = cost.line();
@@ -127,7 +136,15 @@ fn one(args: &GenerateArgs) -> anyhow::Result<()> {
         line += " (the prompt went through the model's chat template; --raw gives it as it is)";
     }
     output::tell(&line);
-    Ok(())
+    if let Some(report) = report.as_ref().filter(|_| args.profile) {
+        output::tell(&format!("\n{}", report.text().trim_end()));
+    }
+    looker.write(&mut model, package.name(), report.as_ref())
+}
+
+/// Whether a profile is wanted.
+fn profile(args: &GenerateArgs) -> Profile {
+    if args.profile { Profile::Wanted } else { Profile::Unwanted }
 }
 
 /// Why a text ended, as JSON has it; `None`: it was broken off.
