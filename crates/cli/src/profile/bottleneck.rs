@@ -67,6 +67,8 @@ pub(super) struct Verdict {
 
 /// A disk that gives less than this share of its best is held up by something else.
 const HELD_UP: f64 = 0.8;
+/// A rate above this share of the limit says that the limit was measured at a bad time.
+const FASTER: f64 = 1.03;
 /// Products that reach less than this share of both limits are bound by neither.
 const FAR: f64 = 0.35;
 /// Another mode of computing is worth a try from this gain on.
@@ -147,17 +149,12 @@ impl Figures {
                 } else {
                     "; more --memory keeps more of them, and a batch or speculation carry more tokens with each sweep"
                 };
-                (
-                    "Waiting for weights from disk",
-                    format!(
-                        ", at {:.2} GB/s{}{help}",
-                        rate * 1e-9,
-                        match share {
-                            Some(share) => format!(", {} of what the disk can do", percent(share.min(1.0))),
-                            None => String::new(),
-                        }
-                    ),
-                )
+                let beside = match share {
+                    None => String::new(),
+                    Some(share) if share > FASTER => ", more than the disk did when it was measured".to_owned(),
+                    Some(share) => format!(", {} of what the disk can do", percent(share)),
+                };
+                ("Waiting for weights from disk", format!(", at {:.2} GB/s{beside}{help}", rate * 1e-9))
             }
             Cause::Memory => {
                 let mode = if self.packed && self.compute != Compute::Int8 {
@@ -290,6 +287,9 @@ mod tests {
         check(&disk, Phase::Decode, Cause::Disk, &["93 %", "2.90 GB/s", "97 % of what the disk", "--memory", "batch"]);
         disk.account.reads.streamed = 15_000_000_000;
         check(&disk, Phase::Decode, Cause::Disk, &["50 % of what the disk", "holds the disk up", "--io"]);
+        disk.account.reads.streamed = 60_000_000_000;
+        check(&disk, Phase::Decode, Cause::Disk, &["6.00 GB/s, more than the disk did when it was measured; more"]);
+        disk.account.reads.streamed = 15_000_000_000;
         disk.limits = None;
         check(&disk, Phase::Decode, Cause::Disk, &["1.50 GB/s; more --memory"]);
         disk.account.reads.pinned = 16_000_000_000;

@@ -296,7 +296,9 @@ impl Writer {
             logits = others;
             choosing += text.take(own, draft, &mut self.sampler, context, |token| each(i, token));
         }
-        model.count(Op::Sampling, start, choosing);
+        if parts.iter().any(|part| part.wanted) {
+            model.count(Op::Sampling, start, choosing);
+        }
         Ok(())
     }
 
