@@ -135,7 +135,7 @@ fn greedy_texts_are_those_of_transformers() {
         let package = Package::open(&case.dir).unwrap();
         let config = package.generation_config().unwrap();
         let mut model = case.load(&Options { chunk: Some(7), ..options() });
-        for Continuation { prompt, new: want, stopped, texts: text } in greedy(&case) {
+        for Continuation { prompt, new: want, stopped, texts: in_words } in greedy(&case) {
             let sampling =
                 Sampling { repetition_penalty: config.repetition_penalty.unwrap_or(1.0), ..Sampling::default() };
             let request = Request { max_new_tokens: 64, eos: config.eos.clone(), sampling };
@@ -151,7 +151,7 @@ fn greedy_texts_are_those_of_transformers() {
             assert_eq!(text.tokens(), [&prompt[..], &want].concat());
             assert_eq!(matches!(finish, rheostat::Finish::Eos(_)), stopped, "{}", case.name);
             assert_eq!(seen.len(), want.len() - usize::from(stopped), "an end token is not passed on");
-            if let Some((prompt_text, decoded)) = text {
+            if let Some((prompt_text, decoded)) = in_words {
                 texts += 1;
                 let tokenizer = package.tokenizer().unwrap();
                 use rheostat::tokenizer::{AddSpecial, ShowSpecial};

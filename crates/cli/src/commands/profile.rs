@@ -27,7 +27,7 @@ pub(crate) fn run(args: &ProfileCommandArgs) -> anyhow::Result<()> {
     let looker = Looker::new(&args.trace, Profile::Wanted)?;
     let context = prompt.len().saturating_add(args.max_new_tokens).min(decoder.context);
     let options = Options { context: Some(context), ..session::options(&args.run) };
-    let mut model = Model::load(&package, &looker.options(options))?;
+    let mut model = Model::load(&package, &looker.options(&options))?;
     interrupt::listen(model.cancel_switch())?;
     let status = Status::new(model.reading_watch());
     let streamed = model.plan().streamed;

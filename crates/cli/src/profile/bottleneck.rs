@@ -244,14 +244,9 @@ mod tests {
             int8_ops: 800e9,
         };
         let seconds = Duration::from_secs_f64;
-        let mut account = Account {
-            sweeps: 10,
-            heads: 10,
-            rows: 10,
-            time: seconds(10.0),
-            waiting: seconds(waiting),
-            ..Account::default()
-        };
+        let mut account = Account::default();
+        (account.sweeps, account.heads, account.rows) = (10, 10, 10);
+        (account.time, account.waiting) = (seconds(10.0), seconds(waiting));
         for (op, time) in ops {
             account.spend(*op, Spent { time: seconds(*time), count: 10 });
         }

@@ -44,10 +44,10 @@ impl Looker {
     }
 
     /// `options` for a run that is looked at.
-    pub(crate) fn options(&self, options: Options) -> Options {
+    pub(crate) fn options(&self, options: &Options) -> Options {
         let records = self.trace.is_some() || self.html.is_some();
         let reserve = options.reserve + if self.wants_report() { DISK_PROBE_BYTES } else { 0 };
-        Options { trace: records.then_some(self.memory), reserve, ..options }
+        Options { trace: records.then_some(self.memory), reserve, ..options.clone() }
     }
 
     fn wants_report(&self) -> bool {

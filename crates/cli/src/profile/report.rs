@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use rheostat::decoder::Decoder;
+use rheostat::decoder::{Block, Decoder};
 use rheostat::profile::{Account, Op, Phase, Profile};
 use rheostat::{Compute, Forecast, KvFormat, Limits, MemoryPlan, Model, Rates, Way, memory};
 use serde_json::{Map, Value, json};
@@ -74,7 +74,7 @@ impl Report {
                 operations: matrix_operations(decoder, &account),
                 compute: args.compute,
                 kv: args.kv_cache,
-                packed: decoder.blocks.iter().flat_map(|b| b.linears()).any(|l| l.packing.is_some()),
+                packed: decoder.blocks.iter().flat_map(Block::linears).any(|l| l.packing.is_some()),
                 threads: model.exec().threads(),
                 cores,
             };
@@ -166,7 +166,7 @@ fn matrix_bytes(model: &Model, account: &Account) -> f64 {
 
 /// Operations of all matrix products of the sweeps.
 fn matrix_operations(decoder: &Decoder, account: &Account) -> f64 {
-    let linears = decoder.blocks.iter().flat_map(rheostat::decoder::Block::linears);
+    let linears = decoder.blocks.iter().flat_map(Block::linears);
     let weights: f64 = linears.map(|l| (l.in_features * l.out_features) as f64).sum();
     let head = (decoder.vocab_size * decoder.hidden_size) as f64;
     2.0 * (weights * account.rows as f64 + head * account.wanted as f64)

@@ -217,7 +217,7 @@ fn number(n: f64) -> String {
 /// Seconds in a unit that suits them.
 fn seconds(s: f64) -> String {
     match s {
-        s if s == 0.0 => "-".to_owned(),
+        0.0 => "-".to_owned(),
         s if s < 0.99995e-3 => format!("{:.1} µs", s * 1e6),
         s if s < 0.99995 => format!("{:.2} ms", s * 1e3),
         s if s < 600.0 => format!("{s:.3} s"),

@@ -247,7 +247,7 @@ fn options(
     needs.sort_unstable_by(|a, b| b.cmp(a));
     let mut sequences = args.parallel.get().min(jobs.len());
     loop {
-        let options = looker.options(Options {
+        let options = looker.options(&Options {
             context: Some(needs[..sequences].iter().sum()),
             sequences,
             drafts: args.speculation.drafts(),

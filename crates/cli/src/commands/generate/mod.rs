@@ -61,7 +61,7 @@ fn one(args: &GenerateArgs) -> anyhow::Result<()> {
     session::check_sampling(&sampling, &args.sampling)?;
     let tokens = prompt.len().saturating_add(args.max_new_tokens).min(decoder.context);
     let looker = Looker::new(&args.trace, profile(args))?;
-    let options = looker.options(Options { context: Some(tokens), ..session::options(&args.run) });
+    let options = looker.options(&Options { context: Some(tokens), ..session::options(&args.run) });
     let (mut model, mut writer) = session::load_writer(&package, &options, &args.speculation)?;
     interrupt::listen(model.cancel_switch())?;
 
