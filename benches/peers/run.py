@@ -15,23 +15,29 @@ import os
 import pathlib
 import platform
 import re
-import resource
-import shutil
-import signal
 import statistics
-import subprocess
 import sys
 import sysconfig
 import time
 
-HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-
-LLAMA_CPP_PYTHON = "0.3.36"
-LLAMA_CPP_COMMIT = "0c1e57098"
-
-# More cores than this, kept busy by other processes, disturb a measurement.
-OTHERS = 0.2
+from common import (
+    HERE,
+    LLAMA_CPP,
+    OTHERS,
+    ROOT,
+    Unavailable,
+    busy_seconds,
+    end_on_terminate,
+    environment,
+    execute,
+    gguf,
+    llama_cpp,
+    parameters,
+    parsed,
+    processor,
+    say,
+    wait_for_quiet,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,41 +74,6 @@ OURS = {
 }
 
 
-class Unavailable(Exception):
-    """Something cannot be measured; the text says why and what to do."""
-
-
-def say(text):
-    print(text, file=sys.stderr, flush=True)
-
-
-def execute(command, *, what, log=None, timeout, env=None):
-    """Run a command and return its standard output; `Unavailable` says what failed, with the end of the output."""
-    command = [str(part) for part in command]
-    try:
-        env = {**os.environ, **(env or {})}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env)
-    except FileNotFoundError:
-        raise Unavailable(f"{what}: {command[0]} is not installed") from None
-    except subprocess.TimeoutExpired:
-        raise Unavailable(f"{what}: not done after {timeout} s (--timeout)") from None
-    if log:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(" ".join(command) + "\n" + done.stdout + done.stderr)
-    if done.returncode:
-        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        end = f"; all of it in {log}" if log else ""
-        raise Unavailable(f"{what}: failed with {done.returncode}: {lines[-1] if lines else 'no output'}{end}")
-    return done.stdout
-
-
-def parsed(text, what):
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        raise Unavailable(f"{what}: printed no JSON: {text.strip()[:200]!r}") from None
-
-
 @dataclasses.dataclass
 class Sample:
     rate: float
@@ -115,27 +86,6 @@ class Sample:
     @classmethod
     def of(cls, rates, bytes_per_token):
         return cls(statistics.median(rates), max(rates), bytes_per_token=bytes_per_token)
-
-
-def busy_seconds():
-    """Seconds that all cores together have worked since the system started, and our children's part of it."""
-    try:
-        fields = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
-    except OSError:
-        return None
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
-    ours = resource.getrusage(resource.RUSAGE_CHILDREN)
-    all_ = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-    return all_ - ours.ru_utime - ours.ru_stime
-
-
-def wait_for_quiet(patience):
-    """Until other processes do little, but not longer than so many seconds."""
-    end = time.monotonic() + patience
-    while time.monotonic() < end and (before := busy_seconds()) is not None:
-        time.sleep(1)
-        if busy_seconds() - before < OTHERS:
-            break
 
 
 def watched(args, measure):
@@ -256,24 +206,6 @@ class Peer:
                 say(f"  {name}, {test}: other processes disturbed this choice; the next run makes it again")
         self.choices[name, test] = known[key] if len(options) > 1 else options[0]
 
-    def environment(self, requirements):
-        """A Python that has what the file names: --python, or a virtual environment of its own."""
-        if self.args.python:
-            return self.args.python
-        folder = self.args.cache / f"venv-{requirements}"
-        python = folder / "bin" / "python"
-        done = folder / "complete"
-        wanted = (HERE / f"requirements-{requirements}.txt").read_text()
-        if not done.is_file() or done.read_text() != wanted:
-            say(f"making {folder}")
-            log = self.args.cache / "logs" / f"venv-{requirements}.log"
-            limits = dict(log=log, timeout=self.args.build_timeout)
-            execute([sys.executable, "-m", "venv", "--clear", folder], what="python -m venv", **limits)
-            install = [python, "-m", "pip", "install", "-r", HERE / f"requirements-{requirements}.txt"]
-            execute(install, what="pip install", **limits)
-            done.write_text(wanted)
-        return python
-
 
 class LlamaCpp(Peer):
     # The head (with tied embeddings the same tensor as the embedding) stays as it is, as in our int8 and int4
@@ -290,62 +222,24 @@ class LlamaCpp(Peer):
 
     def prepare(self, names):
         args = self.args
-        self.version = f"llama.cpp {LLAMA_CPP_COMMIT} (llama-cpp-python {LLAMA_CPP_PYTHON})"
-        python = self.environment("llama.cpp")
-        self.build = args.cache / f"llama.cpp-{LLAMA_CPP_PYTHON}" / "build"
-        if not all((self.build / "bin" / tool).is_file() for tool in ("llama-bench", "llama-quantize")):
-            self.compile(python)
+        self.version = LLAMA_CPP
+        python = environment(args, "llama.cpp")
+        self.tools = llama_cpp(args, python, ("llama-bench", "llama-quantize"))
         self.files, self.sweeps = {}, {}
-        folder = args.cache / "gguf"
-        folder.mkdir(parents=True, exist_ok=True)
-        plain = folder / f"{args.model.name}.BF16.gguf"
-        if not plain.is_file():
-            say(f"making {plain}")
-            limits = dict(log=args.cache / "logs" / "to_gguf.log", timeout=args.build_timeout)
-            execute([python, HERE / "to_gguf.py", args.model, plain], what="to_gguf.py", **limits)
+        plain = gguf(args, python)
         for name in names:
             kind, flags = self.configurations[name]
-            path = plain if kind == "BF16" else folder / f"{args.model.name}.{kind}{'-head-bf16' if flags else ''}.gguf"
+            path = plain if kind == "BF16" else plain.parent / f"{args.model.name}.{kind}{'-head-bf16' if flags else ''}.gguf"
             if not path.is_file():
                 say(f"making {path}")
                 partial = path.with_suffix(".partial")
                 log = args.cache / "logs" / f"{path.stem}.log"
-                command = [self.build / "bin" / "llama-quantize", *flags, plain, partial, kind, args.threads]
+                command = [self.tools / "llama-quantize", *flags, plain, partial, kind, args.threads]
                 execute(command, what=f"llama-quantize {kind}", log=log, timeout=args.build_timeout)
                 partial.rename(path)
             self.files[name] = path
             command = [python, HERE / "to_gguf.py", "--sweep", path]
             self.sweeps[name] = int(execute(command, what="to_gguf.py --sweep", timeout=args.timeout))
-
-    def compile(self, python):
-        args = self.args
-        folder = self.build.parent
-        logs = args.cache / "logs"
-        if not (folder / "source").is_dir():
-            say(f"downloading llama-cpp-python {LLAMA_CPP_PYTHON}")
-            command = [python, "-m", "pip", "download", f"llama-cpp-python=={LLAMA_CPP_PYTHON}", "--no-deps"]
-            command += ["--no-binary", "llama-cpp-python", "-d", folder]
-            execute(command, what="pip download", log=logs / "llama.cpp-download.log", timeout=args.build_timeout)
-            unpacked = folder / "unpacked"
-            shutil.rmtree(unpacked, ignore_errors=True)
-            shutil.unpack_archive(next(folder.glob("*.tar.gz")), unpacked, filter="data")
-            next(unpacked.iterdir()).rename(folder / "source")
-        tools = pathlib.Path(python).parent
-        cmake = tools / "cmake" if (tools / "cmake").is_file() else "cmake"
-        ninja = tools / "ninja" if (tools / "ninja").is_file() else shutil.which("ninja")
-        command = [cmake, "-S", folder / "source" / "vendor" / "llama.cpp", "-B", self.build]
-        if ninja:
-            command += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
-        on = ["GGML_NATIVE", "GGML_LLAMAFILE", "GGML_OPENMP", "LLAMA_BUILD_COMMON", "LLAMA_BUILD_TOOLS"]
-        off = ["BUILD_SHARED_LIBS", "LLAMA_OPENSSL", "LLAMA_USE_PREBUILT_UI"]
-        off += [f"LLAMA_BUILD_{part}" for part in ("TESTS", "EXAMPLES", "SERVER", "APP", "UI")]
-        command += ["-DCMAKE_BUILD_TYPE=Release", f"-DLLAMA_BUILD_COMMIT={LLAMA_CPP_COMMIT}"]
-        command += [f"-D{name}=ON" for name in on] + [f"-D{name}=OFF" for name in off]
-        say(f"building llama.cpp in {self.build}")
-        limits = dict(timeout=args.build_timeout)
-        execute(command, what="cmake", log=logs / "llama.cpp-configure.log", **limits)
-        command = [cmake, "--build", self.build, "-j", args.threads, "--target", "llama-quantize", "llama-bench"]
-        execute(command, what="building llama.cpp", log=logs / "llama.cpp-build.log", **limits)
 
     def options(self, name, test):
         return [{"flash_attn": "off"}, {"flash_attn": "on"}]
@@ -357,7 +251,7 @@ class LlamaCpp(Peer):
             "decode": ["-p", 0, "-n", args.n_gen],
             "depth": ["-p", 0, "-n", args.n_gen, "-d", args.depth],
         }[test]
-        command = [self.build / "bin" / "llama-bench", "-m", self.files[name], *shape, "-fa", option["flash_attn"]]
+        command = [self.tools / "llama-bench", "-m", self.files[name], *shape, "-fa", option["flash_attn"]]
         command += ["-t", args.threads, "-r", repetitions, "-o", "json"]
         row = parsed(execute(command, what="llama-bench", timeout=args.timeout), "llama-bench")[0]
         bytes_ = None if test == "prefill" else self.sweeps[name] + args.cache_bytes(test, 2)
@@ -368,7 +262,7 @@ class Torch(Peer):
     configurations = {"torch bf16": ("bfloat16", 2), "torch f32": ("float32", 4)}
 
     def prepare(self, names):
-        self.python = self.environment("torch")
+        self.python = environment(self.args, "torch")
         program = "import torch, transformers as t; print(f'torch {torch.__version__}, transformers {t.__version__}')"
         try:
             self.version = execute([self.python, "-c", program], what="torch", timeout=self.args.timeout).strip()
@@ -468,7 +362,7 @@ def arguments():
     if not (args.model / "config.json").is_file():
         parser.error(f"--model: {args.model} has no config.json")
     args.model, args.cache, args.rheostat = args.model.resolve(), args.cache.resolve(), args.rheostat.resolve()
-    args.python = args.python and args.python.absolute()
+    args.interpreters = dict.fromkeys(("llama.cpp", "torch"), args.python.absolute()) if args.python else {}
     args.cache.mkdir(parents=True, exist_ok=True)
     describe(args)
     return args
@@ -477,24 +371,7 @@ def arguments():
 def describe(args):
     """What the bytes per token of the peers follow from."""
     config = json.loads((args.model / "config.json").read_text())
-    if config.get("model_type") != "qwen3":
-        sys.exit(f"{args.model}: model_type {config.get('model_type')}; the peers here are set up for qwen3 only")
-    count = 0
-    for path in args.model.glob("*.safetensors"):
-        with open(path, "rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for name, info in header.items():
-            if name == "__metadata__" or name == "lm_head.weight" and config["tie_word_embeddings"]:
-                continue
-            if name == "model.embed_tokens.weight" and not config["tie_word_embeddings"]:
-                continue
-            size = 1
-            for extent in info["shape"]:
-                size *= extent
-            count += size
-    if not count:
-        sys.exit(f"{args.model}: no safetensors file here")
-    args.parameters = count
+    args.parameters = parameters(args.model)
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     values = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head_dim
     # As `rheostat bench` counts them: the cache at the middle of what is written.
@@ -538,7 +415,7 @@ def prepare(args):
 
 def main():
     args = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    end_on_terminate()
     ours, variants, peers, versions, reasons = prepare(args)
     rounds = {test: [] for test in args.tests}
     broken = {}
@@ -627,13 +504,6 @@ def title(args, test):
         "decode": f"decode {args.n_gen}",
         "depth": f"decode {args.n_gen} after {args.depth}",
     }[test]
-
-
-def processor():
-    try:
-        return re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())[1]
-    except (OSError, TypeError):
-        return platform.processor() or platform.machine()
 
 
 def render(args, rounds, rows, versions, reasons, broken, peers):
