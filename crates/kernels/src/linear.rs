@@ -1,6 +1,6 @@
 //! `out = x · Wᵀ + b`, for one row or for thousands, over weights as they are stored.
 //!
-//! Few rows: the time goes into reading each weight once, so tiles read and widen the stored weights
+//! Few rows (up to some tens): the time goes into reading each weight once, so tiles read and widen the stored weights
 //! directly. Many rows: the time goes into multiply-adds, so a thread widens a panel of weight rows
 //! into its scratch buffer once and runs wide register tiles over it. Both compute the same dot
 //! products in the same order (see [`crate::tile`]), so nobody can tell them apart by the bits.
@@ -17,8 +17,17 @@ use crate::rounded::Rounded;
 use crate::simd::{Isa, LANES, Op, Simd};
 use crate::tile::{self, Arithmetic, InBf16, InF32};
 
-/// Rows of x up to which weights are widened in registers; more rows share a widened panel.
-const DIRECT_ROWS: usize = 6;
+/// Rows of x up to which weights are widened in registers: more share a widened panel. Widening a panel waits for memory, which
+/// pays where enough is computed with it afterwards; the cheaper the widening, the later.
+fn direct_rows(mode: Rows<'_>, format: Format) -> usize {
+    match (mode, format) {
+        (Rows::Int8(_) | Rows::Bf16(_), _) => X_ROWS,
+        (Rows::F32(_), Format::Bf16 | Format::F16) => 32,
+        (Rows::F32(_), Format::Packed(packed)) if packed.bits == Bits::Eight => 32,
+        (Rows::F32(_), Format::F32 | Format::Packed(_)) => 16,
+    }
+}
+
 /// Bytes of a row of x that a register tile takes before it moves on, at most, so that the rows of x stay near.
 const K_BLOCK: usize = 12 << 10;
 /// Bytes of rows of x that all panels go over before the next rows are taken: few enough to stay in a shared cache.
@@ -119,10 +128,10 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
     let total: usize = jobs.iter().map(|job| job.weight.byte_len()).sum();
     // Long streams rather than many items: a stream begins slowly.
     let share = total / (exec.threads() * 2) + 1;
-    let direct = n <= DIRECT_ROWS;
+    let direct = |job: &Linear<'_>| n <= direct_rows(mode, job.weight.format());
     let rows_per_item = |job: &Linear<'_>| {
         let (rows, cols) = (job.weight.rows(), job.weight.cols());
-        let count = if direct {
+        let count = if direct(job) {
             (share.min(ITEM_BYTES) / (job.weight.byte_len() / rows.max(1)).max(1)).max(1).next_multiple_of(8)
         } else {
             let row = match mode {
@@ -135,7 +144,7 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
         };
         count.min(scaled_rows(job.weight.format(), cols))
     };
-    let blocks = if direct { 1 } else { (n * x_stride).div_ceil(X_BLOCK).max(1) };
+    let blocks = if jobs.iter().all(direct) { 1 } else { (n * x_stride).div_ceil(X_BLOCK).max(1) };
     let block = n.div_ceil(blocks).next_multiple_of(X_ROWS);
     let blocks = n.div_ceil(block);
     let strips: usize = jobs.iter().map(|job| job.weight.rows().div_ceil(rows_per_item(job))).sum();
@@ -149,7 +158,7 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
             if item < count {
                 let first = item * step;
                 let last = (first + step).min(job.weight.rows());
-                let strip = Strip { x, x_rows, job, first, last, direct, scales: &[] };
+                let strip = Strip { x, x_rows, job, first, last, direct: direct(job), scales: &[] };
                 match mode {
                     Rows::F32(_) => run_format::<InF32>(isa, strip, scratch),
                     Rows::Bf16(_) => run_format::<InBf16>(isa, strip, scratch),

@@ -359,6 +359,7 @@ fn linear_over_chosen_shapes() {
             (40, 2100, 21),
             // Several blocks of a row, and several of rows of x.
             (7, 6500, 9),
+            (35, 6500, 9),
             (170, 6400, 5),
         ] {
             check_linear(&execs, Shape { n, cols, rows }, format, (n * cols + rows) as u64);
@@ -433,7 +434,7 @@ fn the_reduced_mode_at_the_ends_of_the_range() {
 #[test]
 fn several_products_in_one_call() {
     let mut random = Random(3);
-    for n in [1, 9] {
+    for n in [1, 9, 40] {
         let (cols, sizes) = (72, [5usize, 64, 1, 130]);
         let x = random.vec(n * cols);
         let weights: Vec<_> = sizes.iter().map(|&rows| store(&mut random, rows, cols, Format::Bf16)).collect();
@@ -661,7 +662,7 @@ proptest! {
 
     #[test]
     fn linear_over_random_shapes(
-        n in 1usize..20,
+        n in 1usize..60,
         cols in 1usize..300,
         rows in 1usize..90,
         format in proptest::sample::select(formats()),
