@@ -332,7 +332,10 @@ fn arguments_that_make_no_sense() {
         (&["profile", "embedded", "ROMEO:", "-p", "5"][..], "cannot be used with"),
         (&["profile", "embedded", "-p", "0"], "a whole number, 1 or more"),
         (&["profile", "embedded", "-p", "5000"], "do not fit the model's context"),
+        (&["profile", "embedded", "-p", "18446744073709551615"], "do not fit the model's context"),
         (&["profile", "embedded", "", "-n", "5"], "the prompt is empty"),
+        (&["profile", "embedded", "--trace", "a.json", "--html", "a.json"], "name the same file"),
+        (&["profile", "embedded", "--trace-memory", "1000T", "--trace", "/dev/null"], "are free"),
         (&["profile", "embedded", "--trace-memory", "much"], "such as 6GiB"),
     ] {
         let outcome = run(args);

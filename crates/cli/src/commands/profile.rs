@@ -17,6 +17,9 @@ pub(crate) fn run(args: &ProfileCommandArgs) -> anyhow::Result<()> {
     let prompt = match args.prompt.as_deref() {
         Some(STDIN) => package.tokenizer()?.encode(&session::read_text(Path::new(STDIN))?, AddSpecial::Add)?,
         Some(text) => package.tokenizer()?.encode(text, AddSpecial::Add)?,
+        None if args.n_prompt.get() > decoder.context => {
+            return Err(Error::ContextExceeded { tokens: args.n_prompt.get(), context: decoder.context }.into());
+        }
         None => session::meaningless(&decoder, args.n_prompt.get()),
     };
     if prompt.is_empty() {

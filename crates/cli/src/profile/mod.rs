@@ -9,6 +9,7 @@ mod table;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::bail;
 use rheostat::{DISK_PROBE_BYTES, Limits, Model, Options};
 
 use crate::args::{RunArgs, TraceArgs};
@@ -38,6 +39,9 @@ pub(crate) enum Profile {
 impl Looker {
     /// Makes sure that the files that are asked for can be written, before anything runs.
     pub(crate) fn new(args: &TraceArgs, profile: Profile) -> anyhow::Result<Looker> {
+        if args.trace.is_some() && args.trace == args.html {
+            bail!("--trace and --html name the same file; give each a file of its own");
+        }
         let create = |path: &Option<PathBuf>| path.as_deref().map(NewFile::create).transpose();
         let (trace, html) = (create(&args.trace)?, create(&args.html)?);
         Ok(Looker { profile, trace, html, memory: args.trace_memory })
