@@ -426,6 +426,9 @@ pub(crate) struct BenchArgs {
     /// given
     #[arg(short = 'd', long, value_name = "N", value_delimiter = ',')]
     pub(crate) n_depth: Option<Vec<usize>>,
+    /// Texts that write at once, several with commas; the tokens of all are counted
+    #[arg(short = 'b', long, value_name = "N", value_delimiter = ',', default_value = "1", value_parser = at_least_one)]
+    pub(crate) batch: Vec<NonZeroUsize>,
     /// Repetitions of each test, of which the median is given
     #[arg(short = 'r', long, value_name = "N", default_value = "5")]
     pub(crate) repetitions: NonZeroUsize,

@@ -188,19 +188,74 @@ fn inspection_is_a_table() {
     let plan = |flags: &[&str]| succeed(&[&["inspect", "embedded", "--json"], flags].concat()).json()["plan"].clone();
     assert!(plan(&["--context", "64"])["kv_cache"].as_u64() < plan(&["--context", "1024"])["kv_cache"].as_u64());
     assert_eq!(plan(&["--memory", "100MiB"])["budget"], 100 << 20);
-    assert!(plan(&["--threads", "9"])["process"].as_u64() > plan(&["--threads", "1"])["process"].as_u64());
+    assert!(plan(&["--threads", "9"])["threads"].as_u64() > plan(&["--threads", "1"])["threads"].as_u64());
+}
+
+/// What streams, what stays, and how long it should take; the disk's rate is measured once and then known.
+#[test]
+fn a_plan_tells_what_to_expect() {
+    let cache = tempfile::tempdir().unwrap();
+    let env = [("XDG_CACHE_HOME", cache.path().to_str().unwrap())];
+    let model = dir("text_qwen3");
+    let outcome = succeed_with(&["plan", &model, "--context", "50", "--batch", "3"], b"", &env);
+    for (row, want) in [
+        ("model", "text_qwen3"),
+        ("memory", " of a budget of "),
+        ("streams", "nothing: all weights stay in memory"),
+        ("measured", " GFLOP/s"),
+        ("a sweep", "a token for each of 3 texts in about "),
+        ("a prompt", "of 50 tokens in about "),
+        ("advice", " decides: "),
+    ] {
+        let line = outcome.stdout.lines().find(|l| l.split("  ").next() == Some(row));
+        assert!(line.is_some_and(|l| l.contains(want)), "{row}: {}", outcome.stdout);
+    }
+    // Half a gigabyte of holes, which take no room on the disk.
+    let large = Checkpoint::of_holes("text_qwen3", 1_000_000);
+    let plan = |flags: &[&str]| {
+        let args = [&["plan", large.dir(), "--json", "--memory", "150MiB", "--context", "64"], flags].concat();
+        succeed_with(&args, b"", &env).json()
+    };
+    let first = plan(&[]);
+    let streamed = first["plan"]["streamed"].as_f64().unwrap();
+    assert!(streamed > 0.0, "{first}");
+    let rate = &first["rates"]["disk_bytes_per_second"];
+    // Some file systems do not read past the page cache, and then there is nothing to measure.
+    if let Some(rate) = rate.as_f64() {
+        assert!((first["sweep"]["disk_seconds"].as_f64().unwrap() - streamed / rate).abs() < 1e-6, "{first}");
+        assert_eq!(plan(&[])["rates"]["disk_bytes_per_second"], rate, "it is known by now");
+        let known = std::fs::read(cache.path().join("rheostat/disks.json")).unwrap();
+        plan(&["--measure"]);
+        assert_ne!(std::fs::read(cache.path().join("rheostat/disks.json")).unwrap(), known, "it is measured again");
+    }
+    let two = plan(&["--batch", "2"]);
+    assert!(two["tokens_per_second"].as_f64() > first["tokens_per_second"].as_f64(), "a sweep carries two tokens");
+}
+
+/// A budget larger than what there is is cut down to that, and said so.
+#[test]
+fn a_budget_is_never_more_than_there_is() {
+    let plan = succeed(&["inspect", "embedded", "--json", "--memory", "1000TiB"]).json()["plan"].clone();
+    assert_eq!(plan["asked"].as_u64(), Some(1000 << 40));
+    assert!(plan["budget"].as_u64() < Some(1 << 50), "{plan}");
+    let outcome = succeed(&["inspect", "embedded", "--memory", "1000TiB"]);
+    assert!(outcome.stdout.contains("(1000 TiB were asked for, and no more is free)"), "{outcome:?}");
 }
 
 /// Every command has a page of help on standard output, with a sentence for every argument.
 #[test]
 fn help() {
     for (command, words) in [
-        ("generate", &["MODEL", "--raw", "--stop", "--memory", "Sampling", "Resources"][..]),
+        (
+            "generate",
+            &["MODEL", "--raw", "--stop", "--memory", "Sampling", "Resources", "--batch", "--speculate", "--draft"][..],
+        ),
         ("chat", &["MODEL", "--system", "--context", "--temperature"]),
         ("logits", &["--tokens", "--prompt", "--out", "safetensors"]),
         ("prompt", &["--messages", "--tools", "--template-arg"]),
         ("inspect", &["--context", "--json", "--memory"]),
         ("eval ppl", &["MODEL", "--text", "--window", "--tokens", "--json", "--memory", "bos_token", "nats", "f64"]),
+        ("plan", &["--context", "--batch", "--measure", "--json", "--memory"]),
         ("bench", &["--n-prompt", "--n-depth", "--repetitions", "--json", "--memory"]),
     ] {
         let outcome = succeed(&command.split(' ').chain(["--help"]).collect::<Vec<_>>());

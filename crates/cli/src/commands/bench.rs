@@ -35,11 +35,18 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         }
     };
     let deepest = depths.iter().copied().max().unwrap_or(0);
-    let longest = args.n_prompt.max(deepest.saturating_add(args.n_gen)).max(1);
+    let written = deepest.saturating_add(args.n_gen);
+    let longest = args.n_prompt.max(written).max(1);
+    let most = args.batch.iter().map(|n| n.get()).max().unwrap_or(1);
     if longest > decoder.context {
         bail!("{longest} tokens do not fit the model's context of {}; give smaller -p, -d or -n", decoder.context);
     }
-    let options = Options { context: Some(longest), reserve: DISK_PROBE_BYTES, ..session::options(&args.run) };
+    let options = Options {
+        context: Some(longest.max(written.saturating_mul(most))),
+        sequences: most,
+        reserve: DISK_PROBE_BYTES,
+        ..session::options(&args.run)
+    };
     let mut model = Model::load(&package, &options)?;
     interrupt::listen(model.cancel_switch())?;
     // Everything that is to stay in memory is read before anything is measured.
@@ -59,7 +66,9 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     }
     if args.n_gen > 0 {
         for depth in depths {
-            rows.push(bench.decode(depth, args.n_gen)?);
+            for texts in &args.batch {
+                rows.push(bench.decode(texts.get(), depth, args.n_gen)?);
+            }
         }
     }
     let limits = bench.best_limits();
@@ -144,14 +153,17 @@ impl Bench<'_> {
         Ok(row(format!("prefill {n}"), n, &mut runs, flops, "GFLOP/s"))
     }
 
-    /// Writes `n` tokens after `depth` others.
-    fn decode(&mut self, depth: usize, n: usize) -> anyhow::Result<Row> {
+    /// Writes `n` tokens after `depth` others, in each of `texts` texts.
+    fn decode(&mut self, texts: usize, depth: usize, n: usize) -> anyhow::Result<Row> {
         let tokens = session::meaningless(self.model.decoder(), depth + n);
         let plan = self.model.plan();
         let streams = plan.streamed > 0;
         // With weights from disk the memory is not the limit.
         let bytes = match plan.streamed {
-            0 => plan.weights as f64 + self.model.decoder().cache_bytes(depth + n / 2, self.kv),
+            0 => {
+                let cache = self.model.decoder().cache_bytes(depth + n / 2, self.kv);
+                plan.weights as f64 + texts as f64 * cache
+            }
             streamed => streamed as f64,
         };
         let ceiling = |limits: Limits| {
@@ -159,25 +171,28 @@ impl Bench<'_> {
             limit.unwrap_or(0.0)
         };
         let mut runs = Vec::new();
-        let mut sequence = self.model.sequence(1);
-        if depth > 0 {
-            self.model.prefill(&mut sequence, &tokens[..depth])?;
+        let mut sequences: Vec<_> = (0..texts).map(|_| self.model.sequence(1)).collect();
+        for sequence in sequences.iter_mut().filter(|_| depth > 0) {
+            self.model.prefill(sequence, &tokens[..depth])?;
         }
         let mut before = ceiling(self.measure_limits()?);
         for _ in 0..self.repetitions {
-            sequence.truncate(depth);
+            sequences.iter_mut().for_each(|sequence| sequence.truncate(depth));
             let start = Instant::now();
             for token in &tokens[depth..] {
-                let token = std::slice::from_ref(token);
-                self.model.forward(&mut [Input { sequence: &mut sequence, tokens: token, want: Want::Last }])?;
+                let tokens = std::slice::from_ref(token);
+                let input = |sequence| Input { sequence, tokens, want: Want::Last };
+                let mut inputs: Vec<_> = sequences.iter_mut().map(input).collect();
+                self.model.forward(&mut inputs)?;
             }
             let seconds = start.elapsed().as_secs_f64();
             let after = ceiling(self.measure_limits()?);
             runs.push(Run { seconds, limit: before.max(after) });
             before = after;
         }
-        let name = if depth == 0 { format!("decode {n}") } else { format!("decode {n} @ {depth}") };
-        Ok(row(name, n, &mut runs, bytes * n as f64, "GB/s"))
+        let many = if texts == 1 { String::new() } else { format!(" x {texts}") };
+        let after = if depth == 0 { String::new() } else { format!(" @ {depth}") };
+        Ok(row(format!("decode {n}{many}{after}"), texts * n, &mut runs, bytes * n as f64, "GB/s"))
     }
 
     /// The machine may be shared: its limits are measured again between the repetitions.
