@@ -35,6 +35,9 @@ pub(crate) enum Command {
     Eval(EvalCommand),
     /// Measure how fast a model runs here, beside what the machine can do at best in the same run.
     Bench(BenchArgs),
+    /// Say where the time goes: run a model on a prompt and some tokens, and show what every sweep over the weights
+    /// spent on reading, waiting and each kind of operation, what the bottleneck is and what would help.
+    Profile(ProfileCommandArgs),
     /// Write a copy of a model with weights of 8 or 4 bits.
     ///
     /// The matrices of the blocks are quantised, in the form that compressed-tensors calls pack-quantized, which
@@ -252,6 +255,48 @@ pub(crate) struct GenerateArgs {
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]
     pub(crate) speculation: SpeculationArgs,
+    /// Say where the time went, after the text, as `rheostat profile` does; with --json, in the object
+    #[arg(long, help_heading = "Looking closely")]
+    pub(crate) profile: bool,
+    #[command(flatten)]
+    pub(crate) trace: TraceArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// What is written about a run for those who want to look closely.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Looking closely")]
+pub(crate) struct TraceArgs {
+    /// Write when everything happened to FILE, for ui.perfetto.dev or chrome://tracing: a track for each thread, and
+    /// for reads
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
+    /// Write the profile and a timeline to FILE, a page for any browser that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Memory for the events of --trace and --html, out of --memory; recording ends when it is full
+    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = parse_size)]
+    pub(crate) trace_memory: u64,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ProfileCommandArgs {
+    /// Directory of a checkpoint, or "embedded"
+    pub(crate) model: PathBuf,
+    /// Text to read, as it is, or "-" to take it from standard input; tokens without meaning unless given
+    pub(crate) prompt: Option<String>,
+    /// Tokens without meaning to read, where there is no PROMPT
+    #[arg(short = 'p', long, value_name = "N", default_value = "64", conflicts_with = "prompt", value_parser = at_least_one)]
+    pub(crate) n_prompt: NonZeroUsize,
+    /// Tokens to write after it
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 16, value_parser = whole::<usize>, allow_negative_numbers = true)]
+    pub(crate) max_new_tokens: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) trace: TraceArgs,
     #[command(flatten)]
     pub(crate) run: RunArgs,
 }

@@ -5,8 +5,10 @@
 mod args;
 mod commands;
 mod disks;
+mod file;
 mod interrupt;
 mod output;
+mod profile;
 mod report;
 mod session;
 mod status;
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => commands::plan::run(args),
         Command::Eval(EvalCommand::Ppl(args)) => commands::ppl::run(args),
         Command::Bench(args) => commands::bench::run(args),
+        Command::Profile(args) => commands::profile::run(args),
         Command::Quantize(args) => commands::quantize::run(args),
     };
     match result {

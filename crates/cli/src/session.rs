@@ -114,7 +114,7 @@ pub(crate) fn load_writer(
     let context = options.context.map(|tokens| tokens.min(decoder.context.saturating_mul(options.sequences)));
     // The integer mode is for packed weights, which the draft model need not have.
     let compute = if options.compute == Compute::Int8 { Compute::F32 } else { options.compute };
-    let options_of_draft = Options { context, compute, drafts: 0, kv_disk: None, ..options.clone() };
+    let options_of_draft = Options { context, compute, drafts: 0, kv_disk: None, trace: None, ..options.clone() };
     let plan = plan_memory(&draft, &options_of_draft)?;
     if plan.streamed > 0 {
         bail!(
@@ -196,6 +196,12 @@ pub(crate) fn chat_templates(package: &Package) -> anyhow::Result<ChatTemplates>
             package.name()
         ),
     }
+}
+
+/// `n` tokens without meaning, the same in every run.
+pub(crate) fn meaningless(decoder: &Decoder, n: usize) -> Vec<u32> {
+    let vocab = decoder.vocab_size as u64;
+    (0..n as u64).map(|i| ((i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) % vocab) as u32).collect()
 }
 
 /// Reads a whole file, or standard input for `-`.

@@ -3,6 +3,7 @@
 //!
 //! Mirrors transformers' `LlamaDecoderLayer.forward` and its kin; the switches are in the [`Decoder`].
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rheostat_kernels as kernels;
@@ -16,6 +17,7 @@ use crate::bind::{self, Bound, MATRICES, MatrixInfo};
 use crate::decoder::{Block, Decoder};
 use crate::error::Error;
 use crate::kv::{self, Sequence};
+use crate::profile::{Op, Phase, Recorder};
 
 /// In which numbers the matrix products are computed. Everything else is f32 in both modes.
 ///
@@ -266,6 +268,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) exec: &'a Exec,
     /// Set from outside when the pass is to be given up.
     pub(crate) cancel: &'a AtomicBool,
+    /// Where the time goes.
+    pub(crate) recorder: RefCell<&'a mut Recorder>,
 }
 
 /// The keys and values of one layer, for the kernel.
@@ -293,6 +297,7 @@ impl Pass<'_> {
         observer: &mut O,
     ) -> Result<Output<'w>, Error> {
         let result = self.blocks_and_head(inputs, ws, observer);
+        self.recorder.borrow_mut().end();
         for input in inputs.iter_mut() {
             match result {
                 Ok(_) => input.sequence.advance(input.tokens.len()),
@@ -316,26 +321,44 @@ impl Pass<'_> {
         ws: &mut Workspace,
         observer: &mut O,
     ) -> Result<usize, Error> {
+        let n: usize = inputs.iter().map(|i| i.tokens.len()).sum();
+        let wanted: usize = inputs.iter().map(wanted_rows).sum();
+        self.recorder.borrow_mut().begin(phase(inputs), n, wanted, self.weights.reads());
         for input in inputs.iter_mut() {
             input.sequence.reserve(input.tokens.len())?;
         }
-        let n: usize = inputs.iter().map(|i| i.tokens.len()).sum();
-        let wanted: usize = inputs.iter().map(wanted_rows).sum();
         kv::expect(inputs);
         self.weights.begin_sweep(if wanted > 0 { Head::Use } else { Head::Skip });
         self.embed(inputs, ws)?;
+        self.done(Op::Embed);
         self.angles(inputs, ws);
+        self.done(Op::Rotate);
         spans(inputs, &mut ws.spans);
         for (i, block) in self.decoder.blocks.iter().enumerate() {
             if self.cancel.load(Ordering::Relaxed) {
                 return Err(Error::Cancelled);
             }
+            self.recorder.borrow_mut().layer(Some(i));
             self.attention(i, block, n, inputs, ws)?;
             self.feed_forward(i, block, n, ws)?;
             observer.resid_post(i, &ws.x[..n * self.decoder.hidden_size]);
         }
+        self.recorder.borrow_mut().layer(None);
         self.head(inputs, wanted, ws)?;
         Ok(wanted)
+    }
+
+    /// `op` is done: the time since the step before it was spent on it, but for what was waited.
+    fn done(&self, op: Op) {
+        self.recorder.borrow_mut().done(op);
+    }
+
+    /// A tile, for which the wait is counted apart.
+    fn acquire(&self, tile: usize) -> Result<TileBytes<'_>, Error> {
+        self.recorder.borrow_mut().pause();
+        let tile = self.weights.acquire(tile);
+        self.recorder.borrow_mut().resume();
+        Ok(tile?)
     }
 
     /// `x` = the tokens' rows of the embedding table, from memory if the table is there, else from disk.
@@ -351,8 +374,11 @@ impl Pass<'_> {
                 Some(row) => row,
                 None => {
                     ws.row.resize(row_bytes, 0);
+                    self.recorder.borrow_mut().pause();
                     self.checkpoint.read_range(table, start as u64, &mut ws.row)?;
                     ws.gathered += row_bytes as u64;
+                    self.recorder.borrow_mut().resume();
+                    self.recorder.borrow_mut().gathered(row_bytes);
                     &ws.row
                 }
             };
@@ -389,6 +415,7 @@ impl Pass<'_> {
         let (q, k, v) = (&mut ws.q[..n * width], &mut ws.k[..n * kv_width], &mut ws.v[..n * kv_width]);
         let x = &mut ws.x[..n * hidden];
         kernels::rms_norm(self.exec, x, &vectors.mixer_norm, block.mixer_norm.eps, normed);
+        self.done(Op::Norm);
         let bias = |m: usize| vectors.biases[m].as_deref();
         let first = i * MATRICES;
         self.products(
@@ -401,20 +428,24 @@ impl Pass<'_> {
                 Product { matrix: first + 2, bias: bias(2), out: v },
             ],
         )?;
+        self.done(Op::Qkv);
         if let (Some((q_weight, k_weight)), Some(norms)) = (&vectors.qk_norm, &mixer.qk_norm) {
             kernels::rms_norm_in_place(self.exec, q, q_weight, norms.q.eps);
             kernels::rms_norm_in_place(self.exec, k, k_weight, norms.k.eps);
+            self.done(Op::Norm);
         }
         let half = self.decoder.rope.dim() / 2;
         let (cos, sin) = (&ws.cos[..n * half], &ws.sin[..n * half]);
         kernels::rotate_half(self.exec, q, mixer.n_heads, mixer.head_dim, cos, sin);
         kernels::rotate_half(self.exec, k, mixer.n_kv_heads, mixer.head_dim, cos, sin);
+        self.done(Op::Rotate);
         let mut at = 0;
         for input in inputs.iter_mut() {
             let rows = at..at + input.tokens.len() * kv_width;
             at = rows.end;
             input.sequence.write(self.exec, i, &k[rows.clone()], &v[rows]);
         }
+        self.done(Op::Cache);
         let shape = Attention {
             n_heads: mixer.n_heads,
             n_kv_heads: mixer.n_kv_heads,
@@ -430,9 +461,12 @@ impl Pass<'_> {
             self.attention_from_disk(&shape, q, &ws.spans, &Layer { inputs, layer: i }, room, z)?;
             inputs.iter_mut().try_for_each(|input| input.sequence.put_away(i))?;
         }
+        self.done(Op::Attention);
         let delta = &mut ws.delta[..n * hidden];
         self.products(z, n, &mut ws.prepared, [Product { matrix: first + 3, bias: bias(3), out: delta }])?;
+        self.done(Op::Output);
         kernels::add_assign(self.exec, x, delta);
+        self.done(Op::Residual);
         Ok(())
     }
 
@@ -480,6 +514,7 @@ impl Pass<'_> {
         let (gate, up) = (&mut ws.gate[..n * width], &mut ws.up[..n * width]);
         let (x, normed) = (&mut ws.x[..n * hidden], &mut ws.normed[..n * hidden]);
         kernels::rms_norm(self.exec, x, &vectors.ffn_norm, block.ffn_norm.eps, normed);
+        self.done(Op::Norm);
         let bias = |m: usize| vectors.biases[m].as_deref();
         let first = i * MATRICES;
         self.products(
@@ -491,10 +526,14 @@ impl Pass<'_> {
                 Product { matrix: first + 5, bias: bias(5), out: up },
             ],
         )?;
+        self.done(Op::GateUp);
         kernels::gate(self.exec, ffn.act, gate, up);
+        self.done(Op::Activation);
         let delta = &mut ws.delta[..n * hidden];
         self.products(gate, n, &mut ws.prepared, [Product { matrix: first + 6, bias: bias(6), out: delta }])?;
+        self.done(Op::Down);
         kernels::add_assign(self.exec, x, delta);
+        self.done(Op::Residual);
         Ok(())
     }
 
@@ -516,9 +555,12 @@ impl Pass<'_> {
         let final_hidden = &mut ws.final_hidden[..wanted * hidden];
         let x = &ws.delta[..wanted * hidden];
         kernels::rms_norm(self.exec, x, &self.bound.norm, self.decoder.norm.eps, final_hidden);
+        self.done(Op::Norm);
         let logits = &mut ws.logits[..wanted * self.decoder.vocab_size];
         let matrix = self.bound.matrices.len() - 1;
-        self.products(final_hidden, wanted, &mut ws.prepared, [Product { matrix, bias: None, out: logits }])
+        self.products(final_hidden, wanted, &mut ws.prepared, [Product { matrix, bias: None, out: logits }])?;
+        self.done(Op::Head);
+        Ok(())
     }
 
     /// Products of the same `x: [n, in_features]`, in their order, those together whose weights take it in one form.
@@ -550,7 +592,7 @@ impl Pass<'_> {
         if products.iter().all(whole) {
             let mut held = Vec::with_capacity(products.len());
             for p in &*products {
-                held.push(self.weights.acquire(range(p).start)?);
+                held.push(self.acquire(range(p).start)?);
             }
             let mut jobs = Vec::with_capacity(products.len());
             for (p, tile) in products.iter_mut().zip(&held) {
@@ -567,7 +609,7 @@ impl Pass<'_> {
         for p in products {
             let info = &self.bound.matrices[p.matrix];
             for t in range(p) {
-                let tile = self.weights.acquire(t)?;
+                let tile = self.acquire(t)?;
                 let (first, rows) = (tiles[t].first_row, tiles[t].rows);
                 let job = Linear {
                     weight: info.matrix(&tile, rows),
@@ -605,6 +647,12 @@ pub(crate) fn wanted_rows(input: &Input<'_>) -> usize {
         Want::Tail(rows) => rows.min(input.tokens.len()),
         Want::All => input.tokens.len(),
     }
+}
+
+/// What a pass is for. A sequence whose guesses are checked wants the logits of all of its rows.
+fn phase(inputs: &[Input<'_>]) -> Phase {
+    let reads = |i: &Input<'_>| i.sequence.is_empty() || i.tokens.len() > wanted_rows(i).max(1);
+    if inputs.iter().any(reads) { Phase::Prefill } else { Phase::Decode }
 }
 
 /// Cuts each sequence's rows into spans.

@@ -38,11 +38,13 @@ mod kv;
 mod kv_disk;
 mod model;
 mod package;
+pub mod profile;
 pub mod quantize;
 pub mod rope;
 mod sampler;
 pub mod session;
 pub mod tokenizer;
+pub mod trace;
 
 pub use budget::{LogitRows, MemoryPlan};
 pub use config::{ConfigError, ConfigErrorKind};

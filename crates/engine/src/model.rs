@@ -1,13 +1,14 @@
 //! A model that is ready to run: its description, its weights under a budget, its threads and its buffers.
 
+use std::cell::RefCell;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rheostat_kernels::{Exec, Format, Isa, KV_BLOCK, KV_UNIT, KvFormat, probe};
-use rheostat_store::{Checkpoint, Io, Way, Weights, disk_rate, spool_room};
+use rheostat_store::{Checkpoint, Io, Record, Way, Weights, disk_rate, spool_room};
 
 use crate::bind::{Bound, MatrixInfo};
 use crate::budget::{self, Demand, LogitRows, MemoryPlan};
@@ -18,6 +19,8 @@ use crate::generate::Text;
 use crate::kv::{KvPool, Sequence};
 use crate::kv_disk::{self, KvDisk};
 use crate::package::Package;
+use crate::profile::{Op, Profile, Recorder};
+use crate::trace::{OpLog, Room, Trace};
 
 /// How a model is to run.
 #[derive(Clone, Debug)]
@@ -53,6 +56,8 @@ pub struct Options {
     pub weights: Option<u64>,
     /// Bytes of a streamed piece of weights; `None`: as the disk likes it. For tests and measurements.
     pub tile: Option<u64>,
+    /// Bytes for the events of a [trace](Model::take_trace), a part of the budget; `None`: nothing is recorded.
+    pub trace: Option<u64>,
 }
 
 impl Default for Options {
@@ -73,6 +78,7 @@ impl Default for Options {
             reserve: 0,
             weights: None,
             tile: None,
+            trace: None,
         }
     }
 }
@@ -90,6 +96,7 @@ pub struct Model {
     logit_rows: usize,
     compute: Compute,
     cancel: Arc<AtomicBool>,
+    recorder: Recorder,
 }
 
 /// What a model has read so far.
@@ -131,8 +138,14 @@ impl Model {
             return Err(Error::NothingPacked);
         }
         let (plan, residency, demand) = plan(&decoder, &checkpoint, &bound, options)?;
-        let weights = Weights::new(&checkpoint, residency)?;
+        let room = options.trace.map(|bytes| Room::new(bytes, demand.threads.get()));
+        let record = room.as_ref().map(|room| Record { origin: room.origin, most: room.most });
+        let recorder = Recorder::new(room.as_ref().map(OpLog::new));
+        let weights = Weights::recorded(&checkpoint, residency, record)?;
         let exec = Exec::new(options.isa.unwrap_or_else(Isa::detect), demand.threads).map_err(Error::Threads)?;
+        if let Some(room) = room {
+            exec.pool().record(room.origin, room.most);
+        }
         let logit_rows = budget::logit_rows(plan.rows, &demand);
         let ring = kv_disk::ring_blocks(&decoder, options.kv, demand.memory, plan.tokens);
         let disk = options.kv_disk.as_ref().map(|dir| KvDisk::new(&decoder, options.kv, dir, ring)).transpose()?;
@@ -148,6 +161,7 @@ impl Model {
             logit_rows,
             compute: options.compute,
             cancel: Arc::default(),
+            recorder,
         })
     }
 
@@ -182,6 +196,29 @@ impl Model {
             bytes: self.weights.bytes_read() + self.workspace.gathered() + kv_bytes,
             waited: self.weights.waited() + kv_waited,
         }
+    }
+
+    /// Where the time of all passes since loading (or [`Model::reset_profile`]) went.
+    #[must_use]
+    pub fn profile(&self) -> Profile {
+        self.recorder.profile(self.weights.reads())
+    }
+
+    /// Forgets what passes took so far.
+    pub fn reset_profile(&mut self) {
+        self.recorder.reset(self.weights.reads());
+    }
+
+    /// Counts `time` from `start` on, in which the caller did `op` between passes.
+    pub fn count(&mut self, op: Op, start: Instant, time: Duration) {
+        self.recorder.count(op, start, time);
+    }
+
+    /// Takes the trace of all passes since loading, and ends the recording; nothing unless [`Options::trace`] asked for it.
+    pub fn take_trace(&mut self) -> Option<Trace<'_>> {
+        let log = self.recorder.log.take()?;
+        let reads = self.weights.take_record()?;
+        Some(Trace::new(log, self.exec.pool().take_record(), reads, &self.weights))
     }
 
     /// How weights are read.
@@ -239,6 +276,12 @@ impl Model {
         taken + units(tokens) <= self.plan.tokens / KV_UNIT
     }
 
+    /// Bytes of the output projection's matrix, which are among [`MemoryPlan::weights`].
+    #[must_use]
+    pub fn head_bytes(&self) -> u64 {
+        self.bound.matrices.last().map_or(0, MatrixInfo::byte_len)
+    }
+
     /// Rows that one pass takes at the most.
     #[must_use]
     pub fn max_rows(&self) -> usize {
@@ -293,6 +336,7 @@ impl Model {
             weights: &self.weights,
             exec: &self.exec,
             cancel: &self.cancel,
+            recorder: RefCell::new(&mut self.recorder),
         };
         pass.run(inputs, &mut self.workspace, observer)
     }
@@ -397,7 +441,7 @@ fn plan(
             weights: options.weights,
             tile: options.tile,
             io: options.io,
-            reserve: options.reserve,
+            reserve: options.reserve + options.trace.unwrap_or(0),
             compute: options.compute,
             kv: options.kv,
             place: if room.is_some() { KvPlace::Disk } else { KvPlace::Memory },

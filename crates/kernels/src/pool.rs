@@ -9,6 +9,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crate::record::{Record, Worked};
 
 /// How many times an idle worker looks for a new job before it sleeps: some tens of microseconds.
 const SPINS: u32 = 4_000;
@@ -39,6 +42,7 @@ struct Shared {
     sleepers: AtomicU32,
     bed: Mutex<()>,
     bell: Condvar,
+    record: Record,
 }
 
 impl Pool {
@@ -57,6 +61,7 @@ impl Pool {
             sleepers: AtomicU32::new(0),
             bed: Mutex::new(()),
             bell: Condvar::new(),
+            record: Record::default(),
         });
         let mut pool = Pool { shared, workers: Vec::new(), busy: Mutex::new(()) };
         for worker in 1..threads.get() {
@@ -76,6 +81,18 @@ impl Pool {
         self.workers.len() + 1
     }
 
+    /// Records from now on when each thread works, in nanoseconds after `origin`, `most` intervals of each thread. It
+    /// cannot be turned off again, and ends when they are [taken](Pool::take_record).
+    pub fn record(&self, origin: Instant, most: usize) {
+        self.shared.record.begin(origin, self.threads(), most);
+    }
+
+    /// What was recorded, thread by thread, the caller of [`Pool::run`] first; nothing unless it was asked for.
+    #[must_use]
+    pub fn take_record(&self) -> Vec<Worked> {
+        self.shared.record.take()
+    }
+
     /// Runs `task(item, worker)` for every `item < items`, in any order, on any thread of the pool, and
     /// returns when all are done. Two calls with the same `worker` never overlap. A task must not call
     /// `run` itself.
@@ -84,12 +101,12 @@ impl Pool {
     /// When `task` panicked for an item, after the others are done.
     pub fn run(&self, items: usize, task: &(dyn Fn(usize, usize) + Sync)) {
         let _busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = &*self.shared;
         if self.workers.is_empty() || items <= 1 {
-            (0..items).for_each(|item| task(item, 0));
+            shared.record.item(0, None, || (0..items).for_each(|item| task(item, 0)));
             return;
         }
         let count = u32::try_from(items).expect("a job has fewer than 2^32 items");
-        let shared = &*self.shared;
         shared.items.store(items, Ordering::Relaxed);
         let words = to_words(task);
         shared.task[0].store(words[0], Ordering::Relaxed);
@@ -175,7 +192,8 @@ impl Shared {
                     let task = unsafe { from_words(words) };
                     // In increasing order, as memory likes it.
                     let item = items - claims as u32 as usize;
-                    if catch_unwind(AssertUnwindSafe(|| task(item, worker))).is_err() {
+                    let run = || catch_unwind(AssertUnwindSafe(|| task(item, worker)));
+                    if self.record.item(worker, Some(claims >> 32), run).is_err() {
                         self.panicked.store(true, Ordering::Relaxed);
                     }
                     self.done.fetch_add(1, Ordering::Release);
@@ -253,6 +271,47 @@ mod tests {
             }
         });
         assert_eq!(total.into_inner(), 4 * 200 * (1 + 2 + 3 + 4));
+    }
+
+    #[test]
+    fn each_thread_s_intervals_are_recorded_one_for_each_job() {
+        for threads in 1..=3 {
+            let pool = pool(threads);
+            let origin = Instant::now();
+            pool.run(8, &|_, _| {});
+            assert!(pool.take_record().is_empty(), "nobody asked");
+            pool.record(origin, 20);
+            for items in [0, 1, 5, 64] {
+                for _ in 0..3 {
+                    pool.run(items, &|_, _| {});
+                }
+            }
+            let end = origin.elapsed().as_nanos() as u64;
+            let record = pool.take_record();
+            assert_eq!(record.len(), threads);
+            let all: usize = record.iter().map(|worked| worked.intervals.len()).sum();
+            assert!((12..=12 * threads).contains(&all), "{all} intervals of 12 jobs on {threads} threads");
+            for worked in &record {
+                assert_eq!(worked.cut, None);
+                assert!(worked.intervals.len() <= 12);
+                assert!(worked.intervals.iter().all(|i| i.start <= i.end && i.end <= end));
+                assert!(worked.intervals.is_sorted_by(|a, b| a.end <= b.start), "{:?}", worked.intervals);
+            }
+        }
+    }
+
+    #[test]
+    fn a_recording_ends_where_its_room_does() {
+        let pool = pool(1);
+        pool.record(Instant::now(), 4);
+        for _ in 0..10 {
+            pool.run(3, &|_, _| {});
+        }
+        let record = pool.take_record();
+        assert_eq!(record[0].intervals.len(), 4);
+        assert!(record[0].cut.unwrap() >= record[0].intervals[3].end);
+        pool.run(3, &|_, _| {});
+        assert!(pool.take_record()[0].intervals.is_empty(), "taken: it is over");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 mod arena;
 mod checkpoint;
+mod clock;
 mod dtype;
 mod error;
 pub mod memory;
@@ -23,6 +24,7 @@ mod uring;
 mod writer;
 
 pub use checkpoint::{Checkpoint, SafetensorsFile, TensorInfo};
+pub use clock::{Read, Reads, Record, Recording};
 pub use dtype::Dtype;
 pub use error::{StoreError, StoreErrorKind};
 pub use plan::{Io, MOST_PARTS, Phase, Place, Plan, Tile, TooSmall, Use};

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use crate::arena::Arena;
 use crate::checkpoint::{Checkpoint, TensorInfo};
+use crate::clock::{Clock, Reads, Record, Recording};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::plan::{MOST_PARTS, PAGE, Phase, Place, Plan, Tile};
 use crate::reader::{Readers, Way};
@@ -39,7 +40,6 @@ pub(crate) struct Shared {
     /// Rung when there may be something to read.
     work: Condvar,
     bytes_read: Arc<AtomicU64>,
-    waited_ns: AtomicU64,
 }
 
 struct State {
@@ -65,6 +65,7 @@ struct State {
     /// What became of each tile that is pinned.
     pinned: Vec<Arrival>,
     stop: bool,
+    clock: Clock,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -106,6 +107,7 @@ pub(crate) struct Job {
     to: *mut u8,
     /// Of the slot; `None` for a pinned tile.
     slot: Option<u64>,
+    begun: Instant,
 }
 
 /// A range of a file that a job reads.
@@ -128,6 +130,14 @@ impl Weights {
     /// # Errors
     /// When the system has no such memory or starts no thread.
     pub fn new(checkpoint: &Checkpoint, plan: Plan) -> Result<Weights, StoreError> {
+        Weights::recorded(checkpoint, plan, None)
+    }
+
+    /// As [`Weights::new`], with a recording of all reads if it is asked for.
+    ///
+    /// # Errors
+    /// As [`Weights::new`].
+    pub fn recorded(checkpoint: &Checkpoint, plan: Plan, record: Option<Record>) -> Result<Weights, StoreError> {
         let arena = |bytes: u64| {
             Arena::new(bytes as usize).map_err(|e| {
                 let what = format!("{bytes} bytes of memory for weights cannot be had");
@@ -147,6 +157,7 @@ impl Weights {
             ring_used: 0,
             pinned: plan.tiles().iter().map(|_| Arrival::Asked).collect(),
             stop: false,
+            clock: Clock::new(record),
         };
         let parts = plan
             .tiles()
@@ -165,7 +176,6 @@ impl Weights {
             arrived: Condvar::new(),
             work: Condvar::new(),
             bytes_read: Arc::default(),
-            waited_ns: AtomicU64::new(0),
             plan,
         });
         let readers = Readers::start(&shared, checkpoint.path())?;
@@ -199,7 +209,26 @@ impl Weights {
     /// Seconds that [`Weights::acquire`] has waited for the disk so far.
     #[must_use]
     pub fn waited(&self) -> f64 {
-        self.shared.waited_ns.load(Ordering::Relaxed) as f64 * 1e-9
+        self.reads().waiting.as_secs_f64()
+    }
+
+    /// What was read so far, and how long it took.
+    #[must_use]
+    pub fn reads(&self) -> Reads {
+        self.shared.lock().clock.reads()
+    }
+
+    /// Takes the recording, which ends; nothing unless it was asked for.
+    #[must_use]
+    pub fn take_record(&self) -> Option<Recording> {
+        self.shared.lock().clock.take_record()
+    }
+
+    /// File, first byte and bytes of each range that a tile is made of.
+    pub fn ranges(&self, tile: usize) -> impl Iterator<Item = (&Source, u64, usize)> {
+        let parts = self.shared.plan.tiles()[tile].parts;
+        let some = parts.into_iter().filter(|part| part.len > 0);
+        some.map(|part| (self.shared.source(part.shard), part.offset, part.len))
     }
 
     /// Begins a sweep. One that was broken off is forgotten, with what was read ahead for it.
@@ -369,10 +398,10 @@ impl Shared {
     }
 
     /// Waits on `arrived`, and counts the time.
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        let start = Instant::now();
-        let state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
-        self.waited_ns.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    fn wait<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.clock.set_waiting(true);
+        let mut state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+        state.clock.set_waiting(false);
         state
     }
 
@@ -487,6 +516,10 @@ impl Shared {
             Err(error) => Arrival::Failed(Some(Box::new(error))),
         };
         let mut state = self.lock();
+        let end = state.clock.end_read();
+        if matches!(arrival, Arrival::Here) {
+            state.clock.arrived(job.tile, job.slot.is_none(), tile.len, job.begun, end);
+        }
         match job.slot {
             Some(slot) => {
                 let index = (slot - state.front) as usize;
@@ -524,7 +557,8 @@ impl Shared {
                     state.pinned[index] = Arrival::Reading;
                     debug_assert!(at + tile.room <= self.pinned.len());
                     // SAFETY: within the region, by the plan.
-                    Some(Job { tile: index, to: unsafe { self.pinned.as_ptr().add(at) }, slot: None })
+                    let to = unsafe { self.pinned.as_ptr().add(at) };
+                    Some(Job { tile: index, to, slot: None, begun: state.clock.begin_read() })
                 }
                 Place::Pinned(_) => None,
                 Place::Streamed if tile.phase == Phase::Head && sweep > state.sweep => return None,
@@ -533,7 +567,7 @@ impl Shared {
                     let slot = state.take_room(index, tile.room, self.plan.align() as usize, self.ring.len())?;
                     // SAFETY: `take_room` stays within the ring.
                     let to = unsafe { self.ring.as_ptr().add(state.slots.back()?.at) };
-                    Some(Job { tile: index, to, slot: Some(slot) })
+                    Some(Job { tile: index, to, slot: Some(slot), begun: state.clock.begin_read() })
                 }
             };
             state.cursor.tile += 1;

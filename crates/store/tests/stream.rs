@@ -6,8 +6,9 @@ use std::fs;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::path::Path;
+use std::time::Instant;
 
-use rheostat_store::{Checkpoint, Head, Io, Phase, Place, Plan, StoreErrorKind, TooSmall, Use, Way, Weights};
+use rheostat_store::{Checkpoint, Head, Io, Phase, Place, Plan, Record, StoreErrorKind, TooSmall, Use, Way, Weights};
 use rustix::fs::{Mode, OFlags};
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -163,6 +164,56 @@ fn every_budget_gives_the_same_bytes() {
         assert!(weights.bytes_read() >= total, "everything was read once");
         if streamed == 0 {
             assert_eq!(weights.bytes_read(), total, "and no more than once");
+        }
+    }
+}
+
+/// What is counted and what is recorded of reading is what was read.
+#[test]
+fn reads_are_counted_and_recorded() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let checkpoint = checkpoint(dir.path());
+    let uses = uses(&checkpoint);
+    let total = checkpoint.total_bytes();
+    for io in [Io::Auto, Io::Direct, Io::Uring] {
+        for (budget, most) in [(total * 2, 1000), (total / 2, 1000), (total / 2, 7), (total / 2, 0), (50_000, 1000)] {
+            let origin = Instant::now();
+            let plan = Plan::with_tiles(&checkpoint, &uses, budget, Some(2000), io).unwrap();
+            let weights = match Weights::recorded(&checkpoint, plan, Some(Record { origin, most })) {
+                Ok(weights) => weights,
+                Err(error) if error.kind() == StoreErrorKind::IoRefused => {
+                    println!("not tried: {error}");
+                    continue;
+                }
+                Err(error) => panic!("{error}"),
+            };
+            for head in [Head::Use, Head::Skip, Head::Use] {
+                sweep(&weights, &checkpoint, &uses, head);
+            }
+            let (reads, recording) = (weights.reads(), weights.take_record().unwrap());
+            let all = origin.elapsed();
+            assert!(weights.take_record().is_none(), "taken");
+            assert!(reads.both <= reads.reading && reads.both <= reads.waiting, "{reads:?}");
+            assert!(reads.reading <= all && reads.waiting <= all, "{reads:?}");
+            assert!(reads.pinned <= weights.plan().pinned_bytes());
+            if weights.plan().streamed_bytes() == 0 {
+                assert_eq!((reads.streamed, reads.pinned), (0, total));
+            } else {
+                assert!(reads.streamed > weights.plan().streamed_bytes(), "{reads:?}");
+            }
+            assert!(recording.reads.is_sorted_by_key(|r| r.end));
+            let end = all.as_nanos() as u64;
+            assert!(recording.reads.iter().all(|r| r.start <= r.end && r.end <= end));
+            if most == 1000 {
+                let bytes = |r: &rheostat_store::Read| weights.ranges(r.tile as usize).map(|r| r.2 as u64).sum::<u64>();
+                let recorded: u64 = recording.reads.iter().map(bytes).sum();
+                assert_eq!(recorded, recording.until.streamed + recording.until.pinned);
+                assert!(recorded <= weights.bytes_read());
+                assert_eq!(recording.cut, None);
+            } else {
+                assert_eq!(recording.reads.len(), most);
+                assert!(recording.cut.is_some());
+            }
         }
     }
 }

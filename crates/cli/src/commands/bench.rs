@@ -131,7 +131,7 @@ struct Bench<'a> {
 impl Bench<'_> {
     /// Reads `n` tokens, with the logits of the last.
     fn prefill(&mut self, n: usize) -> anyhow::Result<Row> {
-        let tokens = self.tokens(n);
+        let tokens = session::meaningless(self.model.decoder(), n);
         let flops = self.model.decoder().operations(n, 0, 1);
         let compute = self.compute;
         let ceiling = |limits: Limits| match compute {
@@ -155,7 +155,7 @@ impl Bench<'_> {
 
     /// Writes `n` tokens after `depth` others, in each of `texts` texts.
     fn decode(&mut self, texts: usize, depth: usize, n: usize) -> anyhow::Result<Row> {
-        let tokens = self.tokens(depth + n);
+        let tokens = session::meaningless(self.model.decoder(), depth + n);
         let plan = self.model.plan();
         let streams = plan.streamed > 0;
         // With weights from disk the memory is not the limit.
@@ -212,12 +212,6 @@ impl Bench<'_> {
             bf16_flops: best(|l| Some(l.bf16_flops)).unwrap_or(0.0),
             int8_ops: best(|l| Some(l.int8_ops)).unwrap_or(0.0),
         }
-    }
-
-    /// Tokens without meaning, the same in every run.
-    fn tokens(&self, n: usize) -> Vec<u32> {
-        let vocab = self.model.decoder().vocab_size as u64;
-        (0..n as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as u32 % vocab as u32).collect()
     }
 }
 

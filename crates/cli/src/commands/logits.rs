@@ -1,17 +1,16 @@
 //! `rheostat logits`: logits and final hidden states of every position, as a safetensors file.
 
-use std::fs::Permissions;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use rheostat::tokenizer::AddSpecial;
 use rheostat::{Error, Input, LogitRows, Model, Options, Want, check_tokens};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
 use crate::args::LogitsArgs;
+use crate::file::{beside, cannot_write};
 use crate::status::Status;
 use crate::{interrupt, output, session};
 
@@ -83,25 +82,8 @@ struct Output {
 
 impl Output {
     fn create(path: &Path, seq: usize, vocab: usize, hidden: usize) -> anyhow::Result<Output> {
-        // Through a link, not over it.
-        let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let what = || cannot_write(path);
-        let dir = real.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if path.is_dir() {
-            bail!("{} is a directory; give the name of a file to write", path.display());
-        }
-        if real.exists() && !real.is_file() {
-            bail!(
-                "{} is no regular file; give the name of one, since it is not written from front to back",
-                path.display()
-            );
-        }
-        if !dir.is_dir() {
-            bail!("{} cannot be written: there is no directory {}; make it first", path.display(), dir.display());
-        }
-        // Readable like any other new file, where a temporary one would be private.
-        let mode = Permissions::from_mode(0o666);
-        let mut file = tempfile::Builder::new().permissions(mode).tempfile_in(dir).with_context(what)?;
+        let (mut file, real) = beside(path)?;
         let (logits, all) = (4 * seq * vocab, 4 * seq * (vocab + hidden));
         let header = json!({
             "logits": { "dtype": "F32", "shape": [seq, vocab], "data_offsets": [0, logits] },
@@ -130,10 +112,6 @@ impl Output {
         file.persist(&self.path).map_err(|e| e.error).with_context(what)?;
         Ok(())
     }
-}
-
-fn cannot_write(path: &Path) -> String {
-    format!("{} cannot be written; check the directory and the room on its disk", path.display())
 }
 
 fn write_at(file: &mut BufWriter<NamedTempFile>, at: &mut u64, values: &[f32]) -> io::Result<()> {

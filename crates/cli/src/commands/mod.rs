@@ -7,5 +7,6 @@ pub(crate) mod inspect;
 pub(crate) mod logits;
 pub(crate) mod plan;
 pub(crate) mod ppl;
+pub(crate) mod profile;
 pub(crate) mod prompt;
 pub(crate) mod quantize;

@@ -7,12 +7,13 @@
 mod drafts;
 mod pace;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::forward::{Input, Want};
 use crate::kv::Sequence;
 use crate::model::{Model, check_tokens};
+use crate::profile::Op;
 use crate::sampler::{Sampler, Sampling};
 use drafts::{Draft, KINDS, Seat, Wish};
 pub use drafts::{DraftModel, Speculation};
@@ -165,7 +166,7 @@ impl Text {
         new.saturating_sub(1).min(context - self.tokens.len())
     }
 
-    /// Goes on by the `logits` of the last token read and of those that were guessed after it.
+    /// Goes on by the `logits` of the last token read and of those that were guessed after it; how long choosing took.
     fn take(
         &mut self,
         logits: &[f32],
@@ -173,15 +174,19 @@ impl Text {
         sampler: &mut Sampler,
         context: usize,
         mut each: impl FnMut(u32) -> Progress,
-    ) {
+    ) -> Duration {
+        let mut choosing = Duration::ZERO;
         if self.request.max_new_tokens == 0 {
             self.finish = Some(Ok(Finish::Length));
-            return;
+            return choosing;
         }
         let mut right = 0;
         let mut wrong = false;
         for (i, row) in logits.chunks_exact(logits.len() / (draft.tokens.len() + 1)).enumerate() {
-            match sampler.next(&self.request.sampling, row, &self.tokens) {
+            let start = Instant::now();
+            let next = sampler.next(&self.request.sampling, row, &self.tokens);
+            choosing += start.elapsed();
+            match next {
                 Ok(token) => {
                     self.push(token, context, &mut each);
                     wrong = draft.tokens.get(i).is_some_and(|guess| *guess != token);
@@ -198,6 +203,7 @@ impl Text {
         self.luck[draft.kind].learn(right, wrong);
         // What was read beyond is forgotten.
         self.sequence.truncate(self.tokens.len() - 1);
+        choosing
     }
 
     /// Takes a new token.
@@ -258,7 +264,11 @@ impl Writer {
         texts: &mut [Text],
         mut each: impl FnMut(usize, u32) -> Progress,
     ) -> Result<(), Error> {
+        let start = Instant::now();
         self.guess(model, texts)?;
+        if !matches!(self.speculation, Speculation::Off) {
+            model.count(Op::Guessing, start, start.elapsed());
+        }
         let parts = self.share(model, texts);
         let mut rows = Vec::new();
         for ((text, part), draft) in texts.iter().zip(&parts).zip(&self.drafts) {
@@ -279,11 +289,15 @@ impl Writer {
         if parts.iter().all(|p| p.rows <= 1) {
             self.pace.passed(rows.iter().map(Vec::len).sum(), start.elapsed().as_secs_f64());
         }
+        let (start, mut choosing) = (Instant::now(), Duration::ZERO);
         for (i, text) in texts.iter_mut().enumerate().filter(|(i, _)| parts[*i].wanted) {
             let draft = &self.drafts[i];
             let (own, others) = logits.split_at((1 + draft.tokens.len()) * vocab);
             logits = others;
-            text.take(own, draft, &mut self.sampler, context, |token| each(i, token));
+            choosing += text.take(own, draft, &mut self.sampler, context, |token| each(i, token));
+        }
+        if parts.iter().any(|part| part.wanted) {
+            model.count(Op::Sampling, start, choosing);
         }
         Ok(())
     }

@@ -16,8 +16,9 @@ use serde_json::{Value, json};
 use super::prompt::Encoder;
 use super::results::Results;
 use super::words::Words;
-use super::{finish_name, guesses, model_path};
+use super::{finish_name, guesses, model_path, profile};
 use crate::args::{GenerateArgs, SamplingArgs};
+use crate::profile::{Looker, Run};
 use crate::session;
 use crate::status::Status;
 use crate::{interrupt, output};
@@ -70,7 +71,8 @@ pub(super) fn run(args: &GenerateArgs, prompts: &Path, out: &Path) -> anyhow::Re
         output::tell(&format!("all {all} texts are in {} already", out.display()));
         return Ok(());
     }
-    let options = options(args, &package, &waiting, &decoder)?;
+    let looker = Looker::new(&args.trace, profile(args))?;
+    let options = options(args, &package, &waiting, &decoder, &looker)?;
     let (mut model, mut writer) = session::load_writer(&package, &options, &args.speculation)?;
     interrupt::listen(model.cancel_switch())?;
     let status = Status::new(model.reading_watch());
@@ -119,6 +121,18 @@ pub(super) fn run(args: &GenerateArgs, prompts: &Path, out: &Path) -> anyhow::Re
         line += &format!("; {} left: give the same command again to go on", all - done_before - total.texts);
     }
     output::tell(&line);
+    let mean = |tokens: usize| tokens / total.texts.max(1);
+    let run = Run {
+        name: package.name(),
+        texts: options.sequences,
+        prompt: mean(total.prompt_tokens),
+        new: mean(total.tokens),
+    };
+    let report = looker.report(&model, &args.run, &run);
+    if let Some(report) = report.as_ref().filter(|_| args.profile) {
+        output::tell(&format!("\n{}", report.text().trim_end()));
+    }
+    looker.write(&mut model, package.name(), report.as_ref())?;
     match total.failed {
         0 => Ok(()),
         n => bail!("{n} of {all} texts could not be written; {} has an \"error\" for each", out.display()),
@@ -136,6 +150,7 @@ struct Total {
     texts: usize,
     failed: usize,
     tokens: usize,
+    prompt_tokens: usize,
     drafted: Drafted,
 }
 
@@ -144,6 +159,7 @@ impl Total {
         self.texts += 1;
         self.failed += usize::from(text.error().is_some());
         self.tokens += text.new_tokens().len();
+        self.prompt_tokens += text.tokens().len() - text.new_tokens().len();
         self.drafted.drafted += text.drafted().drafted;
         self.drafted.accepted += text.drafted().accepted;
     }
@@ -220,17 +236,23 @@ fn still_to_do(
 }
 
 /// Options for as many texts at once as are asked for and memory holds.
-fn options(args: &GenerateArgs, package: &Package, jobs: &VecDeque<Job>, decoder: &Decoder) -> anyhow::Result<Options> {
+fn options(
+    args: &GenerateArgs,
+    package: &Package,
+    jobs: &VecDeque<Job>,
+    decoder: &Decoder,
+    looker: &Looker,
+) -> anyhow::Result<Options> {
     let mut needs: Vec<usize> = jobs.iter().map(|job| job.tokens().min(decoder.context)).collect();
     needs.sort_unstable_by(|a, b| b.cmp(a));
     let mut sequences = args.parallel.get().min(jobs.len());
     loop {
-        let options = Options {
+        let options = looker.options(&Options {
             context: Some(needs[..sequences].iter().sum()),
             sequences,
             drafts: args.speculation.drafts(),
             ..session::options(&args.run)
-        };
+        });
         let plan = plan_memory(package, &options);
         // Beyond half of the budget, more texts would push out more weights than they save reading.
         let fits = |p: &rheostat::MemoryPlan| p.streamed == 0 || p.kv_cache + p.activations <= p.budget / 2;

@@ -16,6 +16,7 @@ use serde_json::json;
 use self::prompt::Encoder;
 use self::words::Words;
 use crate::args::GenerateArgs;
+use crate::profile::{Looker, Profile, Run};
 use crate::session::{self, Cost, EMBEDDED, STDIN};
 use crate::status::Status;
 use crate::{interrupt, output};
@@ -64,7 +65,8 @@ fn one(args: &GenerateArgs) -> anyhow::Result<()> {
     }
     session::check_sampling(&sampling, &args.sampling)?;
     let tokens = prompt.len().saturating_add(args.max_new_tokens).min(decoder.context);
-    let options = Options { context: Some(tokens), ..session::options(&args.run) };
+    let looker = Looker::new(&args.trace, profile(args))?;
+    let options = looker.options(&Options { context: Some(tokens), ..session::options(&args.run) });
     let (mut model, mut writer) = session::load_writer(&package, &options, &args.speculation)?;
     interrupt::listen(model.cancel_switch())?;
 
@@ -121,8 +123,10 @@ fn one(args: &GenerateArgs) -> anyhow::Result<()> {
     }
     drop(status);
     let cost = Cost::new(&model, 0, new.len(), first, start.elapsed().as_secs_f64());
+    let run = Run { name: package.name(), texts: 1, prompt: given.len(), new: new.len() };
+    let report = looker.report(&model, &args.run, &run);
     if args.json {
-        return output::print_json(&json!({
+        let mut object = json!({
             "model": package.name(),
             "chat_template": encoder.uses_template(),
             "session_tokens": loaded.as_ref().map(|loaded| loaded.tokens().len()),
@@ -133,7 +137,12 @@ fn one(args: &GenerateArgs) -> anyhow::Result<()> {
             "speculation": drafted,
             "cost": cost,
             "plan": model.plan(),
-        }));
+        });
+        if let Some(report) = report.as_ref().filter(|_| args.profile) {
+            object["profile"] = report.json();
+        }
+        output::print_json(&object)?;
+        return looker.write(&mut model, package.name(), report.as_ref());
     }
     output::print("\n")?;
     let mut line = cost.line();
@@ -145,7 +154,15 @@ fn one(args: &GenerateArgs) -> anyhow::Result<()> {
         line += " (the prompt went through the model's chat template; --raw gives it as it is)";
     }
     output::tell(&line);
-    Ok(())
+    if let Some(report) = report.as_ref().filter(|_| args.profile) {
+        output::tell(&format!("\n{}", report.text().trim_end()));
+    }
+    looker.write(&mut model, package.name(), report.as_ref())
+}
+
+/// Whether a profile is wanted.
+fn profile(args: &GenerateArgs) -> Profile {
+    if args.profile { Profile::Wanted } else { Profile::Unwanted }
 }
 
 /// Why a text ended, as JSON has it; `None`: it was broken off.

@@ -1,0 +1,213 @@
+//! A profile with everything that it is compared with, and its form as JSON.
+
+use std::num::NonZeroUsize;
+
+use rheostat::decoder::{Block, Decoder};
+use rheostat::profile::{Account, Op, Phase, Profile};
+use rheostat::{Compute, Forecast, KvFormat, Limits, MemoryPlan, Model, Rates, Way, memory};
+use serde_json::{Map, Value, json};
+
+use super::bottleneck::{Figures, Verdict};
+use crate::args::RunArgs;
+
+/// What was run.
+pub(crate) struct Run<'a> {
+    /// The model's name.
+    pub(crate) name: &'a str,
+    /// Texts that advanced together, at the most.
+    pub(crate) texts: usize,
+    /// Tokens of a prompt, on average.
+    pub(crate) prompt: usize,
+    /// Tokens that were written after it.
+    pub(crate) new: usize,
+}
+
+/// What is said about a run.
+pub(crate) struct Report {
+    pub(super) name: String,
+    pub(super) parameters: u64,
+    pub(super) threads: usize,
+    pub(super) isa: &'static str,
+    pub(super) compute: Compute,
+    pub(super) kv: KvFormat,
+    pub(super) plan: MemoryPlan,
+    /// How weights were read.
+    pub(super) way: Way,
+    pub(super) profile: Profile,
+    pub(super) limits: Option<Limits>,
+    pub(super) peak: Option<u64>,
+    /// Prefill and decode, those of them that there were.
+    pub(super) phases: Vec<PhaseReport>,
+}
+
+/// What is said about the sweeps of a phase.
+pub(super) struct PhaseReport {
+    pub(super) phase: Phase,
+    pub(super) account: Account,
+    /// Seconds that a sweep should take, with all weights at their place.
+    pub(super) predicted: Option<f64>,
+    pub(super) verdict: Verdict,
+}
+
+impl Report {
+    pub(super) fn new(
+        model: &Model,
+        args: &RunArgs,
+        run: &Run<'_>,
+        profile: Profile,
+        limits: Option<Limits>,
+    ) -> Report {
+        let decoder = model.decoder();
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let phase = |phase: Phase, account: Account| {
+            let rates = limits.map(|limits| Rates::of(&limits, args.compute));
+            let (texts, rows, depth) = shape(phase, &account, run);
+            let forecast =
+                rates.map(|rates| Forecast::new(decoder, model.plan(), args.kv_cache, &rates, (texts, rows, depth)));
+            // Where weights stream from a disk that cannot be measured, nothing is known.
+            let known = forecast.filter(|forecast| forecast.disk_seconds.is_some());
+            let figures = Figures {
+                account,
+                limits,
+                rates,
+                bytes: matrix_bytes(model, &account),
+                operations: matrix_operations(decoder, &account),
+                compute: args.compute,
+                kv: args.kv_cache,
+                packed: decoder.blocks.iter().flat_map(Block::linears).any(|l| l.packing.is_some()),
+                threads: model.exec().threads(),
+                cores,
+            };
+            PhaseReport { phase, account, predicted: known.map(|f| f.seconds), verdict: figures.verdict(phase) }
+        };
+        let phases = [(Phase::Prefill, profile.prefill), (Phase::Decode, profile.decode)];
+        Report {
+            name: run.name.to_owned(),
+            parameters: decoder.parameters(),
+            threads: model.exec().threads(),
+            isa: model.exec().isa().name(),
+            compute: args.compute,
+            kv: args.kv_cache,
+            plan: model.plan().clone(),
+            way: model.reading_way(),
+            phases: phases.into_iter().filter(|(_, a)| a.sweeps > 0).map(|(p, a)| phase(p, a)).collect(),
+            profile,
+            limits,
+            peak: memory::peak(),
+        }
+    }
+
+    /// Everything as one JSON object.
+    pub(crate) fn json(&self) -> Value {
+        let phases = self.phases.iter().map(|p| {
+            let mut object = account(&p.account);
+            object.insert("predicted_seconds_per_sweep".to_owned(), json!(p.predicted));
+            object.insert("bottleneck".to_owned(), json!(p.verdict.cause.name()));
+            object.insert("advice".to_owned(), json!(p.verdict.sentence));
+            (phase_name(p.phase).to_owned(), Value::Object(object))
+        });
+        let phases: Map<String, Value> = phases.collect();
+        let sweeps = self.profile.first.iter().chain(&self.profile.last).map(|sweep| {
+            let mut object = account(&sweep.account);
+            object.insert("number".to_owned(), json!(sweep.number));
+            object.insert("phase".to_owned(), json!(phase_name(sweep.phase)));
+            Value::Object(object)
+        });
+        json!({
+            "model": self.name,
+            "parameters": self.parameters,
+            "threads": self.threads,
+            "isa": self.isa,
+            "compute": self.compute_name(),
+            "kv_cache": self.kv_name(),
+            "reading": self.way.to_string(),
+            "plan": self.plan,
+            "limits": self.limits,
+            "peak_memory_bytes": self.peak,
+            "phases": phases,
+            "overall": account(&self.profile.overall()),
+            "sweeps": sweeps.collect::<Vec<_>>(),
+        })
+    }
+
+    pub(super) fn compute_name(&self) -> String {
+        format!("{:?}", self.compute).to_lowercase()
+    }
+
+    pub(super) fn kv_name(&self) -> String {
+        format!("{:?}", self.kv).to_lowercase()
+    }
+}
+
+pub(super) fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Prefill => "prefill",
+        Phase::Decode => "decode",
+    }
+}
+
+/// Texts in a sweep, rows of each, and tokens before them, on average.
+fn shape(phase: Phase, account: &Account, run: &Run<'_>) -> (usize, usize, usize) {
+    let all = account.rows as f64 / account.sweeps.max(1) as f64;
+    let texts = run.texts.min(all.round() as usize).max(1);
+    let rows = (all / texts as f64).round().max(1.0) as usize;
+    match phase {
+        Phase::Prefill => (texts, rows, run.prompt.saturating_sub(rows) / 2),
+        Phase::Decode => (texts, rows, run.prompt + run.new / 2),
+    }
+}
+
+/// Bytes of weights that the sweeps went through.
+fn matrix_bytes(model: &Model, account: &Account) -> f64 {
+    let head = model.head_bytes();
+    let body = model.plan().weights - head;
+    body as f64 * account.sweeps as f64 + head as f64 * account.heads as f64
+}
+
+/// Operations of all matrix products of the sweeps.
+fn matrix_operations(decoder: &Decoder, account: &Account) -> f64 {
+    let linears = decoder.blocks.iter().flat_map(Block::linears);
+    let weights: f64 = linears.map(|l| (l.in_features * l.out_features) as f64).sum();
+    let head = (decoder.vocab_size * decoder.hidden_size) as f64;
+    2.0 * (weights * account.rows as f64 + head * account.wanted as f64)
+}
+
+/// An account in JSON: times in seconds.
+fn account(a: &Account) -> Map<String, Value> {
+    let operations: Map<String, Value> = Op::ALL
+        .iter()
+        .map(|op| (op.name().to_owned(), json!({ "seconds": a.op(*op).time.as_secs_f64(), "count": a.op(*op).count })))
+        .collect();
+    let reading = a.reads.reading.as_secs_f64();
+    let read = (a.reads.streamed + a.reads.pinned) as f64;
+    let value = json!({
+        "sweeps": a.sweeps,
+        "rows": a.rows,
+        "logit_rows": a.wanted,
+        "seconds": a.time.as_secs_f64(),
+        "waiting_seconds": a.waiting.as_secs_f64(),
+        "arithmetic_seconds": arithmetic(a),
+        "head_seconds": a.op(Op::Head).time.as_secs_f64(),
+        "sampling_seconds": a.op(Op::Sampling).time.as_secs_f64(),
+        "guessing_seconds": a.op(Op::Guessing).time.as_secs_f64(),
+        "other_seconds": a.other().as_secs_f64(),
+        "operations": operations,
+        "reading_seconds": reading,
+        "bytes": {
+            "streamed": a.reads.streamed,
+            "pinned": a.reads.pinned,
+            "embedding": a.embedding,
+        },
+        "read_bytes_per_second": (reading > 0.0).then(|| read / reading),
+        "overlap": a.overlap(),
+    });
+    match value {
+        Value::Object(object) => object,
+        _ => Map::new(),
+    }
+}
+
+/// Seconds of all operations of the blocks.
+pub(super) fn arithmetic(a: &Account) -> f64 {
+    a.time_of(|op| op != Op::Head && !op.is_between()).as_secs_f64()
+}

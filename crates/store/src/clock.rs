@@ -1,0 +1,129 @@
+//! What reading and waiting took: kept under the lock of the stream, at each of whose turns the time since the last
+//! one is counted.
+
+use std::time::{Duration, Instant};
+
+/// What was read so far, and how long it took.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Reads {
+    /// Bytes of weights that are read in every sweep.
+    pub streamed: u64,
+    /// Bytes of weights that came to stay.
+    pub pinned: u64,
+    /// Time in which at least one read was under way.
+    pub reading: Duration,
+    /// Time in which [`Weights::acquire`](crate::Weights::acquire) waited.
+    pub waiting: Duration,
+    /// Time in which both was the case.
+    pub both: Duration,
+}
+
+/// A read of a tile, from when a reader took it until its bytes were there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Read {
+    /// Nanoseconds after the recording's origin.
+    pub start: u64,
+    /// Nanoseconds after the recording's origin.
+    pub end: u64,
+    /// Index in [`Plan::tiles`](crate::Plan::tiles).
+    pub tile: u32,
+    /// For the use of whoever has the recording.
+    pub lane: u32,
+}
+
+/// Reads in the order in which they ended.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Recording {
+    /// The reads.
+    pub reads: Vec<Read>,
+    /// When the first read ended that there was no room for, in nanoseconds after the origin.
+    pub cut: Option<u64>,
+    /// What had been read when it ended.
+    pub until: Reads,
+}
+
+/// How much is to be recorded, and from when on time is counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Record {
+    /// Time 0.
+    pub origin: Instant,
+    /// Reads at the most.
+    pub most: usize,
+}
+
+/// The clock of a stream.
+pub(crate) struct Clock {
+    reads: Reads,
+    since: Instant,
+    /// Reads under way.
+    under_way: usize,
+    waiting: bool,
+    record: Option<(Record, Recording)>,
+}
+
+impl Clock {
+    pub(crate) fn new(record: Option<Record>) -> Clock {
+        let room =
+            |record: Record| (record, Recording { reads: Vec::with_capacity(record.most), ..Recording::default() });
+        Clock { reads: Reads::default(), since: Instant::now(), under_way: 0, waiting: false, record: record.map(room) }
+    }
+
+    /// What was read until now.
+    pub(crate) fn reads(&mut self) -> Reads {
+        self.turn();
+        self.reads
+    }
+
+    /// A read begins, at the time that is given back.
+    pub(crate) fn begin_read(&mut self) -> Instant {
+        self.turn();
+        self.under_way += 1;
+        self.since
+    }
+
+    /// A read ends, whatever came of it, at the time that is given back.
+    pub(crate) fn end_read(&mut self) -> Instant {
+        self.turn();
+        self.under_way -= 1;
+        self.since
+    }
+
+    /// `bytes` of `tile` came, from `begun` until `end`.
+    pub(crate) fn arrived(&mut self, tile: usize, stays: bool, bytes: usize, begun: Instant, end: Instant) {
+        *(if stays { &mut self.reads.pinned } else { &mut self.reads.streamed }) += bytes as u64;
+        let Some((Record { origin, most }, recording)) = &mut self.record else { return };
+        let at = |time: Instant| time.saturating_duration_since(*origin).as_nanos() as u64;
+        if recording.cut.is_none() && recording.reads.len() < *most {
+            recording.reads.push(Read { start: at(begun), end: at(end), tile: tile as u32, lane: 0 });
+        } else {
+            recording.cut.get_or_insert(at(end));
+        }
+    }
+
+    /// Somebody begins, or ends, to wait for a tile.
+    pub(crate) fn set_waiting(&mut self, waiting: bool) {
+        self.turn();
+        self.waiting = waiting;
+    }
+
+    /// Takes what was recorded, and records no more.
+    pub(crate) fn take_record(&mut self) -> Option<Recording> {
+        self.turn();
+        self.record.take().map(|(_, recording)| Recording { until: self.reads, ..recording })
+    }
+
+    fn turn(&mut self) {
+        let now = Instant::now();
+        let time = now.saturating_duration_since(self.since);
+        self.since = now;
+        if self.under_way > 0 {
+            self.reads.reading += time;
+        }
+        if self.waiting {
+            self.reads.waiting += time;
+        }
+        if self.waiting && self.under_way > 0 {
+            self.reads.both += time;
+        }
+    }
+}
