@@ -105,7 +105,7 @@ fn a_profile_is_whole() {
 fn a_table_for_people() {
     let outcome = succeed(&["profile", "embedded", "ROMEO:", "-n", "20", "-t", "2"]);
     let lines: Vec<&str> = outcome.stdout.lines().collect();
-    for start in ["sweeps ", "time ", "  waiting for weights ", "    attention ", "  head ", "  sampling ", "  other "]
+    for start in ["sweeps ", "time ", "  waiting for the disk ", "    attention ", "  head ", "  sampling ", "  other "]
     {
         assert!(lines.iter().any(|l| l.starts_with(start)), "{start:?}: {}", outcome.stdout);
     }

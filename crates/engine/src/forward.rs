@@ -459,9 +459,12 @@ impl Pass<'_> {
         } else {
             let room = (&mut ws.gathering[..], &mut ws.in_memory);
             self.attention_from_disk(&shape, q, &ws.spans, &Layer { inputs, layer: i }, room, z)?;
-            inputs.iter_mut().try_for_each(|input| input.sequence.put_away(i))?;
         }
         self.done(Op::Attention);
+        if inputs[0].sequence.disk().is_some() {
+            inputs.iter_mut().try_for_each(|input| input.sequence.put_away(i))?;
+            self.done(Op::Cache);
+        }
         let delta = &mut ws.delta[..n * hidden];
         self.products(z, n, &mut ws.prepared, [Product { matrix: first + 3, bias: bias(3), out: delta }])?;
         self.done(Op::Output);
@@ -495,7 +498,11 @@ impl Pass<'_> {
             let rows = spans[0].row..spans[0].row + layer.inputs[seq].tokens.len();
             let mut gathering = Gathering::new(gathering, z, shape, rows);
             for (b, stored) in sequence.stored(layer.layer, pos) {
-                let block = disk.take(stored)?;
+                self.recorder.borrow_mut().pause();
+                let block = disk.take(stored);
+                self.recorder.borrow_mut().resume();
+                let block = block?;
+                self.recorder.borrow_mut().cached(block.parts().iter().map(|part| part.len()).sum());
                 gathering.over(self.exec, shape, q, spans, b, std::slice::from_ref(&block));
                 disk.give_back(block);
             }

@@ -129,6 +129,8 @@ pub struct Account {
     pub reads: Reads,
     /// Bytes of embedding rows that were read one by one.
     pub embedding: u64,
+    /// Bytes of keys and values that were read from disk.
+    pub cache: u64,
 }
 
 impl Account {
@@ -166,7 +168,7 @@ impl Account {
     /// Bytes read in all.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.reads.streamed + self.reads.pinned + self.embedding
+        self.reads.streamed + self.reads.pinned + self.embedding + self.cache
     }
 }
 
@@ -187,6 +189,7 @@ impl AddAssign for Account {
         self.reads.waiting += other.reads.waiting;
         self.reads.both += other.reads.both;
         self.embedding += other.embedding;
+        self.cache += other.cache;
     }
 }
 
@@ -361,6 +364,13 @@ impl Recorder {
         }
         if let Some(log) = &mut self.log {
             log.gathered(bytes);
+        }
+    }
+
+    /// Bytes of keys and values came from disk.
+    pub(crate) fn cached(&mut self, bytes: usize) {
+        if let Some(sweep) = &mut self.sweep {
+            sweep.account.cache += bytes as u64;
         }
     }
 

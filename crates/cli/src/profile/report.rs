@@ -197,6 +197,7 @@ fn account(a: &Account) -> Map<String, Value> {
             "streamed": a.reads.streamed,
             "pinned": a.reads.pinned,
             "embedding": a.embedding,
+            "cache": a.cache,
         },
         "read_bytes_per_second": (reading > 0.0).then(|| read / reading),
         "overlap": a.overlap(),

@@ -103,7 +103,7 @@ impl Report {
         row("rows", &count(|a| a.rows), None);
         row("time", &|c| spent(&|a| a.time.as_secs_f64(), c), None);
         let mut part = |name: &str, of: &dyn Fn(&Account) -> f64| row(name, &|c| spent(of, c), Some(of(&all) / whole));
-        part("  waiting for weights", &|a| a.waiting.as_secs_f64());
+        part("  waiting for the disk", &|a| a.waiting.as_secs_f64());
         part("  arithmetic", &arithmetic);
         for op in Op::ALL.into_iter().filter(|op| *op != Op::Head && !op.is_between()) {
             part(&format!("    {}", op.name()), &|a| a.op(op).time.as_secs_f64());
@@ -127,6 +127,7 @@ impl Report {
         row("  weights that stream", &size(|a| a.reads.streamed), None);
         row("  weights that stay", &size(|a| a.reads.pinned), None);
         row("  embedding rows", &size(|a| a.embedding), None);
+        row("  keys and values", &size(|a| a.cache), None);
         row("time of reading weights", &|c| spent(&|a| a.reads.reading.as_secs_f64(), c), None);
         row("  while reading", &|c| rate(&c.account), None);
         if let Some(disk) = self.limits.and_then(|l| l.disk_bytes_per_second) {
