@@ -1,9 +1,13 @@
 """Write a checkpoint of a real model's full shape with random weights, for measuring speed and memory.
 
-    python tools/make_shape.py qwen3-1.7b OUT [--tokenizer assets/tiny-shakespeare] [--layers N]
+    python tools/make_shape.py qwen3-1.7b OUT [--tokenizer assets/tiny-shakespeare] [--layers N] [--repeat N]
 
 Weights are bfloat16, drawn with a standard deviation of 1.4 / sqrt(fan_in), norms around 1; needs numpy only.
 Tensors are written one by one, in shards of about 4 GB, so memory stays small whatever the model.
+
+With --repeat N the model writes what random weights do not: a text that goes around in N tokens. Its embedding is so large that
+what the blocks add does not matter, and row t + 1 of its head (within each N tokens) is the embedding of token t. Every
+product is as much work as before.
 """
 
 import argparse
@@ -63,7 +67,19 @@ def draw(rng, shape):
     return bf16(rng.standard_normal(shape, dtype=np.float32) * np.float32(1.4 / shape[1] ** 0.5))
 
 
-def write_shard(path, part, rng):
+def around(shape, repeat, seed, head):
+    """The embedding of a model that goes around in `repeat` tokens, or its head."""
+    rows = np.random.default_rng([seed, repeat]).standard_normal(shape, dtype=np.float32)
+    rows *= np.float32(1.4 / shape[1] ** 0.5)
+    if not head:
+        return bf16(rows * np.float32(65536))
+    token = np.arange(shape[0])
+    first = token - token % repeat
+    size = np.minimum(repeat, shape[0] - first)
+    return bf16(rows[first + (token - first - 1) % size])
+
+
+def write_shard(path, part, rng, repeat=None, seed=0):
     header, at = {}, 0
     for name, shape in part:
         size = 2 * int(np.prod(shape))
@@ -74,8 +90,11 @@ def write_shard(path, part, rng):
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text.encode())
-        for _, shape in part:
-            file.write(draw(rng, shape).tobytes())
+        for name, shape in part:
+            if repeat and name in ("model.embed_tokens.weight", "lm_head.weight"):
+                file.write(around(shape, repeat, seed, name == "lm_head.weight").tobytes())
+            else:
+                file.write(draw(rng, shape).tobytes())
 
 
 def main():
@@ -84,9 +103,12 @@ def main():
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--tokenizer", type=pathlib.Path, help="folder whose tokenizer files are copied")
     parser.add_argument("--layers", type=int, help="number of layers, instead of the real one")
+    parser.add_argument("--repeat", type=int, help="make a model that repeats so many tokens (not one with a tied head)")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     config = COMMON | SHAPES[args.shape]
+    if args.repeat and (args.repeat < 2 or config["tie_word_embeddings"]):
+        parser.error("--repeat takes 2 or more, and a shape whose head is not its embedding table")
     if args.layers:
         config["num_hidden_layers"] = args.layers
     args.out.mkdir(parents=True)
@@ -102,7 +124,7 @@ def main():
     weight_map = {}
     for i, part in enumerate(shards, 1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{i:05}-of-{len(shards):05}.safetensors"
-        write_shard(args.out / file, part, rng)
+        write_shard(args.out / file, part, rng, args.repeat, args.seed)
         weight_map |= {name: file for name, _ in part}
     if len(shards) > 1:
         index = dict(metadata={}, weight_map=weight_map)

@@ -141,6 +141,14 @@ fn io(name: &str) -> Result<Io, String> {
     }
 }
 
+/// Texts at a time beyond this are a slip of the hand, too.
+const MOST_TEXTS: usize = 4096;
+
+fn texts(text: &str) -> Result<NonZeroUsize, String> {
+    let texts = text.parse().ok().filter(|n: &NonZeroUsize| n.get() <= MOST_TEXTS);
+    texts.ok_or_else(|| format!("write a whole number from 1 to {MOST_TEXTS}"))
+}
+
 /// Threads beyond this are a slip of the hand, and would only take memory.
 const MOST_THREADS: usize = 4096;
 
@@ -226,7 +234,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "FILE", requires = "batch")]
     pub(crate) out: Option<PathBuf>,
     /// Texts of --batch that advance together at the most; fewer if memory does not hold more
-    #[arg(long, value_name = "N", default_value = "16", value_parser = at_least_one, requires = "batch")]
+    #[arg(long, value_name = "N", default_value = "16", value_parser = texts, requires = "batch")]
     pub(crate) parallel: NonZeroUsize,
     /// Tokens to generate at the most
     #[arg(short = 'n', long, value_name = "N", default_value_t = 256, value_parser = whole::<usize>, allow_negative_numbers = true)]
@@ -422,8 +430,8 @@ pub(crate) struct PlanArgs {
     /// Tokens of a text, prompt and answer together, to plan for; as many as model and memory allow unless given
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) context: Option<NonZeroUsize>,
-    /// Texts that advance together
-    #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
+    /// Texts that advance together: exactly so many, where `generate --batch` takes fewer if that keeps more weights in memory
+    #[arg(long, value_name = "N", default_value = "1", value_parser = texts)]
     pub(crate) batch: NonZeroUsize,
     /// Measure the disk again, even if its rate is known from the last day
     #[arg(long)]
@@ -450,7 +458,7 @@ pub(crate) struct BenchArgs {
     #[arg(short = 'd', long, value_name = "N", value_delimiter = ',')]
     pub(crate) n_depth: Option<Vec<usize>>,
     /// Texts that write at once, several with commas; the tokens of all are counted
-    #[arg(short = 'b', long, value_name = "N", value_delimiter = ',', default_value = "1", value_parser = at_least_one)]
+    #[arg(short = 'b', long, value_name = "N", value_delimiter = ',', default_value = "1", value_parser = texts)]
     pub(crate) batch: Vec<NonZeroUsize>,
     /// Repetitions of each test, of which the median is given
     #[arg(short = 'r', long, value_name = "N", default_value = "5")]

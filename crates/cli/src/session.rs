@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use rheostat::chat::{ChatTemplates, parse_argument};
@@ -96,36 +96,60 @@ pub(crate) fn check_sampling(sampling: &Sampling, args: &SamplingArgs) -> anyhow
     })
 }
 
-/// Loads a model, and what guesses ahead for it. Both share the budget.
-pub(crate) fn load_writer(
-    package: &Package,
-    options: &Options,
-    speculation: &SpeculationArgs,
-) -> anyhow::Result<(Model, Writer)> {
-    let drafts = speculation.drafts();
-    let options = Options { drafts, ..options.clone() };
-    let Some(path) = &speculation.draft else {
-        let how = if drafts > 0 { Speculation::Lookup } else { Speculation::Off };
-        return Ok((Model::load(package, &options)?, Writer::new(how)));
-    };
-    let draft = open(path)?;
-    require_same_tokens(&package.tokenizer()?, &draft.tokenizer()?, path)?;
-    let decoder = draft.describe()?;
-    let context = options.context.map(|tokens| tokens.min(decoder.context.saturating_mul(options.sequences)));
-    // The integer mode is for packed weights, which the draft model need not have.
-    let compute = if options.compute == Compute::Int8 { Compute::F32 } else { options.compute };
-    let options_of_draft = Options { context, compute, drafts: 0, kv_disk: None, trace: None, ..options.clone() };
-    let plan = plan_memory(&draft, &options_of_draft)?;
-    if plan.streamed > 0 {
-        bail!(
-            "{} does not fit into {} beside everything else, and a draft model must stay in memory; give more --memory, or a smaller draft model",
-            path.display(),
-            format_size(plan.budget)
-        );
+/// What guesses ahead.
+pub(crate) struct Guesser {
+    /// Tokens to guess at the most.
+    drafts: usize,
+    /// The draft model, and where it is.
+    draft: Option<(Package, PathBuf)>,
+}
+
+impl Guesser {
+    /// What `args` ask for, for the model of `package`.
+    pub(crate) fn open(package: &Package, args: &SpeculationArgs) -> anyhow::Result<Guesser> {
+        let Some(path) = &args.draft else { return Ok(Guesser { drafts: args.drafts(), draft: None }) };
+        let draft = open(path)?;
+        require_same_tokens(&package.tokenizer()?, &draft.tokenizer()?, path)?;
+        Ok(Guesser { drafts: args.drafts(), draft: Some((draft, path.clone())) })
     }
-    let model = Model::load(package, &Options { reserve: options.reserve + plan.model(), ..options })?;
-    let draft = Model::load(&draft, &Options { weights: Some(u64::MAX / 2), ..options_of_draft })?;
-    Ok((model, Writer::new(Speculation::Model(Box::new(DraftModel::new(draft))))))
+
+    /// Options of the model, and of the draft model, so that both share the budget of `options`.
+    pub(crate) fn options(&self, options: &Options) -> anyhow::Result<(Options, Option<Options>)> {
+        let mut of_model = Options { drafts: self.drafts, ..options.clone() };
+        let Some((draft, path)) = &self.draft else { return Ok((of_model, None)) };
+        let decoder = draft.describe()?;
+        let context = options.context.map(|tokens| tokens.min(decoder.context.saturating_mul(options.sequences)));
+        // The integer mode is for packed weights, which the draft model need not have.
+        let compute = if options.compute == Compute::Int8 { Compute::F32 } else { options.compute };
+        let of_draft = Options { context, compute, drafts: 0, kv_disk: None, trace: None, ..options.clone() };
+        let plan = plan_memory(draft, &of_draft).with_context(|| format!("the draft model {}", path.display()))?;
+        if plan.streamed > 0 {
+            bail!(
+                "{} does not fit into {} beside everything else, and a draft model must stay in memory; give more \
+                 --memory, or a smaller draft model",
+                path.display(),
+                format_size(plan.budget)
+            );
+        }
+        of_model.reserve += plan.model();
+        // As it was planned, whatever is free by then.
+        let (context, chunk) = (Some(plan.tokens), Some(plan.rows));
+        Ok((of_model, Some(Options { context, chunk, weights: Some(u64::MAX / 2), ..of_draft })))
+    }
+
+    /// Loads the model of `package`, and what guesses ahead for it.
+    pub(crate) fn load(&self, package: &Package, options: &Options) -> anyhow::Result<(Model, Writer)> {
+        let (of_model, of_draft) = self.options(options)?;
+        let model = Model::load(package, &of_model)?;
+        let speculation = match (&self.draft, of_draft) {
+            (Some((draft, _)), Some(options)) => {
+                Speculation::Model(Box::new(DraftModel::new(Model::load(draft, &options)?)))
+            }
+            _ if self.drafts > 0 => Speculation::Lookup,
+            _ => Speculation::Off,
+        };
+        Ok((model, Writer::new(speculation)))
+    }
 }
 
 /// Whether every token of one tokenizer is the same in the other, as far as both go.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::checkpoint::Checkpoint;
 use common::{Outcome, command, dir, ids, run, run_with, succeed};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -217,6 +218,33 @@ fn results_of_something_else_are_left_alone() {
     assert!(outcome.stderr.contains("in use by another run"), "{outcome:?}");
 }
 
+/// Another model of the same shape under the same name, and one whose numbers are none.
+#[test]
+fn results_are_of_one_model() {
+    let model = Checkpoint::copy("text_qwen3");
+    let batch = Batch::new(&[json!({"prompt": "The kettle"}), json!({"prompt": "Once upon"})]);
+    let args = batch.args(model.dir(), &["-n", "5"]);
+    succeed(&args);
+    let good = fs::read(batch.path("out.jsonl")).unwrap();
+    model.config("transformers_version", json!("another"));
+    assert!(succeed(&args).stderr.starts_with("all 2 texts are in "), "what changes nothing is no other model");
+    model.tensor("model.norm.weight", |t| t.data[1] ^= 0x80);
+    let outcome = run(&args);
+    assert!(outcome.stderr.contains("is of another prompt, another model or other settings"), "{outcome:?}");
+    assert_eq!(fs::read(batch.path("out.jsonl")).unwrap(), good);
+    // A text that cannot be written is told of, now and whenever it is asked for again.
+    fs::remove_file(batch.path("out.jsonl")).unwrap();
+    model.tensor("model.norm.weight", |t| t.data[..2].copy_from_slice(&[0xC0, 0x7F]));
+    for _ in 0..2 {
+        let outcome = run(&args);
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        assert!(outcome.stderr.contains("error: 2 of 2 texts could not be written; "), "{outcome:?}");
+        for result in batch.results().values() {
+            assert!(result["error"].as_str().unwrap().contains("not a finite number"), "{result}");
+        }
+    }
+}
+
 #[test]
 fn bad_prompts_are_refused_before_anything_is_done() {
     for (text, why) in [
@@ -253,6 +281,7 @@ fn bad_prompts_are_refused_before_anything_is_done() {
         &["generate", "embedded", "x", "--speculate", "hard"],
         &["generate", "embedded", "x", "--speculate", "lookup", "--draft", "embedded"],
         &["generate", "embedded", "x", "--draft-tokens", "0"],
+        &["generate", "embedded", "--batch", "x", "--out", "y", "--parallel", "99999999"],
     ] {
         assert_eq!(run(args).code, Some(2), "{args:?}");
     }

@@ -25,7 +25,7 @@ fn refused(args: &[&str], parts: &[&str]) {
 
 #[test]
 fn a_text_goes_on_where_it_stopped() {
-    let place = tempfile::tempdir().unwrap();
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let file = place.path().join("session");
     let file = file.to_str().unwrap();
     for (case, sampling) in [("text_qwen3", "--repetition-penalty=1.2"), ("text_llama2", "--temperature=0.9")] {
@@ -48,7 +48,7 @@ fn a_text_goes_on_where_it_stopped() {
 /// A document is read once, and asked several things.
 #[test]
 fn a_document_that_is_only_read() {
-    let place = tempfile::tempdir().unwrap();
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let file = place.path().join("session");
     let file = file.to_str().unwrap();
     let model = dir("text_qwen3");
@@ -75,7 +75,7 @@ fn chat(model: &str, lines: &[&str], flags: &[&str]) -> Outcome {
 
 #[test]
 fn a_conversation_goes_on() {
-    let place = tempfile::tempdir().unwrap();
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let file = place.path().join("session");
     let file = file.to_str().unwrap();
     let spool = place.path().to_str().unwrap();
@@ -100,7 +100,7 @@ fn a_conversation_goes_on() {
 
 #[test]
 fn what_cannot_be_loaded_or_saved() {
-    let place = tempfile::tempdir().unwrap();
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = place.path().join("session");
     let file = path.to_str().unwrap();
     let model = dir("text_qwen3");
@@ -131,10 +131,17 @@ fn what_cannot_be_loaded_or_saved() {
         (place.path().to_str().unwrap(), "this is a directory"),
         (&format!("{file}/x"), "no file can be made in this directory"),
         ("/missing/x", "no file can be made in this directory"),
+        ("/dev/null", "this is no regular file"),
     ] {
         refused(&["generate", &model, "x", "--save-session", path], &[path, part]);
     }
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1);
+    // Through a link, not over it.
+    let link = place.path().join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    generate(&[&model, "The kettle", "--raw", "-n", "4", "--save-session", link.to_str().unwrap()]);
+    assert!(link.is_symlink());
+    assert_eq!(std::fs::read(&path).unwrap(), good, "the same run, the same bytes");
 }
 
 /// A model whose context holds several blocks.
@@ -146,7 +153,7 @@ fn long_model() -> Checkpoint {
 
 #[test]
 fn a_cache_on_disk_changes_nothing() {
-    let place = tempfile::tempdir().unwrap();
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let spool = place.path().to_str().unwrap();
     let model = long_model();
     let text = "It rained, and the kettle was on. ".repeat(160);
@@ -171,7 +178,7 @@ fn a_cache_on_disk_changes_nothing() {
 /// A disk that fills up in the middle of a run, as a limit on the size of files has it.
 #[test]
 fn a_disk_that_fills_up() {
-    let place = tempfile::tempdir().unwrap();
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let model = long_model();
     let text = "It rained, and the kettle was on. ".repeat(60);
     let limited = |blocks: u32, flags: &[&str]| {

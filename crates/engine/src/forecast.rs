@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rheostat_kernels::{Exec, Isa, KvFormat, probe};
-use rheostat_store::disk_rate;
+use rheostat_store::{disk_rate, memory};
 
 use crate::budget::MemoryPlan;
 use crate::decoder::{Block, Decoder};
@@ -12,8 +12,8 @@ use crate::forward::Compute;
 use crate::model::{Limits, Options, threads};
 use crate::package::Package;
 
-/// Bytes that are read over and over to measure the memory: far more than caches hold.
-const MEMORY_PROBE: usize = 192 << 20;
+/// Bytes that are read over and over to measure the memory: far more than caches hold, if there is as much.
+const MEMORY_PROBE: u64 = 192 << 20;
 /// What the kernels reach of the rate at which memory is read, and of multiply-adds: `benches/README.md` has the figures.
 const MEMORY_SHARE: f64 = 0.9;
 const ARITHMETIC_SHARE: f64 = 0.75;
@@ -64,7 +64,8 @@ impl Rates {
     /// When the system refuses to start a thread.
     pub fn measure(options: &Options, time: Duration) -> Result<Rates, Error> {
         let exec = Exec::new(options.isa.unwrap_or_else(Isa::detect), threads(options)).map_err(Error::Threads)?;
-        let memory = vec![1u8; MEMORY_PROBE];
+        let free = memory::available().unwrap_or(u64::MAX);
+        let memory = vec![1u8; MEMORY_PROBE.min(free / 4).max(1 << 20) as usize];
         let operations = match options.compute {
             Compute::F32 => probe::f32_rate(&exec, time / 2),
             Compute::Bf16 => probe::bf16_rate(&exec, time / 2),
@@ -103,9 +104,10 @@ pub fn measure_disk(package: &Package, time: Duration) -> Result<Option<f64>, Er
 /// How long a pass should take: the longest of what it takes the disk, the memory and the arithmetic, since they work at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Forecast {
-    /// Seconds in all.
+    /// Seconds in all; at the least, when what the disk needs is unknown.
     pub seconds: f64,
-    /// Seconds that the disk needs; `None` when weights stream and its rate is unknown.
+    /// Seconds that the disk needs; `None` when it is needed and its rate is unknown. A cache on disk counts as if it were on that of the
+    /// weights.
     pub disk_seconds: Option<f64>,
     /// Seconds that reading weights and caches from memory needs.
     pub memory_seconds: f64,
@@ -124,11 +126,11 @@ impl Forecast {
         (sequences, rows, depth): (usize, usize, usize),
     ) -> Forecast {
         let many = sequences as f64;
-        let disk = match plan.streamed {
-            0 => Some(0.0),
-            bytes => rates.disk_bytes_per_second.map(|rate| bytes as f64 / rate),
-        };
-        let bytes = plan.weights as f64 + many * decoder.cache_bytes(depth, kv);
+        let cache = many * decoder.cache_bytes(depth, kv);
+        let disk_bytes = plan.streamed as f64 + if plan.kv_disk > 0 { cache } else { 0.0 };
+        let disk =
+            if disk_bytes == 0.0 { Some(0.0) } else { rates.disk_bytes_per_second.map(|rate| disk_bytes / rate) };
+        let bytes = plan.weights as f64 + cache;
         let memory = bytes / rates.memory_bytes_per_second / MEMORY_SHARE;
         let operations = many * decoder.operations(rows, depth, 1);
         let arithmetic = operations / rates.operations_per_second / ARITHMETIC_SHARE;
@@ -143,7 +145,8 @@ impl Forecast {
     /// What takes longest.
     #[must_use]
     pub fn bottleneck(&self) -> Bottleneck {
-        if self.disk_seconds.is_some_and(|disk| disk >= self.seconds && disk > 0.0) {
+        // A disk of which nothing is known is slower than the rest, as a rule.
+        if self.disk_seconds.is_none_or(|disk| disk >= self.seconds && disk > 0.0) {
             Bottleneck::Disk
         } else if self.memory_seconds >= self.seconds {
             Bottleneck::Memory
@@ -213,7 +216,11 @@ mod tests {
         let operations = decoder.operations(1000, 0, 1);
         assert!((many.seconds - operations * 1000.0 / 1e12).abs() < 1e-6 * many.seconds);
         let unknown = Rates { disk_bytes_per_second: None, ..rates };
-        assert_eq!(forecast(&streams, &unknown, (1, 1, 0)).disk_seconds, None);
+        let unknown = forecast(&streams, &unknown, (1, 1, 0));
+        assert_eq!((unknown.disk_seconds, unknown.bottleneck()), (None, Bottleneck::Disk));
+        let on_disk = MemoryPlan { kv_disk: 1, ..resident };
+        let cache = decoder.cache_bytes(1000, KvFormat::F32);
+        assert_eq!(forecast(&on_disk, &rates, (2, 1, 1000)).disk_seconds, Some(2.0 * cache / 1e9));
     }
 
     #[test]

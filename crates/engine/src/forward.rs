@@ -46,6 +46,18 @@ pub(crate) enum KvPlace {
     Disk,
 }
 
+impl Compute {
+    /// The name that the command line has for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Compute::F32 => "f32",
+            Compute::Bf16 => "bf16",
+            Compute::Int8 => "int8",
+        }
+    }
+}
+
 /// A sequence's part of a pass: the tokens that follow what it has read so far.
 pub struct Input<'a> {
     /// The sequence. It grows by the tokens.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use rheostat_kernels::{Exec, Format, Isa, KV_BLOCK, KV_UNIT, KvFormat, probe};
+use rheostat_kernels::{Exec, Format, Isa, KV_BLOCK, KV_UNIT, KvFormat, Worked, probe};
 use rheostat_store::{Checkpoint, Io, Record, Way, Weights, disk_rate, spool_room};
 
 use crate::bind::{Bound, MatrixInfo};
@@ -94,9 +94,12 @@ pub struct Model {
     kv: Arc<KvPool>,
     plan: MemoryPlan,
     logit_rows: usize,
+    drafts: usize,
     compute: Compute,
     cancel: Arc<AtomicBool>,
     recorder: Recorder,
+    /// When threads worked, once that is no longer recorded.
+    work: Option<Vec<Worked>>,
 }
 
 /// What a model has read so far.
@@ -159,9 +162,11 @@ impl Model {
             exec,
             plan,
             logit_rows,
+            drafts: options.drafts,
             compute: options.compute,
             cancel: Arc::default(),
             recorder,
+            work: None,
         })
     }
 
@@ -214,11 +219,19 @@ impl Model {
         self.recorder.count(op, start, time);
     }
 
+    /// Ends the recording of a trace: what is done from now on is not in it.
+    pub fn end_recording(&mut self) {
+        if self.work.is_none() && self.recorder.log.is_some() {
+            self.work = Some(self.exec.pool().take_record());
+        }
+    }
+
     /// Takes the trace of all passes since loading, and ends the recording; nothing unless [`Options::trace`] asked for it.
     pub fn take_trace(&mut self) -> Option<Trace<'_>> {
+        self.end_recording();
         let log = self.recorder.log.take()?;
         let reads = self.weights.take_record()?;
-        Some(Trace::new(log, self.exec.pool().take_record(), reads, &self.weights))
+        Some(Trace::new(log, self.work.take()?, reads, &self.weights))
     }
 
     /// How weights are read.
@@ -292,6 +305,12 @@ impl Model {
     #[must_use]
     pub fn max_logit_rows(&self) -> usize {
         self.logit_rows
+    }
+
+    /// Tokens that may be guessed ahead for each sequence: see [`Options::drafts`].
+    #[must_use]
+    pub fn max_drafts(&self) -> usize {
+        self.drafts
     }
 
     /// One pass: every input's tokens follow what its sequence has read.

@@ -13,12 +13,13 @@ use std::path::{Path, PathBuf};
 use half::bf16;
 use rheostat_kernels::{KV_UNIT, KvFormat};
 use rheostat_store::{
-    Checkpoint, Dtype, NewTensor, SafetensorsFile, SealedWriter, StoreError, StoreErrorKind, TensorInfo, seal_is_intact,
+    Dtype, NewTensor, SafetensorsFile, SealedWriter, StoreError, StoreErrorKind, TensorInfo, seal_is_intact,
 };
 use serde_json::Value;
 
 use crate::decoder::Decoder;
 use crate::error::Error;
+use crate::fingerprint::Fingerprint;
 use crate::forward::Compute;
 use crate::kv::Sequence;
 use crate::kv_disk::KvPart;
@@ -28,12 +29,6 @@ use crate::package::Package;
 /// What the metadata call the format, and its version.
 const FORMAT: &str = "rheostat-session";
 const VERSION: &str = "1";
-
-/// Bytes that are sampled of every tensor, at its beginning, its middle and its end.
-const SAMPLE: usize = 512;
-
-/// Keys of `config.json` that say who wrote it, not what it means.
-const WRITERS: [&str; 2] = ["_name_or_path", "transformers_version"];
 
 /// Why a file is not the session that was wanted.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +112,7 @@ pub fn save(
     let mut metadata = BTreeMap::from([
         ("format".to_owned(), FORMAT.to_owned()),
         ("version".to_owned(), VERSION.to_owned()),
-        ("model".to_owned(), fingerprint(package)?),
+        ("model".to_owned(), Fingerprint::of(package)?.to_string()),
         ("numbers".to_owned(), numbers(compute, kv)),
         ("prompt_len".to_owned(), sequence.prompt_len().to_string()),
     ]);
@@ -148,8 +143,11 @@ pub fn check_place(path: &Path) -> Result<(), Error> {
     if path.is_dir() {
         return refuse("this is a directory; give a file to write the session to");
     }
+    if path.exists() && !path.is_file() {
+        return refuse("this is no regular file; give one to write the session to");
+    }
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if rheostat_store::spool_room(parent).is_err() {
+    if !rheostat_store::takes_files(parent) {
         return refuse("no file can be made in this directory; give another place for the session");
     }
     Ok(())
@@ -189,7 +187,7 @@ impl Session {
         if !seal_is_intact(&file)? {
             return refuse(SessionErrorKind::Damaged);
         }
-        if value("model") != Some(fingerprint(package)?.as_str()) {
+        if value("model") != Some(Fingerprint::of(package)?.to_string().as_str()) {
             return refuse(SessionErrorKind::OtherModel);
         }
         let (saved, now) = (value("numbers").unwrap_or_default(), numbers(compute, kv));
@@ -335,64 +333,5 @@ fn cache_tensors(
 
 /// The options that decide about bits.
 fn numbers(compute: Compute, kv: KvFormat) -> String {
-    format!("--compute {compute:?} --kv-cache {kv:?}").to_lowercase()
-}
-
-/// Tells models apart: what `config.json` means, names, types and shapes of all tensors, and some of the bytes of each.
-fn fingerprint(package: &Package) -> Result<String, Error> {
-    let mut hash = Fnv::default();
-    let mut config = package.config().clone();
-    config.retain(|key, _| !WRITERS.contains(&key.as_str()));
-    hash.add(canonical(&Value::Object(config)).as_bytes());
-    let checkpoint = package.checkpoint();
-    // In the order of their names: shards may be cut otherwise.
-    let mut tensors: Vec<_> = checkpoint.tensors().iter().collect();
-    tensors.sort_by_key(|t| t.name());
-    for tensor in tensors {
-        hash.add(format!("{} {} {:?}", tensor.name(), tensor.dtype().name(), tensor.shape()).as_bytes());
-        sample(checkpoint, tensor, &mut hash)?;
-    }
-    Ok(format!("{:016x}", hash.0))
-}
-
-fn sample(checkpoint: &Checkpoint, tensor: &TensorInfo, hash: &mut Fnv) -> Result<(), Error> {
-    let len = tensor.byte_len();
-    let mut bytes = [0; SAMPLE];
-    let bytes = &mut bytes[..SAMPLE.min(len as usize)];
-    let last = len - bytes.len() as u64;
-    for start in [0, last / 2, last] {
-        checkpoint.read_range(tensor, start, bytes)?;
-        hash.add(bytes);
-    }
-    Ok(())
-}
-
-/// `value` as JSON with its keys in order.
-fn canonical(value: &Value) -> String {
-    match value {
-        Value::Object(map) => {
-            let sorted: BTreeMap<_, _> = map.iter().collect();
-            let members = sorted.into_iter().map(|(key, value)| format!("{key:?}:{}", canonical(value)));
-            format!("{{{}}}", members.collect::<Vec<_>>().join(","))
-        }
-        Value::Array(items) => format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(",")),
-        plain => plain.to_string(),
-    }
-}
-
-/// FNV-1a of 64 bits, over pieces that cannot run into each other.
-struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Fnv {
-        Fnv(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Fnv {
-    fn add(&mut self, bytes: &[u8]) {
-        for byte in (bytes.len() as u64).to_le_bytes().iter().chain(bytes) {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
+    format!("--compute {} --kv-cache {}", compute.name(), kv.name())
 }

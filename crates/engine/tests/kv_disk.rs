@@ -60,7 +60,7 @@ fn few(names: &[&str]) -> impl Iterator<Item = (Case, tempfile::TempDir, KvForma
 fn long_texts() {
     for (i, case) in cases().into_iter().enumerate() {
         let (case, _dir) = stretched(&case);
-        let spool = tempfile::tempdir().unwrap();
+        let spool = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let tokens = text(&case, 3 * BLOCK + 70);
         let (prompt, rest) = tokens.split_at(3 * BLOCK - 3);
         // Chunks that are whole blocks for one format, others for the other, in turns.
@@ -88,7 +88,7 @@ fn long_texts() {
 /// What the references hold, which is short, in small pieces.
 #[test]
 fn the_references() {
-    let spool = tempfile::tempdir().unwrap();
+    let spool = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     for (case, mode) in common::cases_and_modes() {
         let mut model = case.load(&mode);
         let mut stored = case.load(&on_disk(&mode, spool.path()));
@@ -102,7 +102,7 @@ fn the_references() {
 #[test]
 fn steps_back_to_everywhere() {
     for (case, _dir, kv) in few(&["llama_plain", "mistral_window", "qwen2_window", "qwen3_tied", "quant_qwen3_int8"]) {
-        let spool = tempfile::tempdir().unwrap();
+        let spool = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let tokens = text(&case, 3 * BLOCK + 70);
         let mut model = case.load(&long(kv));
         let vocab = model.decoder().vocab_size;
@@ -130,7 +130,7 @@ fn steps_back_to_everywhere() {
 #[test]
 fn ragged_batches() {
     for (case, _dir, kv) in few(&["llama_plain", "qwen2_layer_types", "llama_dynamic_rope"]) {
-        let spool = tempfile::tempdir().unwrap();
+        let spool = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let texts: Vec<Vec<u32>> = [1300, 90, 700, 1100]
             .into_iter()
             .enumerate()
@@ -198,7 +198,7 @@ impl Observer for StopAfter {
 #[test]
 fn interrupted_passes() {
     for (case, _dir, kv) in few(&["qwen3_tied", "mistral_window"]) {
-        let spool = tempfile::tempdir().unwrap();
+        let spool = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let tokens = text(&case, 2 * BLOCK + 200);
         let mut model = case.load(&long(kv));
         let mut sequence = model.sequence(tokens.len());
@@ -233,7 +233,7 @@ fn unnamed_file(dir: &Path) -> std::fs::File {
 #[test]
 fn a_file_that_cannot_be_read() {
     for (case, _dir, kv) in few(&["llama_plain"]) {
-        let spool = tempfile::tempdir().unwrap();
+        let spool = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let tokens = text(&case, 2 * BLOCK + 10);
         let mut model = case.load(&Options { chunk: Some(BLOCK), ..on_disk(&long(kv), spool.path()) });
         let mut sequence = model.sequence(tokens.len());
@@ -265,7 +265,7 @@ fn a_file_that_cannot_be_read() {
 #[test]
 fn what_cannot_work_is_refused() {
     let (case, _dir) = stretched(&common::case(common::testdata().join("llama_plain")));
-    let spool = tempfile::tempdir().unwrap();
+    let spool = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let load = |options: &Options| Model::load(&rheostat::Package::open(&case.dir).unwrap(), options).map(drop);
     let missing = spool.path().join("missing");
     let error = load(&on_disk(&long(KvFormat::F32), &missing)).unwrap_err().to_string();

@@ -42,7 +42,7 @@ fn open(path: &Path, case: &Case, options: &Options) -> Result<Session, Error> {
 
 #[test]
 fn a_text_goes_on_as_if_it_had_never_stopped() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = dir.path().join("session");
     for (i, case) in cases().into_iter().enumerate() {
         // Modes and ways to sample in turns: with so many cases, each meets each.
@@ -83,7 +83,7 @@ fn a_text_goes_on_as_if_it_had_never_stopped() {
 /// A long text, saved from disk and from memory, is the same file, and goes on in either.
 #[test]
 fn long_texts_and_caches_on_disk() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     for name in ["llama_plain", "qwen2_layer_types", "llama_dynamic_rope"] {
         let (case, _kept) = stretched(&common::case(common::testdata().join(name)));
         for kv in [KvFormat::F32, KvFormat::Bf16] {
@@ -127,7 +127,7 @@ fn is(error: &Error, kind: &SessionErrorKind) -> bool {
 /// The file is what its documentation says, for anybody who reads safetensors.
 #[test]
 fn anybody_can_look_into_it() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = dir.path().join("session");
     let case = common::case(common::testdata().join("qwen3_tied"));
     let mut model = case.load(&options());
@@ -163,7 +163,7 @@ fn anybody_can_look_into_it() {
 
 #[test]
 fn what_is_not_the_session_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = dir.path().join("session");
     let case = common::case(common::testdata().join("llama_plain"));
     let mut model = case.load(&options());

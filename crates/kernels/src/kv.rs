@@ -22,6 +22,15 @@ pub enum KvFormat {
 }
 
 impl KvFormat {
+    /// The name of its elements' type.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            KvFormat::F32 => "f32",
+            KvFormat::Bf16 => "bf16",
+        }
+    }
+
     /// Bytes of an element.
     #[must_use]
     pub const fn bytes(self) -> usize {

@@ -32,6 +32,6 @@ pub use probe::{DISK_PROBE_BYTES, disk_rate};
 pub use reader::Way;
 pub use sealed::{SealedWriter, seal_is_intact};
 pub use source::Source;
-pub use spool::{SPOOL_THREADS, Spool, SpoolBuffer, SpoolPlace, spool_room};
+pub use spool::{SPOOL_THREADS, Spool, SpoolBuffer, SpoolPlace, spool_room, takes_files};
 pub use stream::{Head, TileBytes, Weights};
 pub use writer::{CheckpointWriter, NewTensor};

@@ -95,6 +95,12 @@ impl Area<'_> {
             if let Err(error) = ring.submit_and_wait(1) {
                 if error.kind() != io::ErrorKind::Interrupted {
                     failed.get_or_insert(error);
+                    // What the system has not taken it will not write.
+                    let untaken = ring.submission().len();
+                    under_way -= untaken;
+                    if under_way == 0 {
+                        break;
+                    }
                 }
                 std::thread::yield_now();
             }

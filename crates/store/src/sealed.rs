@@ -25,7 +25,7 @@ const CHECKSUM_BYTES: u64 = 4;
 /// Bytes that are checked at a time.
 const PIECE: usize = 1 << 20;
 
-/// A file that is being written. Until it is [finished](SealedWriter::finish) it is `FILE.partial`; given up, it goes away.
+/// A file that is being written. Until it is [finished](SealedWriter::finish) it is `FILE.PROCESS.partial`; given up, it goes away.
 pub struct SealedWriter {
     path: PathBuf,
     partial: PathBuf,
@@ -59,11 +59,13 @@ impl SealedWriter {
         let mut header = serde_json::Value::Object(entries).to_string().into_bytes();
         let len = (header.len() + size_of::<u64>()).next_multiple_of(64) - size_of::<u64>();
         header.resize(len, b' ');
+        // Through a link, not over it; and beside whoever else writes there.
+        let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let mut partial = OsString::from(path);
-        partial.push(".partial");
+        partial.push(format!(".{}.partial", std::process::id()));
         let partial = PathBuf::from(partial);
         let end = (size_of::<u64>() + len) as u64 + at;
-        let file = File::create(&partial).map_err(|e| write_error(path, e))?;
+        let file = File::create_new(&partial).map_err(|e| write_error(path, e))?;
         let mut writer = SealedWriter {
             path: path.to_owned(),
             partial,

@@ -300,8 +300,34 @@ impl Backing {
 /// As [`Spool::create`].
 pub fn spool_room(dir: &Path) -> Result<u64, StoreError> {
     unnamed(dir)?;
+    refuse_memory(dir)?;
     let stat = rustix::fs::statvfs(dir).map_err(|e| refused(dir, e.into()))?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Whether files can be made in `dir`.
+#[must_use]
+pub fn takes_files(dir: &Path) -> bool {
+    unnamed(dir).is_ok()
+}
+
+/// Refuses a directory whose files are in memory: what is put there is not out of the way.
+#[cfg(target_os = "linux")]
+fn refuse_memory(dir: &Path) -> Result<(), StoreError> {
+    const TMPFS: u64 = 0x0102_1994;
+    const RAMFS: u64 = 0x8584_58f6;
+    let kind = rustix::fs::statfs(dir).map_err(|e| refused(dir, e.into()))?.f_type as u64 & 0xffff_ffff;
+    if kind == TMPFS || kind == RAMFS {
+        return Err(StoreError::new(Kind::IoRefused, "the files of this directory are in memory")
+            .at(dir)
+            .advise("give a directory on a disk"));
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn refuse_memory(_: &Path) -> Result<(), StoreError> {
+    Ok(())
 }
 
 /// A new file in `dir` that has no name.
@@ -444,7 +470,12 @@ mod tests {
         assert_eq!(spool_room(&file).unwrap_err().kind(), Kind::NotADirectory);
         assert_eq!(spool_room(&dir.path().join("missing")).unwrap_err().kind(), Kind::NotFound);
         assert_eq!(spool_room(Path::new("/proc")).unwrap_err().kind(), Kind::WriteFailed);
-        assert!(spool_room(dir.path()).unwrap() > 0);
+        // In a container even the temporary directory may be in memory.
+        assert!(spool_room(dir.path()).is_ok_and(|room| room > 0) || refuse_memory(dir.path()).is_err());
+        if Path::new("/dev/shm").is_dir() && takes_files(Path::new("/dev/shm")) {
+            let error = spool_room(Path::new("/dev/shm")).unwrap_err();
+            assert!(error.to_string().contains("are in memory; give a directory on a disk"), "{error}");
+        }
     }
 
     /// A buffer that is not taken back, and one that is being read, do not keep the threads from ending.

@@ -78,8 +78,8 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
             "parameters": decoder.parameters(),
             "threads": model.exec().threads(),
             "isa": model.exec().isa().name(),
-            "compute": format!("{:?}", args.run.compute).to_lowercase(),
-            "kv_cache": format!("{:?}", args.run.kv_cache).to_lowercase(),
+            "compute": args.run.compute.name(),
+            "kv_cache": args.run.kv_cache.name(),
             "limits": limits,
             "streamed_bytes_per_sweep": model.plan().streamed,
             "reading": model.reading_way().to_string(),
@@ -160,6 +160,8 @@ impl Bench<'_> {
         let streams = plan.streamed > 0;
         // With weights from disk the memory is not the limit.
         let bytes = match plan.streamed {
+            // A cache on disk is not read at the speed of memory.
+            0 if plan.kv_disk > 0 => plan.weights as f64,
             0 => {
                 let cache = self.model.decoder().cache_bytes(depth + n / 2, self.kv);
                 plan.weights as f64 + texts as f64 * cache

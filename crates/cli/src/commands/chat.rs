@@ -56,11 +56,11 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     // A template argument that the template does not read is found now, not after the first message.
     conversation.tokens_with("hello")?;
     let options = Options { context, ..session::options(&args.run) };
-    let (mut model, mut writer) = session::load_writer(&package, &options, &args.speculation)?;
+    let (mut model, mut writer) = session::Guesser::open(&package, &args.speculation)?.load(&package, &options)?;
     interrupt::listen(model.cancel_switch())?;
     if let (Some(loaded), Some(messages)) = (&loaded, messages) {
         conversation.sequence = Some(loaded.restore(&model)?);
-        conversation.read = loaded.tokens()[..loaded.read_len()].to_vec();
+        conversation.read = loaded.tokens().to_vec();
         conversation.messages = messages.to_vec();
     }
     let talked = talk(&mut conversation, &mut model, &mut writer, &package, system);
@@ -139,7 +139,7 @@ struct Conversation {
     /// Tokens of the whole conversation that were asked for.
     context: Option<usize>,
     sequence: Option<Sequence>,
-    /// The tokens that `sequence` has read.
+    /// The tokens that `sequence` has read, and possibly the last one written.
     read: Vec<u32>,
 }
 
@@ -218,7 +218,10 @@ impl Conversation {
         let new_tokens = text.new_tokens().len();
         // Whatever was read stays known, so that the next turn begins after it.
         let (sequence, mut tokens) = text.into_parts();
-        tokens.truncate(sequence.len());
+        if tokens.len() > sequence.len() + 1 {
+            // Of a message whose reading was cut short, nothing more.
+            tokens.truncate(sequence.len());
+        }
         (self.read, self.sequence) = (tokens, Some(sequence));
         match result {
             Ok(_) => {}
@@ -239,7 +242,7 @@ impl Conversation {
     fn save(&self, path: &Path, package: &Package, model: &Model) -> anyhow::Result<()> {
         let none = model.sequence(0);
         let sequence = self.sequence.as_ref().unwrap_or(&none);
-        let contents = Contents { tokens: &self.read[..sequence.len()], messages: Some(&self.messages) };
+        let contents = Contents { tokens: &self.read, messages: Some(&self.messages) };
         Ok(rheostat::session::save(path, package, model, sequence, &contents)?)
     }
 

@@ -24,7 +24,8 @@ pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<()> {
         ..session::options(&args.run)
     };
     let plan = plan_memory(&package, &options)?;
-    let disk = if plan.streamed > 0 { disks::rate(&package, args.measure)? } else { None };
+    let needs_disk = plan.streamed > 0 || plan.kv_disk > 0;
+    let disk = if needs_disk { disks::rate(&package, args.measure)? } else { None };
     let rates = Rates { disk_bytes_per_second: disk.map(|d| d.bytes_per_second), ..Rates::measure(&options, PROBE)? };
     let outlook = Outlook::new(&decoder, &plan, &options, &rates, context);
     if args.json {
@@ -71,8 +72,9 @@ impl Outlook {
         }
     }
 
-    fn tokens_per_second(&self) -> f64 {
-        self.sequences as f64 / self.sweep.seconds
+    /// Nothing where the disk is needed and nothing is known of it.
+    fn tokens_per_second(&self) -> Option<f64> {
+        self.sweep.disk_seconds.map(|_| self.sequences as f64 / self.sweep.seconds)
     }
 }
 
@@ -92,9 +94,13 @@ fn text(package: &Package, plan: &MemoryPlan, rates: &Rates, disk: Option<DiskRa
     };
     let disk = match disk_seconds {
         Some(disk) => time(disk),
-        None => "? (it cannot be measured)".to_owned(),
+        None => "unknown, since it cannot be measured".to_owned(),
     };
-    lines.push(("a sweep", format!("{who} in about {}: {:.2} tok/s", time(seconds), outlook.tokens_per_second())));
+    let (about, rate) = match outlook.tokens_per_second() {
+        Some(rate) => ("about", format!(": {rate:.2} tok/s")),
+        None => ("more than", String::new()),
+    };
+    lines.push(("a sweep", format!("{who} in {about} {}{rate}", time(seconds))));
     lines.push((
         "",
         format!(
@@ -105,7 +111,7 @@ fn text(package: &Package, plan: &MemoryPlan, rates: &Rates, disk: Option<DiskRa
     ));
     let Outlook { prompt, prompt_seconds, passes, .. } = outlook;
     let sweeps = if *passes == 1 { "1 sweep".to_owned() } else { format!("{passes} sweeps") };
-    lines.push(("a prompt", format!("of {prompt} tokens in about {}, {sweeps}", time(*prompt_seconds))));
+    lines.push(("a prompt", format!("of {prompt} tokens in {about} {}, {sweeps}", time(*prompt_seconds))));
     lines.push(("advice", advice(outlook).to_owned()));
     lines.iter().map(|(name, value)| format!("{name:14}{value}\n")).collect()
 }
@@ -125,7 +131,7 @@ fn advice(outlook: &Outlook) -> &'static str {
 fn time(seconds: f64) -> String {
     match seconds {
         s if s < 0.001 => format!("{:.2} ms", s * 1e3),
-        s if s < 1.0 => format!("{:.0} ms", s * 1e3),
+        s if s < 0.9995 => format!("{:.0} ms", s * 1e3),
         s if s < 120.0 => format!("{s:.1} s"),
         s if s < 7200.0 => format!("{:.0} min", s / 60.0),
         s => format!("{:.1} h", s / 3600.0),
@@ -136,9 +142,14 @@ fn time(seconds: f64) -> String {
 mod tests {
     #[test]
     fn times_for_people() {
-        for (seconds, text) in
-            [(0.000_25, "0.25 ms"), (0.0123, "12 ms"), (4.44, "4.4 s"), (600.0, "10 min"), (9000.0, "2.5 h")]
-        {
+        for (seconds, text) in [
+            (0.000_25, "0.25 ms"),
+            (0.0123, "12 ms"),
+            (0.9996, "1.0 s"),
+            (4.44, "4.4 s"),
+            (600.0, "10 min"),
+            (9000.0, "2.5 h"),
+        ] {
             assert_eq!(super::time(seconds), text);
         }
     }

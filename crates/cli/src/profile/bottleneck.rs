@@ -27,6 +27,8 @@ pub(super) enum Cause {
     FirstRead,
     /// Weights were read that do not stay.
     Disk,
+    /// Keys and values were read that are on disk.
+    Cache,
     /// Products went as fast as memory gave them weights.
     Memory,
     /// Products took their multiply-adds.
@@ -48,6 +50,7 @@ impl Cause {
         match self {
             Cause::FirstRead => "first_read",
             Cause::Disk => "disk",
+            Cause::Cache => "cache",
             Cause::Memory => "memory",
             Cause::Arithmetic => "arithmetic",
             Cause::HeldUp => "held_up",
@@ -79,7 +82,13 @@ impl Figures {
     fn cause(&self) -> (Cause, f64) {
         let a = &self.account;
         let of = |pick: fn(Op) -> bool| a.time_of(pick).as_secs_f64();
-        let waits = if a.reads.pinned > a.reads.streamed { Cause::FirstRead } else { Cause::Disk };
+        let waits = if a.cache > a.reads.streamed + a.reads.pinned {
+            Cause::Cache
+        } else if a.reads.pinned > a.reads.streamed {
+            Cause::FirstRead
+        } else {
+            Cause::Disk
+        };
         let products = match (self.memory_share(), self.arithmetic_share()) {
             (Some(memory), Some(arithmetic)) if memory.max(arithmetic) < FAR => Cause::HeldUp,
             (Some(memory), Some(arithmetic)) if memory < arithmetic => Cause::Arithmetic,
@@ -156,6 +165,10 @@ impl Figures {
                 };
                 ("Waiting for weights from disk", format!(", at {:.2} GB/s{beside}{help}", rate * 1e-9))
             }
+            Cause::Cache => (
+                "Waiting for keys and values from disk",
+                "; --kv-cache bf16 halves them, and a context that fits into memory needs no --kv-disk".to_owned(),
+            ),
             Cause::Memory => {
                 let mode = if self.packed && self.compute != Compute::Int8 {
                     "--compute int8"

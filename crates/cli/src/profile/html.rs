@@ -72,7 +72,7 @@ fn script_json(value: &Value) -> String {
 /// many it took, its kind, and three that depend on that.
 fn data(out: &mut dyn Write, trace: &Trace<'_>, report: &Report) -> io::Result<()> {
     let mut kinds: Vec<&str> = Op::ALL.iter().map(|op| op.name()).collect();
-    kinds.extend(["waiting for weights", "prefill", "decode", "read, streams", "read, stays", "work"]);
+    kinds.extend(["waiting for the disk", "prefill", "decode", "read, streams", "read, stays", "work"]);
     let mut files: BTreeMap<&Path, usize> = BTreeMap::new();
     let reads = trace.tracks().filter(|track| matches!(track, Track::Reads(_)));
     for event in reads.flat_map(|track| trace.events(track)) {

@@ -59,9 +59,11 @@ impl Looker {
     }
 
     /// What is to be said about the run of `model` that is over now; nothing if nobody asked.
-    pub(crate) fn report(&self, model: &Model, args: &RunArgs, run: &Run<'_>) -> Option<Report> {
+    pub(crate) fn report(&self, model: &mut Model, args: &RunArgs, run: &Run<'_>) -> Option<Report> {
         self.wants_report().then(|| {
             let profile = model.profile();
+            // What measuring does is no part of the run.
+            model.end_recording();
             Report::new(model, args, run, profile, limits(model))
         })
     }

@@ -93,7 +93,7 @@ fn name(what: &What<'_>) -> String {
     match what {
         What::Sweep { number, phase, .. } => format!("sweep {number}, {}", phase_name(*phase)),
         What::Op { op, .. } | What::Work { op: Some(op), .. } => op.name().to_owned(),
-        What::Wait { .. } => "waiting for weights".to_owned(),
+        What::Wait { .. } => "waiting for the disk".to_owned(),
         What::Work { op: None, .. } => "work".to_owned(),
         What::Read { bytes, .. } => format!("read {}", rheostat::memory::format_size(*bytes)),
     }

@@ -130,12 +130,12 @@ impl Report {
         })
     }
 
-    pub(super) fn compute_name(&self) -> String {
-        format!("{:?}", self.compute).to_lowercase()
+    pub(super) fn compute_name(&self) -> &'static str {
+        self.compute.name()
     }
 
-    pub(super) fn kv_name(&self) -> String {
-        format!("{:?}", self.kv).to_lowercase()
+    pub(super) fn kv_name(&self) -> &'static str {
+        self.kv.name()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tokens guessed ahead. A right guess saves a pass, a wrong one costs a row of one, and neither changes what is written.
 
+use std::time::{Duration, Instant};
+
 use super::pace::{Luck, Pace};
 use crate::error::Error;
 use crate::forward::{Input, Want};
@@ -29,7 +31,8 @@ pub enum Speculation {
 #[derive(Default)]
 pub(super) struct Draft {
     pub(super) tokens: Vec<u32>,
-    pub(super) kind: usize,
+    /// Whose luck they try; nothing where there was nothing to guess by.
+    pub(super) kind: Option<usize>,
 }
 
 /// A text for which guesses are wanted.
@@ -44,19 +47,25 @@ pub(super) struct Wish<'a> {
 }
 
 impl Speculation {
-    /// Fills the drafts of `wishes`, all of which were empty.
-    pub(super) fn guess(&mut self, wishes: &mut [Wish<'_>], sampler: &mut Sampler, pace: &Pace) -> Result<(), Error> {
+    /// Fills the drafts of `wishes`, all of which were empty; gives the time that the guesses themselves took.
+    pub(super) fn guess(
+        &mut self,
+        wishes: &mut [Wish<'_>],
+        sampler: &mut Sampler,
+        pace: &Pace,
+    ) -> Result<Duration, Error> {
         match self {
-            Speculation::Off => Ok(()),
+            Speculation::Off => Ok(Duration::ZERO),
             Speculation::Lookup => {
+                let start = Instant::now();
                 let texts = wishes.len();
                 for wish in wishes {
                     let Some(found) = look_up(wish.text) else { continue };
-                    wish.draft.kind = found.kind();
-                    let n = pace.worth(texts, &wish.luck[wish.draft.kind], wish.most);
+                    wish.draft.kind = Some(found.kind());
+                    let n = pace.worth(texts, &wish.luck[found.kind()], wish.most);
                     wish.draft.tokens.extend(found.continuation(wish.text).take(n));
                 }
-                Ok(())
+                Ok(start.elapsed())
             }
             Speculation::Model(model) => model.guess(wishes, sampler, pace),
         }
@@ -127,20 +136,15 @@ impl DraftModel {
         DraftModel { model }
     }
 
-    /// The model.
-    #[must_use]
-    pub fn model(&self) -> &Model {
-        &self.model
-    }
-
-    fn guess(&mut self, wishes: &mut [Wish<'_>], sampler: &mut Sampler, pace: &Pace) -> Result<(), Error> {
+    fn guess(&mut self, wishes: &mut [Wish<'_>], sampler: &mut Sampler, pace: &Pace) -> Result<Duration, Error> {
         let texts = wishes.len();
         let context = self.model.decoder().context.min(self.model.plan().tokens);
         let vocab = self.model.decoder().vocab_size;
         let mut going = Vec::new();
         for wish in wishes {
             let most = wish.most.min(context.saturating_sub(wish.text.len()));
-            let wanted = pace.worth(texts, &wish.luck[wish.draft.kind], most);
+            wish.draft.kind = Some(0);
+            let wanted = pace.worth(texts, &wish.luck[0], most);
             // A model that has fewer tokens than the other has no word for some texts.
             if wanted > 0 && wish.text.iter().all(|token| (*token as usize) < vocab) {
                 going.push(Going { text: wish.text.to_vec(), wanted, wish });
@@ -159,6 +163,8 @@ impl DraftModel {
                 seat.read.extend_from_slice(rest);
             }
         }
+        // What a text has that was not read yet is read once, however much is guessed.
+        let start = Instant::now();
         while !going.is_empty() {
             let mut inputs = Vec::new();
             for one in &mut going {
@@ -186,7 +192,7 @@ impl DraftModel {
             }
             going.retain(|one| one.wanted > 0);
         }
-        Ok(())
+        Ok(start.elapsed())
     }
 }
 

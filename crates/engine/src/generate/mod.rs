@@ -200,7 +200,9 @@ impl Text {
         }
         self.drafted.drafted += draft.tokens.len();
         self.drafted.accepted += right;
-        self.luck[draft.kind].learn(right, wrong);
+        if let Some(kind) = draft.kind {
+            self.luck[kind].learn(right, wrong);
+        }
         // What was read beyond is forgotten.
         self.sequence.truncate(self.tokens.len() - 1);
         choosing
@@ -305,13 +307,18 @@ impl Writer {
     /// Guesses what follows the texts that are being written.
     fn guess(&mut self, model: &Model, texts: &mut [Text]) -> Result<(), Error> {
         self.drafts.resize_with(texts.len(), Draft::default);
-        self.drafts.iter_mut().for_each(|draft| draft.tokens.clear());
+        for draft in &mut self.drafts {
+            draft.tokens.clear();
+            draft.kind = None;
+        }
         let context = model.decoder().context;
         let writing = texts.iter().filter(|t| t.is_writing()).count();
         if writing == 0 {
             return Ok(());
         }
-        let each = (model.max_logit_rows().min(model.max_rows()) / writing).saturating_sub(1);
+        // Every sequence has a row and its guesses for itself, so that nobody waits for anybody's luck.
+        let rows = model.max_logit_rows().min(model.max_rows());
+        let each = model.max_drafts().min((rows / writing).saturating_sub(1));
         let mut wishes: Vec<_> = texts
             .iter_mut()
             .zip(&mut self.drafts)
@@ -325,15 +332,14 @@ impl Writer {
                 draft,
             })
             .collect();
-        let start = Instant::now();
-        self.speculation.guess(&mut wishes, &mut self.sampler, &self.pace)?;
+        let spent = self.speculation.guess(&mut wishes, &mut self.sampler, &self.pace)?;
         // Another model may have tokens that this one has not.
         let vocab = model.decoder().vocab_size;
         for draft in &mut self.drafts {
             let known = draft.tokens.iter().position(|token| *token as usize >= vocab);
             draft.tokens.truncate(known.unwrap_or(draft.tokens.len()));
         }
-        self.pace.guessed(self.drafts.iter().map(|d| d.tokens.len()).sum(), start.elapsed().as_secs_f64());
+        self.pace.guessed(self.drafts.iter().map(|d| d.tokens.len()).sum(), spent.as_secs_f64());
         Ok(())
     }
 

@@ -54,11 +54,12 @@ impl Pace {
         }
     }
 
-    /// So many guesses took so many seconds.
+    /// So many guesses took so many seconds. While none are made, the price of those before is forgotten, so that they are tried again.
     pub(super) fn guessed(&mut self, guesses: usize, seconds: f64) {
+        self.guess_seconds *= MEMORY;
         if guesses > 0 {
             self.guesses = MEMORY * self.guesses + guesses as f64;
-            self.guess_seconds = MEMORY * self.guess_seconds + seconds;
+            self.guess_seconds += seconds;
         }
     }
 
@@ -134,7 +135,11 @@ mod tests {
     fn guesses_cost_too() {
         let mut pace = pace(1.0, 0.01);
         let before = pace.worth(1, &luck(4, true), 32);
-        pace.guessed(10, 5.0);
+        pace.guessed(10, 500.0);
+        assert_eq!(pace.worth(1, &luck(4, true), 32), 0, "each costs as much as fifty passes");
+        (0..60).for_each(|_| pace.guessed(0, 0.0));
+        assert!(pace.worth(1, &luck(4, true), 32) > 0, "it is tried again");
+        (0..60).for_each(|_| pace.guessed(10, 5.0));
         assert!(pace.worth(1, &luck(4, true), 32) < before);
     }
 

@@ -1,6 +1,6 @@
 //! Many texts at a time: all advance together, so that each sweep over the weights gives a token for every one of them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::time::Instant;
 
@@ -8,18 +8,19 @@ use anyhow::{Context, anyhow, bail};
 use rheostat::decoder::Decoder;
 use rheostat::memory::{self, format_size};
 use rheostat::{
-    Drafted, Error, GenerationConfig, Options, Package, Progress, Request, Sampling, Text, check_tokens, plan_memory,
+    Drafted, Error, Fingerprint, GenerationConfig, Options, Package, Progress, Request, Sampling, Text, check_tokens,
+    plan_memory,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::prompt::Encoder;
-use super::results::Results;
+use super::results::{Known, Results};
 use super::words::Words;
 use super::{finish_name, guesses, model_path, profile};
 use crate::args::{GenerateArgs, SamplingArgs};
 use crate::profile::{Looker, Run};
-use crate::session;
+use crate::session::{self, Guesser};
 use crate::status::Status;
 use crate::{interrupt, output};
 
@@ -61,19 +62,22 @@ pub(super) fn run(args: &GenerateArgs, prompts: &Path, out: &Path) -> anyhow::Re
     let tokenizer = package.tokenizer()?;
     let decoder = package.describe()?;
     let encoder = Encoder::new(args, &package, &tokenizer)?;
-    let reader = Reader { args, encoder: &encoder, config: &config, decoder: &decoder, package: &package };
+    let model = Fingerprint::of(&package)?;
+    let reader = Reader { args, encoder: &encoder, config: &config, decoder: &decoder, model };
     let jobs = reader.jobs(prompts)?;
     let (mut results, known) = Results::open(out)?;
     let all = jobs.len();
     let mut waiting = still_to_do(jobs, &known, prompts, out)?;
     let done_before = all - waiting.len();
+    let failed_before = known.values().filter(|known| known.error.is_some()).count();
     if waiting.is_empty() {
         output::tell(&format!("all {all} texts are in {} already", out.display()));
-        return Ok(());
+        return complain(failed_before, all, out);
     }
     let looker = Looker::new(&args.trace, profile(args))?;
-    let options = options(args, &package, &waiting, &decoder, &looker)?;
-    let (mut model, mut writer) = session::load_writer(&package, &options, &args.speculation)?;
+    let guesser = Guesser::open(&package, &args.speculation)?;
+    let options = options(args, &package, &guesser, &waiting, &decoder, &looker)?;
+    let (mut model, mut writer) = guesser.load(&package, &options)?;
     interrupt::listen(model.cancel_switch())?;
     let status = Status::new(model.reading_watch());
     let streamed = model.plan().streamed;
@@ -104,7 +108,9 @@ pub(super) fn run(args: &GenerateArgs, prompts: &Path, out: &Path) -> anyhow::Re
         for i in (0..texts.len()).rev().filter(|i| texts[*i].is_over()).collect::<Vec<_>>() {
             let (text, one) = (texts.swap_remove(i), under_way.swap_remove(i));
             total.count(&text);
-            results.add(&one.result(&text)?)?;
+            let result = one.result(&text);
+            total.failed += usize::from(result.get("error").is_some());
+            results.add(&result)?;
         }
     };
     results.sync()?;
@@ -128,12 +134,17 @@ pub(super) fn run(args: &GenerateArgs, prompts: &Path, out: &Path) -> anyhow::Re
         prompt: mean(total.prompt_tokens),
         new: mean(total.tokens),
     };
-    let report = looker.report(&model, &args.run, &run);
+    let report = looker.report(&mut model, &args.run, &run);
     if let Some(report) = report.as_ref().filter(|_| args.profile) {
         output::tell(&format!("\n{}", report.text().trim_end()));
     }
     looker.write(&mut model, package.name(), report.as_ref())?;
-    match total.failed {
+    complain(failed_before + total.failed, all, out)
+}
+
+/// Fails if texts did, in this run or one before.
+fn complain(failed: usize, all: usize, out: &Path) -> anyhow::Result<()> {
+    match failed {
         0 => Ok(()),
         n => bail!("{n} of {all} texts could not be written; {} has an \"error\" for each", out.display()),
     }
@@ -157,7 +168,6 @@ struct Total {
 impl Total {
     fn count(&mut self, text: &Text) {
         self.texts += 1;
-        self.failed += usize::from(text.error().is_some());
         self.tokens += text.new_tokens().len();
         self.prompt_tokens += text.tokens().len() - text.new_tokens().len();
         self.drafted.drafted += text.drafted().drafted;
@@ -189,7 +199,7 @@ impl UnderWay<'_> {
     }
 
     /// The line of the results.
-    fn result(self, text: &Text) -> anyhow::Result<Value> {
+    fn result(self, text: &Text) -> Value {
         let mut result = json!({ "line": self.job.line });
         if let Some(id) = self.job.id {
             result["id"] = id;
@@ -207,24 +217,25 @@ impl UnderWay<'_> {
             }
         }
         result["key"] = json!(self.job.key);
-        Ok(result)
+        result
     }
 }
 
 /// Those of `jobs` that have no result; those that have must be the same.
 fn still_to_do(
     jobs: Vec<Job>,
-    known: &std::collections::HashMap<usize, String>,
+    known: &HashMap<usize, Known>,
     prompts: &Path,
     out: &Path,
 ) -> anyhow::Result<VecDeque<Job>> {
     let (prompts, out) = (session::name_of(prompts), out.display());
-    if let Some(line) = known.keys().find(|line| jobs.iter().all(|job| job.line != **line)) {
+    let lines: HashSet<usize> = jobs.iter().map(|job| job.line).collect();
+    if let Some(line) = known.keys().find(|line| !lines.contains(*line)) {
         bail!(
             "{out} has a result for line {line}, which {prompts} has not; it is of other prompts: give another --out"
         );
     }
-    let differs = |job: &&Job| known.get(&job.line).is_some_and(|key| *key != job.key);
+    let differs = |job: &&Job| known.get(&job.line).is_some_and(|known| known.key != job.key);
     if let Some(job) = jobs.iter().find(differs) {
         bail!(
             "the result for line {} in {out} is of another prompt, another model or other settings; give the same as \
@@ -239,6 +250,7 @@ fn still_to_do(
 fn options(
     args: &GenerateArgs,
     package: &Package,
+    guesser: &Guesser,
     jobs: &VecDeque<Job>,
     decoder: &Decoder,
     looker: &Looker,
@@ -250,21 +262,25 @@ fn options(
         let options = looker.options(&Options {
             context: Some(needs[..sequences].iter().sum()),
             sequences,
-            drafts: args.speculation.drafts(),
             ..session::options(&args.run)
         });
-        let plan = plan_memory(package, &options);
+        let plan = guesser.options(&options).and_then(|(of_model, _)| Ok(plan_memory(package, &of_model)?));
         // Beyond half of the budget, more texts would push out more weights than they save reading.
         let fits = |p: &rheostat::MemoryPlan| p.streamed == 0 || p.kv_cache + p.activations <= p.budget / 2;
         match plan {
             Ok(plan) if sequences == 1 || fits(&plan) => return Ok(options),
-            Err(error) if sequences == 1 => return Err(error.into()),
-            Err(error @ (Error::BudgetTooSmall { .. } | Error::NotEnoughFree { .. })) => drop(error),
-            Err(error) => return Err(error.into()),
-            Ok(_) => {}
+            Err(error) if sequences == 1 || !is_for_want_of_room(&error) => return Err(error),
+            _ => {}
         }
         sequences = sequences.div_ceil(2);
     }
+}
+
+/// Whether fewer texts at a time might do.
+fn is_for_want_of_room(error: &anyhow::Error) -> bool {
+    let room =
+        |e: &Error| matches!(e, Error::BudgetTooSmall { .. } | Error::NotEnoughFree { .. } | Error::KvDiskRoom { .. });
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(room))
 }
 
 /// Reads prompts.
@@ -273,7 +289,8 @@ struct Reader<'a> {
     encoder: &'a Encoder<'a>,
     config: &'a GenerationConfig,
     decoder: &'a Decoder,
-    package: &'a Package,
+    /// Which model it is.
+    model: Fingerprint,
 }
 
 impl Reader<'_> {
@@ -319,28 +336,23 @@ impl Reader<'_> {
         Ok(Job { line, id, prompt, request, key })
     }
 
-    /// What the result of a prompt depends on, in sixteen digits: enough to notice that a file of results is of something else.
+    /// What the result of a prompt depends on.
     fn key(&self, prompt: &[u32], request: &Request) -> String {
         let Request { max_new_tokens, eos, sampling } = request;
         let Sampling { temperature, top_k, top_p, min_p, repetition_penalty, seed } = sampling;
         let run = &self.args.run;
         let what = json!([
-            self.package.config(),
-            self.package.checkpoint().total_bytes(),
             prompt,
             [max_new_tokens, top_k],
             eos,
             [temperature, top_p, min_p, repetition_penalty],
             seed,
             self.args.stop,
-            format!("{:?} {:?}", run.compute, run.kv_cache),
+            [run.compute.name(), run.kv_cache.name()],
         ]);
-        // FNV-1a.
-        let hash = what
-            .to_string()
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        format!("{hash:016x}")
+        let mut key = self.model;
+        key.add(what.to_string().as_bytes());
+        key.to_string()
     }
 }
 

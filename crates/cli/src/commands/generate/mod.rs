@@ -67,7 +67,7 @@ fn one(args: &GenerateArgs) -> anyhow::Result<()> {
     let tokens = prompt.len().saturating_add(args.max_new_tokens).min(decoder.context);
     let looker = Looker::new(&args.trace, profile(args))?;
     let options = looker.options(&Options { context: Some(tokens), ..session::options(&args.run) });
-    let (mut model, mut writer) = session::load_writer(&package, &options, &args.speculation)?;
+    let (mut model, mut writer) = session::Guesser::open(&package, &args.speculation)?.load(&package, &options)?;
     interrupt::listen(model.cancel_switch())?;
 
     let status = Status::new(model.reading_watch());
@@ -124,7 +124,7 @@ fn one(args: &GenerateArgs) -> anyhow::Result<()> {
     drop(status);
     let cost = Cost::new(&model, 0, new.len(), first, start.elapsed().as_secs_f64());
     let run = Run { name: package.name(), texts: 1, prompt: given.len(), new: new.len() };
-    let report = looker.report(&model, &args.run, &run);
+    let report = looker.report(&mut model, &args.run, &run);
     if args.json {
         let mut object = json!({
             "model": package.name(),

@@ -2,7 +2,7 @@
 //! begins is kept.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -20,21 +20,30 @@ pub(super) struct Results {
 
 /// What of a result tells which it is.
 #[derive(Deserialize)]
-struct Known {
+pub(super) struct Known {
     line: usize,
-    key: String,
+    /// What it depends on.
+    pub(super) key: String,
+    /// Why there is no text, if there is none.
+    pub(super) error: Option<Value>,
 }
 
 impl Results {
-    /// Opens or makes the file at `path`. Gives the keys of the results that it has, by the line of their prompt.
-    pub(super) fn open(path: &Path) -> anyhow::Result<(Results, HashMap<usize, String>)> {
+    /// Opens or makes the file at `path`. Gives the results that it has, by the line of their prompt.
+    pub(super) fn open(path: &Path) -> anyhow::Result<(Results, HashMap<usize, Known>)> {
         let name = path.display();
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let file = file.with_context(|| format!("{name} cannot be written; give --out a file that you may write"))?;
         if !file.metadata().is_ok_and(|m| m.is_file()) {
             bail!("{name} is not a regular file, which --out must be so that a run can go on where it was broken off");
         }
-        file.try_lock().map_err(|_| anyhow!("{name} is in use by another run; wait for it, or give another --out"))?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                bail!("{name} is in use by another run; wait for it, or give another --out")
+            }
+            // Where files cannot be locked, nobody can tell.
+            Ok(()) | Err(TryLockError::Error(_)) => {}
+        }
         let mut results = Results { path: path.to_owned(), file, len: 0 };
         let known = results.read()?;
         // A last line without an end is of a run that was broken off while it wrote.
@@ -42,7 +51,7 @@ impl Results {
         Ok((results, known))
     }
 
-    fn read(&mut self) -> anyhow::Result<HashMap<usize, String>> {
+    fn read(&mut self) -> anyhow::Result<HashMap<usize, Known>> {
         let name = self.path.display().to_string();
         let foreign = |number: usize| {
             anyhow!("{name} has something else than results in line {number}; move it away, or give another --out")
@@ -61,8 +70,9 @@ impl Results {
                 }
                 break;
             }
-            let Known { line, key } = serde_json::from_slice(&line).map_err(|_| foreign(number))?;
-            if known.insert(line, key).is_some() {
+            let result: Known = serde_json::from_slice(&line).map_err(|_| foreign(number))?;
+            let line = result.line;
+            if known.insert(line, result).is_some() {
                 bail!("{name} has two results for line {line} of the prompts; move it away, or give another --out");
             }
             self.len += read as u64;
