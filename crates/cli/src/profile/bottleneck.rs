@@ -3,6 +3,8 @@
 use rheostat::profile::{Account, Op, Phase};
 use rheostat::{Compute, KvFormat, Limits, Rates};
 
+use super::table::percent;
+
 /// What is known about the sweeps of a phase.
 pub(super) struct Figures {
     pub(super) account: Account,
@@ -235,10 +237,6 @@ impl Figures {
             false => format!("; {} would help", ways.join(" or ")),
         }
     }
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.0} %", 100.0 * share)
 }
 
 #[cfg(test)]

@@ -207,7 +207,8 @@ fn rate(a: &Account) -> String {
     bytes_per_second(a).map_or("-".to_owned(), |rate| format!("{:.2} GB/s", rate * 1e-9))
 }
 
-fn percent(share: f64) -> String {
+/// A share of one, for people.
+pub(super) fn percent(share: f64) -> String {
     format!("{:.0} %", 100.0 * share)
 }
 
