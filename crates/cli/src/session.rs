@@ -5,11 +5,11 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use rheostat::chat::{ChatTemplates, parse_argument};
+use rheostat::chat::{ChatTemplates, Clock, GenerationPrompt, RenderRequest, parse_argument};
 use rheostat::decoder::Decoder;
 use rheostat::memory::{self, format_size};
 use rheostat::session::Session;
-use rheostat::tokenizer::Tokenizer;
+use rheostat::tokenizer::{AddSpecial, Tokenizer};
 use rheostat::{
     Compute, DraftModel, Error, GenerationConfig, Model, Options, Package, Sampling, Speculation, Writer, plan_memory,
 };
@@ -226,6 +226,24 @@ pub(crate) fn chat_templates(package: &Package) -> anyhow::Result<ChatTemplates>
 pub(crate) fn meaningless(decoder: &Decoder, n: usize) -> Vec<u32> {
     let vocab = decoder.vocab_size as u64;
     (0..n as u64).map(|i| ((i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) % vocab) as u32).collect()
+}
+
+/// The tokens of a conversation that waits for an answer, through a chat template.
+pub(crate) fn conversation(
+    templates: &ChatTemplates,
+    args: &Map<String, Value>,
+    tokenizer: &Tokenizer,
+    messages: &[Value],
+) -> anyhow::Result<Vec<u32>> {
+    let text = templates.render(&RenderRequest {
+        messages,
+        tools: None,
+        documents: None,
+        args,
+        generation_prompt: GenerationPrompt::Add,
+        clock: Clock::Local,
+    })?;
+    Ok(tokenizer.encode(&text, AddSpecial::Omit)?)
 }
 
 /// Reads a whole file, or standard input for `-`.

@@ -23,16 +23,22 @@ impl Decoder {
     /// multiply-add of matrices and of attention.
     #[must_use]
     pub fn operations(&self, rows: usize, depth: usize, logit_rows: usize) -> f64 {
-        let linears = self.blocks.iter().flat_map(Block::linears);
-        let weights: f64 = linears.map(|l| (l.in_features * l.out_features) as f64).sum();
         let attention = |b: &Block| {
             let seen = depth as f64 + rows as f64 / 2.0;
             let seen = b.mixer.window.map_or(seen, |w| seen.min(w as f64));
             4.0 * rows as f64 * seen * b.mixer.q.out_features as f64
         };
-        let head = (self.vocab_size * self.hidden_size) as f64;
         let attention: f64 = self.blocks.iter().map(attention).sum();
-        2.0 * (weights * rows as f64 + head * logit_rows as f64) + attention
+        self.matrix_operations(rows as f64, logit_rows as f64) + attention
+    }
+
+    /// Those of matrices alone.
+    #[must_use]
+    pub fn matrix_operations(&self, rows: f64, logit_rows: f64) -> f64 {
+        let linears = self.blocks.iter().flat_map(Block::linears);
+        let weights: f64 = linears.map(|l| (l.in_features * l.out_features) as f64).sum();
+        let head = (self.vocab_size * self.hidden_size) as f64;
+        2.0 * (weights * rows + head * logit_rows)
     }
 
     /// Bytes of keys and values that one row reads after `depth` tokens.

@@ -177,7 +177,8 @@ impl Model {
     }
 
     /// In which numbers it computes, and how its cache keeps keys and values.
-    pub(crate) fn numbers(&self) -> (Compute, KvFormat) {
+    #[must_use]
+    pub fn numbers(&self) -> (Compute, KvFormat) {
         (self.compute, self.kv.format())
     }
 

@@ -146,7 +146,9 @@ pub fn check_place(path: &Path) -> Result<(), Error> {
     if path.exists() && !path.is_file() {
         return refuse("this is no regular file; give one to write the session to");
     }
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Through a link, as it is written.
+    let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let parent = real.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !rheostat_store::takes_files(parent) {
         return refuse("no file can be made in this directory; give another place for the session");
     }

@@ -147,41 +147,16 @@ fn over_spans<'a>(
         let (first, blocks) = blocks(span.seq);
         let format = blocks.first().map_or(KvFormat::F32, |block| block.format);
         assert!(blocks.iter().all(|block| block.format == format), "blocks of one format");
+        let item = Item { shape, span, kv_head, q, first, blocks, out, state, scratch };
         match format {
-            KvFormat::F32 => {
-                isa.run(Item::<F32> {
-                    shape,
-                    span,
-                    kv_head,
-                    q,
-                    first,
-                    blocks,
-                    out,
-                    state,
-                    scratch,
-                    element: PhantomData,
-                });
-            }
-            KvFormat::Bf16 => {
-                isa.run(Item::<Bf16> {
-                    shape,
-                    span,
-                    kv_head,
-                    q,
-                    first,
-                    blocks,
-                    out,
-                    state,
-                    scratch,
-                    element: PhantomData,
-                });
-            }
+            KvFormat::F32 => isa.run(Of::<F32>(item, PhantomData)),
+            KvFormat::Bf16 => isa.run(Of::<Bf16>(item, PhantomData)),
         }
     });
 }
 
 /// One span against one key-value head.
-struct Item<'a, W> {
+struct Item<'a> {
     shape: &'a Attention,
     span: Span,
     kv_head: usize,
@@ -193,9 +168,10 @@ struct Item<'a, W> {
     /// Maximum and sum of every query so far, if there will be more blocks: `out` then holds totals.
     state: Option<&'a SharedMut<'a>>,
     scratch: &'a mut [f32],
-    /// Of keys and values.
-    element: PhantomData<W>,
 }
+
+/// An item over keys and values of one element type.
+struct Of<'a, W>(Item<'a>, PhantomData<W>);
 
 /// The queries that go over the blocks together, and their running results.
 struct Chunk<'a> {
@@ -223,12 +199,12 @@ struct Query {
     sum: f32,
 }
 
-impl<W: Element> Op for Item<'_, W> {
+impl<W: Element> Op for Of<'_, W> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Item { shape, span, kv_head, q, first, blocks, out, state, scratch, element: PhantomData } = self;
+        let Item { shape, span, kv_head, q, first, blocks, out, state, scratch } = self.0;
         let d = shape.head_dim;
         let group = shape.n_heads / shape.n_kv_heads;
         let stride = padded(d);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use rheostat::{Compute, DISK_PROBE_BYTES, Input, KvFormat, Limits, Model, Options, Want, memory};
+use rheostat::{Compute, DISK_PROBE_BYTES, Input, KvFormat, Limits, Model, Options, Rates, Want, memory};
 use serde::Serialize;
 use serde_json::json;
 
@@ -134,11 +134,7 @@ impl Bench<'_> {
         let tokens = session::meaningless(self.model.decoder(), n);
         let flops = self.model.decoder().operations(n, 0, 1);
         let compute = self.compute;
-        let ceiling = |limits: Limits| match compute {
-            Compute::F32 => limits.f32_flops,
-            Compute::Bf16 => limits.bf16_flops,
-            Compute::Int8 => limits.int8_ops,
-        };
+        let ceiling = |limits: Limits| Rates::of(&limits, compute).operations_per_second;
         let mut runs = Vec::new();
         let mut before = ceiling(self.measure_limits()?);
         for _ in 0..self.repetitions {

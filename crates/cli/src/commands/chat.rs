@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::bail;
-use rheostat::chat::{ChatTemplates, Clock, GenerationPrompt, RenderRequest};
+use rheostat::chat::ChatTemplates;
 use rheostat::session::{Contents, Session};
-use rheostat::tokenizer::{AddSpecial, ShowSpecial, Tokenizer};
+use rheostat::tokenizer::{ShowSpecial, Tokenizer};
 use rheostat::{
     Error, GenerationConfig, Model, Options, Package, Progress, Request, Sampling, Sequence, Text, Writer, generate,
 };
@@ -158,15 +158,7 @@ impl Conversation {
     fn tokens_with(&self, message: &str) -> anyhow::Result<Vec<u32>> {
         let mut messages = self.messages.clone();
         messages.push(json!({"role": "user", "content": message}));
-        let text = self.templates.render(&RenderRequest {
-            messages: &messages,
-            tools: None,
-            documents: None,
-            args: &self.template_args,
-            generation_prompt: GenerationPrompt::Add,
-            clock: Clock::Local,
-        })?;
-        Ok(self.tokenizer.encode(&text, AddSpecial::Omit)?)
+        session::conversation(&self.templates, &self.template_args, &self.tokenizer, &messages)
     }
 
     fn answer(&mut self, model: &mut Model, writer: &mut Writer, message: &str) -> anyhow::Result<()> {

@@ -54,7 +54,7 @@ pub(crate) fn run(args: &ProfileCommandArgs) -> anyhow::Result<()> {
     }
     drop(status);
     let run = Run { name: package.name(), texts: 1, prompt: len, new: text.new_tokens().len() };
-    let report = looker.report(&mut model, &args.run, &run);
+    let report = looker.report(&mut model, &run);
     if let Some(report) = &report {
         if args.json {
             output::print_json(&report.json())?;

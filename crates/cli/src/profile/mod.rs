@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::bail;
 use rheostat::{DISK_PROBE_BYTES, Limits, Model, Options};
 
-use crate::args::{RunArgs, TraceArgs};
+use crate::args::TraceArgs;
 use crate::file::NewFile;
 use crate::output;
 pub(crate) use report::{Report, Run};
@@ -59,12 +59,12 @@ impl Looker {
     }
 
     /// What is to be said about the run of `model` that is over now; nothing if nobody asked.
-    pub(crate) fn report(&self, model: &mut Model, args: &RunArgs, run: &Run<'_>) -> Option<Report> {
+    pub(crate) fn report(&self, model: &mut Model, run: &Run<'_>) -> Option<Report> {
         self.wants_report().then(|| {
             let profile = model.profile();
             // What measuring does is no part of the run.
             model.end_recording();
-            Report::new(model, args, run, profile, limits(model))
+            Report::new(model, run, profile, limits(model))
         })
     }
 

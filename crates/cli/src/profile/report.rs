@@ -2,13 +2,12 @@
 
 use std::num::NonZeroUsize;
 
-use rheostat::decoder::{Block, Decoder};
+use rheostat::decoder::Block;
 use rheostat::profile::{Account, Op, Phase, Profile};
 use rheostat::{Compute, Forecast, KvFormat, Limits, MemoryPlan, Model, Rates, Way, memory};
 use serde_json::{Map, Value, json};
 
 use super::bottleneck::{Figures, Verdict};
-use crate::args::RunArgs;
 
 /// What was run.
 pub(crate) struct Run<'a> {
@@ -50,20 +49,14 @@ pub(super) struct PhaseReport {
 }
 
 impl Report {
-    pub(super) fn new(
-        model: &Model,
-        args: &RunArgs,
-        run: &Run<'_>,
-        profile: Profile,
-        limits: Option<Limits>,
-    ) -> Report {
+    pub(super) fn new(model: &Model, run: &Run<'_>, profile: Profile, limits: Option<Limits>) -> Report {
+        let (compute, kv) = model.numbers();
         let decoder = model.decoder();
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let phase = |phase: Phase, account: Account| {
-            let rates = limits.map(|limits| Rates::of(&limits, args.compute));
+            let rates = limits.map(|limits| Rates::of(&limits, compute));
             let (texts, rows, depth) = shape(phase, &account, run);
-            let forecast =
-                rates.map(|rates| Forecast::new(decoder, model.plan(), args.kv_cache, &rates, (texts, rows, depth)));
+            let forecast = rates.map(|rates| Forecast::new(decoder, model.plan(), kv, &rates, (texts, rows, depth)));
             // Where weights stream from a disk that cannot be measured, nothing is known.
             let known = forecast.filter(|forecast| forecast.disk_seconds.is_some());
             let figures = Figures {
@@ -71,9 +64,9 @@ impl Report {
                 limits,
                 rates,
                 bytes: matrix_bytes(model, &account),
-                operations: matrix_operations(decoder, &account),
-                compute: args.compute,
-                kv: args.kv_cache,
+                operations: decoder.matrix_operations(account.rows as f64, account.wanted as f64),
+                compute,
+                kv,
                 packed: decoder.blocks.iter().flat_map(Block::linears).any(|l| l.packing.is_some()),
                 threads: model.exec().threads(),
                 cores,
@@ -86,8 +79,8 @@ impl Report {
             parameters: decoder.parameters(),
             threads: model.exec().threads(),
             isa: model.exec().isa().name(),
-            compute: args.compute,
-            kv: args.kv_cache,
+            compute,
+            kv,
             plan: model.plan().clone(),
             way: model.reading_way(),
             phases: phases.into_iter().filter(|(_, a)| a.sweeps > 0).map(|(p, a)| phase(p, a)).collect(),
@@ -118,8 +111,8 @@ impl Report {
             "parameters": self.parameters,
             "threads": self.threads,
             "isa": self.isa,
-            "compute": self.compute_name(),
-            "kv_cache": self.kv_name(),
+            "compute": self.compute.name(),
+            "kv_cache": self.kv.name(),
             "reading": self.way.to_string(),
             "plan": self.plan,
             "limits": self.limits,
@@ -128,14 +121,6 @@ impl Report {
             "overall": account(&self.profile.overall()),
             "sweeps": sweeps.collect::<Vec<_>>(),
         })
-    }
-
-    pub(super) fn compute_name(&self) -> &'static str {
-        self.compute.name()
-    }
-
-    pub(super) fn kv_name(&self) -> &'static str {
-        self.kv.name()
     }
 }
 
@@ -162,14 +147,6 @@ fn matrix_bytes(model: &Model, account: &Account) -> f64 {
     let head = model.head_bytes();
     let body = model.plan().weights - head;
     body as f64 * account.sweeps as f64 + head as f64 * account.heads as f64
-}
-
-/// Operations of all matrix products of the sweeps.
-fn matrix_operations(decoder: &Decoder, account: &Account) -> f64 {
-    let linears = decoder.blocks.iter().flat_map(Block::linears);
-    let weights: f64 = linears.map(|l| (l.in_features * l.out_features) as f64).sum();
-    let head = (decoder.vocab_size * decoder.hidden_size) as f64;
-    2.0 * (weights * account.rows as f64 + head * account.wanted as f64)
 }
 
 /// An account in JSON: times in seconds.

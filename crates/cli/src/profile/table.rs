@@ -44,8 +44,8 @@ impl Report {
             self.threads,
             if self.threads == 1 { "" } else { "s" },
             self.isa,
-            self.compute_name(),
-            self.kv_name()
+            self.compute.name(),
+            self.kv.name()
         );
         let streams = match plan.streamed {
             0 => "all of them stay in memory".to_owned(),

@@ -272,10 +272,11 @@ impl Writer {
             model.count(Op::Guessing, start, start.elapsed());
         }
         let parts = self.share(model, texts);
-        let mut rows = Vec::new();
-        for ((text, part), draft) in texts.iter().zip(&parts).zip(&self.drafts) {
-            rows.push([&text.unread()[..part.rows], &draft.tokens].concat());
-        }
+        let rows_of = |((text, part), draft): ((&Text, &Part), &Draft)| match part.rows {
+            0 => Vec::new(),
+            rows => [&text.unread()[..rows], &draft.tokens].concat(),
+        };
+        let rows: Vec<_> = texts.iter().zip(&parts).zip(&self.drafts).map(rows_of).collect();
         let mut inputs = Vec::new();
         for (i, text) in texts.iter_mut().enumerate().filter(|(i, _)| parts[*i].rows > 0) {
             let want = if parts[i].wanted { Want::Tail(1 + self.drafts[i].tokens.len()) } else { Want::Nothing };
@@ -343,7 +344,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Shares the rows of a pass: one for each text, by index.
+    /// Shares the rows of a pass; gives what each text takes of them, by index.
     fn share(&self, model: &Model, texts: &[Text]) -> Vec<Part> {
         let mut parts = vec![Part::default(); texts.len()];
         let (mut rows, mut logits) = (model.max_rows(), model.max_logit_rows());

@@ -41,6 +41,7 @@ struct Job {
     /// Its line in the file, from 1.
     line: usize,
     id: Option<Value>,
+    /// Its tokens, until it begins.
     prompt: Vec<u32>,
     request: Request,
     /// What its result depends on, in short.
@@ -89,10 +90,10 @@ pub(super) fn run(args: &GenerateArgs, prompts: &Path, out: &Path) -> anyhow::Re
         while let Some(job) = waiting.front()
             && texts.len() < options.sequences
             && model.has_room(&texts, job.tokens())
-            && let Some(job) = waiting.pop_front()
+            && let Some(mut job) = waiting.pop_front()
         {
-            let sequence = model.sequence(job.prompt.len());
-            texts.push(Text::new(&model, sequence, job.prompt.clone(), job.request.clone())?);
+            let prompt = std::mem::take(&mut job.prompt);
+            texts.push(Text::new(&model, model.sequence(prompt.len()), prompt, job.request.clone())?);
             under_way.push(UnderWay { words: Words::new(&tokenizer, &args.stop), failed: None, job });
         }
         if texts.is_empty() {
@@ -134,7 +135,7 @@ pub(super) fn run(args: &GenerateArgs, prompts: &Path, out: &Path) -> anyhow::Re
         prompt: mean(total.prompt_tokens),
         new: mean(total.tokens),
     };
-    let report = looker.report(&mut model, &args.run, &run);
+    let report = looker.report(&mut model, &run);
     if let Some(report) = report.as_ref().filter(|_| args.profile) {
         output::tell(&format!("\n{}", report.text().trim_end()));
     }
@@ -212,7 +213,7 @@ impl UnderWay<'_> {
             (None, Ok(ended)) => {
                 result["text"] = json!(ended.all);
                 result["tokens"] = json!(text.new_tokens());
-                result["prompt_tokens"] = json!(self.job.prompt.len());
+                result["prompt_tokens"] = json!(text.tokens().len() - text.new_tokens().len());
                 result["finish"] = finish_name(text.finish(), ended.stopped);
             }
         }

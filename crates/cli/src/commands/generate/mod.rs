@@ -124,7 +124,7 @@ fn one(args: &GenerateArgs) -> anyhow::Result<()> {
     drop(status);
     let cost = Cost::new(&model, 0, new.len(), first, start.elapsed().as_secs_f64());
     let run = Run { name: package.name(), texts: 1, prompt: given.len(), new: new.len() };
-    let report = looker.report(&mut model, &args.run, &run);
+    let report = looker.report(&mut model, &run);
     if args.json {
         let mut object = json!({
             "model": package.name(),

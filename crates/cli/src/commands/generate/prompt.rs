@@ -1,7 +1,7 @@
 //! What a model is given: a text, or a conversation through its chat template, as tokens.
 
 use anyhow::bail;
-use rheostat::chat::{ChatTemplates, Clock, GenerationPrompt, RenderRequest};
+use rheostat::chat::ChatTemplates;
 use rheostat::tokenizer::{AddSpecial, Tokenizer};
 use rheostat::{Error, Package};
 use serde_json::{Map, Value, json};
@@ -59,14 +59,6 @@ impl<'a> Encoder<'a> {
         let Some(templates) = &self.templates else {
             bail!("the model has no chat template, which a list of messages needs; give a \"prompt\"");
         };
-        let rendered = templates.render(&RenderRequest {
-            messages,
-            tools: None,
-            documents: None,
-            args: &self.template_args,
-            generation_prompt: GenerationPrompt::Add,
-            clock: Clock::Local,
-        })?;
-        Ok(self.tokenizer.encode(&rendered, AddSpecial::Omit)?)
+        session::conversation(templates, &self.template_args, self.tokenizer, messages)
     }
 }
