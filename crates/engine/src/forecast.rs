@@ -6,7 +6,7 @@ use rheostat_kernels::{Exec, Isa, KvFormat, probe};
 use rheostat_store::{disk_rate, memory};
 
 use crate::budget::MemoryPlan;
-use crate::decoder::{Block, Decoder};
+use crate::decoder::{Block, Decoder, KvShape};
 use crate::error::Error;
 use crate::forward::Compute;
 use crate::model::{Limits, Options, threads};
@@ -25,8 +25,8 @@ impl Decoder {
     pub fn operations(&self, rows: usize, depth: usize, logit_rows: usize) -> f64 {
         let attention = |b: &Block| {
             let seen = depth as f64 + rows as f64 / 2.0;
-            let seen = b.mixer.window.map_or(seen, |w| seen.min(w as f64));
-            4.0 * rows as f64 * seen * b.mixer.q.out_features as f64
+            let seen = b.kv().and_then(|kv| kv.window).map_or(seen, |w| seen.min(w as f64));
+            2.0 * rows as f64 * seen * b.mixer.attention_width() as f64
         };
         let attention: f64 = self.blocks.iter().map(attention).sum();
         self.matrix_operations(rows as f64, logit_rows as f64) + attention
@@ -35,8 +35,11 @@ impl Decoder {
     /// Those of matrices alone.
     #[must_use]
     pub fn matrix_operations(&self, rows: f64, logit_rows: f64) -> f64 {
-        let linears = self.blocks.iter().flat_map(Block::linears);
-        let weights: f64 = linears.map(|l| (l.in_features * l.out_features) as f64).sum();
+        let size = |l: &crate::decoder::Linear| (l.in_features * l.out_features) as f64;
+        let routed = |b: &Block| {
+            b.ffn.experts().map_or(0.0, |e| e.router.top_k as f64 * e.expert.linears().map(size).sum::<f64>())
+        };
+        let weights: f64 = self.blocks.iter().map(|b| b.linears().map(size).sum::<f64>() + routed(b)).sum();
         let head = (self.vocab_size * self.hidden_size) as f64;
         2.0 * (weights * rows + head * logit_rows)
     }
@@ -44,11 +47,11 @@ impl Decoder {
     /// Bytes of keys and values that one row reads after `depth` tokens.
     #[must_use]
     pub fn cache_bytes(&self, depth: usize, kv: KvFormat) -> f64 {
-        let layer = |b: &Block| {
-            let seen = b.mixer.window.map_or(depth, |w| w.min(depth));
-            (2 * kv.bytes() * seen * b.mixer.k.out_features) as f64
+        let layer = |shape: KvShape| {
+            let seen = shape.window.map_or(depth, |w| w.min(depth));
+            (kv.bytes() * seen * shape.n_kv_heads * (shape.head_dim + shape.value_dim)) as f64
         };
-        self.blocks.iter().map(layer).sum()
+        self.blocks.iter().filter_map(Block::kv).map(layer).sum()
     }
 }
 
@@ -192,6 +195,8 @@ mod tests {
             ring: 0,
             streamed,
             weights,
+            experts: 0,
+            all_experts: 0,
             tokens: 0,
             rows: 512,
         }
@@ -236,7 +241,7 @@ mod tests {
         let norms: usize =
             decoder.blocks.iter().flat_map(Block::norms).map(|n| n.width).sum::<usize>() + decoder.norm.width;
         let matrices = decoder.parameters() as usize - table - norms;
-        let attention: usize = decoder.blocks.iter().map(|b| 2 * b.mixer.q.out_features).sum();
+        let attention: usize = decoder.blocks.iter().map(|b| b.mixer.attention_width()).sum();
         assert_eq!(decoder.operations(1, 0, 1), (2 * (matrices + table) + attention) as f64);
         assert_eq!(decoder.operations(1, 0, 0), (2 * matrices + attention) as f64);
     }

@@ -175,7 +175,14 @@ impl Bench<'_> {
         }
         let mut before = ceiling(self.measure_limits()?);
         for _ in 0..self.repetitions {
-            sequences.iter_mut().for_each(|sequence| sequence.truncate(depth));
+            for sequence in &mut sequences {
+                sequence.truncate(depth);
+                // Not every model can go back so far without beginning anew.
+                if sequence.len() < depth {
+                    sequence.truncate(0);
+                    self.model.prefill(sequence, &tokens[..depth])?;
+                }
+            }
             let start = Instant::now();
             for token in &tokens[depth..] {
                 let tokens = std::slice::from_ref(token);

@@ -9,7 +9,7 @@ mod rope;
 
 pub(crate) use keys::Keys;
 pub(crate) use quantization::read_quantization;
-pub(crate) use rope::read_rope;
+pub(crate) use rope::{RopeDefaults, read_rope, read_rope_of};
 
 use std::fmt;
 

@@ -5,31 +5,90 @@
 //! over `rope_parameters` as a whole, and a `rope_theta` inside wins over the one outside.
 
 use super::{ConfigError, ConfigErrorKind, Keys};
-use crate::rope::{Rope, RopeScaling, YarnRope, yarn_attention_factor};
+use crate::rope::{LongRope, Rope, RopeScaling, YarnRope, yarn_attention_factor};
 
-/// What transformers takes where a config names no `rope_theta`.
-const DEFAULT_THETA: f64 = 10_000.0;
+/// What a family takes where its config is silent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RopeDefaults {
+    /// `rope_theta`.
+    pub(crate) theta: f64,
+    /// `partial_rotary_factor`; `None`: the family rotates heads as a whole.
+    pub(crate) partial: Option<f64>,
+}
 
-/// Reads the rotary embedding of `dim` elements a head, for a family of `max_position_embeddings`.
+impl Default for RopeDefaults {
+    fn default() -> RopeDefaults {
+        RopeDefaults { theta: 10_000.0, partial: None }
+    }
+}
+
+/// Reads the rotary embedding of heads of `head_dim` elements, for a family of `max_position_embeddings`.
 pub(crate) fn read_rope(
     keys: &Keys<'_>,
     family: &str,
-    dim: usize,
+    head_dim: usize,
     max_position_embeddings: usize,
+    defaults: RopeDefaults,
+) -> Result<Rope, ConfigError> {
+    let scaling = keys.opt_object("rope_scaling")?.filter(|s| !s.is_empty());
+    let parameters = keys.opt_object("rope_parameters")?.filter(|p| !p.is_empty());
+    parse(keys, scaling.or(parameters), family, head_dim, max_position_embeddings, defaults)
+}
+
+/// Reads the rotary embedding of the layers of one of `kinds`, where `rope_parameters` has an object for each; `None` where it has none
+/// for any.
+pub(crate) fn read_rope_of(
+    keys: &Keys<'_>,
+    (kind, kinds): (&str, &[&str]),
+    family: &str,
+    head_dim: usize,
+    max_position_embeddings: usize,
+    defaults: RopeDefaults,
+) -> Result<Option<Rope>, ConfigError> {
+    let Some(all) = keys.opt_object("rope_parameters")?.filter(|all| all.names().any(|name| kinds.contains(&name))) else {
+        return Ok(None);
+    };
+    if let Some(other) = all.names().find(|name| !kinds.contains(name)) {
+        return Err(all.invalid(other, format!("absent: there is an object for each of {}", kinds.join(", "))));
+    }
+    let inner = all.opt_object(kind)?.ok_or_else(|| all.missing(kind))?;
+    parse(keys, Some(inner), family, head_dim, max_position_embeddings, defaults).map(Some)
+}
+
+fn parse(
+    keys: &Keys<'_>,
+    inner: Option<Keys<'_>>,
+    family: &str,
+    head_dim: usize,
+    max_position_embeddings: usize,
+    defaults: RopeDefaults,
 ) -> Result<Rope, ConfigError> {
     let outer_theta = keys.opt_positive("rope_theta")?;
     let outer_original = keys.opt_size("original_max_position_embeddings")?;
-    let scaling = keys.opt_object("rope_scaling")?.filter(|s| !s.is_empty());
-    let parameters = keys.opt_object("rope_parameters")?.filter(|p| !p.is_empty());
-    let Some(inner) = scaling.or(parameters) else {
-        return Ok(Rope::new(dim, outer_theta.unwrap_or(DEFAULT_THETA), RopeScaling::Default, max_position_embeddings));
+    let outer_partial = match defaults.partial {
+        Some(_) => keys.opt_positive("partial_rotary_factor")?,
+        None => None,
     };
-    let theta = inner.opt_positive("rope_theta")?.or(outer_theta).unwrap_or(DEFAULT_THETA);
+    let rotated = |keys: &Keys<'_>, own: Option<f64>| match own.or(outer_partial).or(defaults.partial) {
+        None => Ok(head_dim),
+        Some(factor) => {
+            let dim = (head_dim as f64 * factor) as usize;
+            let expected = format!("such that an even number of the {head_dim} elements of a head is rotated");
+            if dim == 0 || dim > head_dim || dim % 2 != 0 { Err(keys.invalid("partial_rotary_factor", expected)) } else { Ok(dim) }
+        }
+    };
+    let Some(inner) = inner else {
+        let theta = outer_theta.unwrap_or(defaults.theta);
+        return Ok(Rope::new(rotated(keys, None)?, theta, RopeScaling::Default, max_position_embeddings));
+    };
+    let theta = inner.opt_positive("rope_theta")?.or(outer_theta).unwrap_or(defaults.theta);
     let legacy = inner.opt_str("type")?;
     let kind = inner.opt_str("rope_type")?.or(legacy).unwrap_or("default");
-    if inner.opt_positive("partial_rotary_factor")?.is_some_and(|f| f != 1.0) {
+    let own_partial = inner.opt_positive("partial_rotary_factor")?;
+    if defaults.partial.is_none() && own_partial.is_some_and(|f| f != 1.0) {
         return Err(inner.invalid("partial_rotary_factor", format!("1 in the {family} family")));
     }
+    let dim = rotated(&inner, own_partial)?;
     let original = || -> Result<usize, ConfigError> {
         let own = inner.opt_size("original_max_position_embeddings")?;
         Ok(outer_original.or(own).unwrap_or(max_position_embeddings))
@@ -69,9 +128,34 @@ pub(crate) fn read_rope(
                 attention_factor,
             })
         }
+        "longrope" | "su" => {
+            let original = original()?;
+            let factors = |key: &str| -> Result<Vec<f64>, ConfigError> {
+                let list = inner.opt_array(key)?.ok_or_else(|| inner.missing(key))?;
+                let numbers: Option<Vec<f64>> = list.iter().map(|v| v.as_f64().filter(|f| *f > 0.0)).collect();
+                let expected = format!("a list of {} positive numbers, one for each rotated pair", dim / 2);
+                numbers.filter(|n| n.len() == dim / 2).ok_or_else(|| inner.invalid(key, expected))
+            };
+            let factor = match inner.opt_positive("factor")? {
+                Some(factor) => factor,
+                None => max_position_embeddings as f64 / original as f64,
+            };
+            let attention = match inner.opt_positive("attention_factor")? {
+                Some(factor) => factor,
+                None if factor <= 1.0 => 1.0,
+                None => (1.0 + libm::log(factor) / libm::log(original as f64)).sqrt(),
+            };
+            RopeScaling::LongRope(LongRope {
+                short: factors("short_factor")?,
+                long: factors("long_factor")?,
+                original,
+                short_attention: inner.opt_positive("short_mscale")?.unwrap_or(attention),
+                long_attention: inner.opt_positive("long_mscale")?.unwrap_or(attention),
+            })
+        }
         other => {
             let key = if legacy == Some(other) { "type" } else { "rope_type" };
-            return Err(inner.invalid(key, "one of default, linear, dynamic, llama3, yarn"));
+            return Err(inner.invalid(key, "one of default, linear, dynamic, llama3, yarn, longrope"));
         }
     };
     let rope = Rope::new(dim, theta, scaling, max_position_embeddings);

@@ -4,6 +4,7 @@ mod dense;
 mod llama;
 mod mistral;
 mod opensci;
+mod parts;
 mod qwen2;
 mod qwen3;
 
@@ -31,6 +32,9 @@ const FAMILIES: &[Family] = &[
 pub(crate) trait Tensors {
     /// Whether the checkpoint has a tensor called `name`.
     fn has(&self, name: &str) -> bool;
+
+    /// Whether the checkpoint has a tensor whose name begins so.
+    fn any(&self, start: &str) -> bool;
 }
 
 /// Describes the model that the `config.json` called `file` asks for.
@@ -52,7 +56,8 @@ pub(crate) fn describe(file: &str, config: &Map<String, Value>, tensors: &dyn Te
     let mut decoder = (family.describe)(&keys, tensors)?;
     if let Some(quantization) = quantization {
         for linear in decoder.linears_mut() {
-            linear.packing = quantization.packing(linear.module());
+            let module = linear.module().replace("{}", "0");
+            linear.packing = quantization.packing(&module);
         }
     }
     keys.finish(family.model_type)?;

@@ -80,11 +80,11 @@ pub(super) fn check_groups(checkpoint: &Checkpoint, quantized: &[&Linear], group
 pub(super) fn parts(checkpoint: &Checkpoint, decoder: &Decoder, quantized: &[&Linear]) -> Vec<Part> {
     let mut order: Vec<&str> = vec![&decoder.embed.tensor];
     for block in &decoder.blocks {
-        order.extend(block.norms().map(|norm| norm.tensor.as_str()));
+        order.extend(block.norms().flat_map(|norm| norm.weights.iter().map(String::as_str)));
         order.extend(block.linears().flat_map(|linear| linear.bias.as_deref()));
         order.extend(block.linears().map(|linear| linear.weight.as_str()));
     }
-    order.push(&decoder.norm.tensor);
+    order.extend(decoder.norm.weights.iter().map(String::as_str));
     if let Head::Own(head) = &decoder.head {
         order.push(&head.weight);
     }
