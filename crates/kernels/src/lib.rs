@@ -34,13 +34,10 @@
 mod activation;
 mod attention;
 mod buffer;
-<<<<<<< HEAD
 mod carried;
 mod conv;
 mod delta;
-=======
 mod element;
->>>>>>> 0f3fdd6c3aefd990759b87a9b3b12aef9f9e7942
 mod elementwise;
 mod exec;
 mod format;
@@ -64,32 +61,22 @@ mod widen;
 pub use activation::{Activation, activate, gate};
 pub use attention::{Attention, Gathering, SPAN_ROWS, Span, attention};
 pub use buffer::Buffer;
-<<<<<<< HEAD
+pub use carried::Carried;
+pub use conv::{AfterConv, Conv, causal_conv, gated_conv};
+pub use delta::{DeltaRule, delta_gates, delta_rule, l2_norm};
 pub use elementwise::{
     Run, add_assign, add_scaled_rows, clamp, copy_columns, multiply, scale, scaled_add_assign, sigmoid_gate, soft_cap,
     softplus,
 };
-=======
-pub use carried::Carried;
-pub use conv::{AfterConv, Conv, causal_conv, gated_conv};
-pub use delta::{DeltaRule, delta_gates, delta_rule, l2_norm};
-pub use elementwise::{Activation, add_assign, gate};
->>>>>>> 961895209f84d495633477ebc0fbf9d0f612ea00
 pub use exec::Exec;
 pub use format::{
     Affine, Awq, Bits, Float, Format, Fp8, Gptq, GptqZeros, MOST_PARTS, Order, Packed, Part, Scales, Zeros, valid_order,
 };
 pub use integers::Quantized;
 pub use kv::{KV_BLOCK, KV_UNIT, KvBlock, KvFormat, KvSource};
-<<<<<<< HEAD
-pub use linear::{Columns, Linear, Rows, linear, widen};
-pub use matrix::{Bits, Format, Matrix, Packed, Scales};
-pub use norm::{Norm, NormKind, gated_rms_norm, l2_norm_in_place, norm, norm_in_place};
-=======
 pub use linear::{Columns, Linear, Rows, linear};
 pub use matrix::Matrix;
-pub use norm::{rms_norm, rms_norm_in_place};
->>>>>>> 0f3fdd6c3aefd990759b87a9b3b12aef9f9e7942
+pub use norm::{Norm, NormKind, gated_rms_norm, l2_norm_in_place, norm, norm_in_place};
 pub use pool::Pool;
 pub use record::{Interval, Worked};
 pub use rope::{Pairing, rotate};

@@ -30,12 +30,8 @@ pub use checkpoint::{Checkpoint, SafetensorsFile, TensorInfo};
 pub use clock::{Read, Reads, Record, Recording};
 pub use dtype::Dtype;
 pub use error::{StoreError, StoreErrorKind};
-<<<<<<< HEAD
-pub use plan::{Cut, Io, MOST_PARTS, Phase, Place, Plan, Tile, TooSmall, Use};
-=======
 pub use experts::{Expert, ExpertBytes, ExpertPlan, Experts, Extent, Hits};
-pub use plan::{Io, MOST_PARTS, Phase, Place, Plan, Tile, TooSmall, Use};
->>>>>>> 47710d2e84675c2cd38eb8749239786e8d09907d
+pub use plan::{Cut, Io, MOST_PARTS, Phase, Place, Plan, Tile, TooSmall, Use};
 pub use probe::{DISK_PROBE_BYTES, disk_rate};
 pub use reader::Way;
 pub use sealed::{SealedWriter, seal_is_intact};

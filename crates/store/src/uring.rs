@@ -97,32 +97,19 @@ impl<F: Feed> Uring<F> {
     fn take(&mut self, feed: &F, job: F::Job) {
         let index = self.jobs.iter().position(Option::is_none).unwrap_or(self.jobs.len());
         let before = self.waiting.len();
-<<<<<<< HEAD
-        for extent in shared.extents(&job) {
-            // Equal parts, so that no request is small.
-            let count = (extent.len / REQUEST).max(1);
-            let part = (extent.len / count).next_multiple_of(PAGE);
-            for start in (0..extent.len).step_by(part) {
-                self.waiting.push_back(Request {
-                    job: index,
-                    shard: extent.shard,
-                    offset: extent.offset + start as u64,
-                    // SAFETY: `start < len`, within the extent's memory.
-                    to: unsafe { extent.to.add(start) },
-                    len: part.min(extent.len - start),
-                    need: part.min(extent.need.saturating_sub(start)),
-=======
         for fetch in feed.fetches(&job) {
-            for start in (0..fetch.len).step_by(REQUEST) {
+            // Equal parts, so that no request is small.
+            let count = (fetch.len / REQUEST).max(1);
+            let part = (fetch.len / count).next_multiple_of(PAGE);
+            for start in (0..fetch.len).step_by(part) {
                 self.waiting.push_back(Request {
                     job: index,
                     shard: fetch.shard,
                     offset: fetch.offset + start as u64,
                     // SAFETY: `start < len`, within the fetch's memory.
                     to: unsafe { fetch.to.add(start) },
-                    len: REQUEST.min(fetch.len - start),
-                    need: REQUEST.min(fetch.need - start),
->>>>>>> 47710d2e84675c2cd38eb8749239786e8d09907d
+                    len: part.min(fetch.len - start),
+                    need: part.min(fetch.need.saturating_sub(start)),
                 });
             }
         }

@@ -39,7 +39,7 @@ impl<A: Arithmetic, W: Element> Op for WidenOrdered<'_, A, W> {
         let pairs = strip.scales.as_chunks::<2>().0;
         let groups = pairs.len() / (strip.last - strip.first);
         // SAFETY: a scale to read.
-        let ones = unsafe { W::open(s, &raw const ONE) };
+        let ones = unsafe { W::open(s, [1.0].as_ptr()) };
         for (i, to) in panel.chunks_exact_mut(stride).take(strip.last - strip.first).enumerate() {
             let elements = strip.stored_rows(strip.first + i, 1, 1).elements;
             let pairs = &pairs[i * groups..(i + 1) * groups];
@@ -72,9 +72,6 @@ impl<A: Arithmetic, W: Element> Op for WidenOrdered<'_, A, W> {
         }
     }
 }
-
-/// A scale that changes nothing.
-const ONE: f32 = 1.0;
 
 /// Writes `count` values, and zeros up to whole steps, as elements that `A` computes with.
 ///
