@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use rheostat::decoder::Block;
+use rheostat::decoder::{Block, Storage};
 use rheostat::profile::{Account, Op, Phase, Profile};
 use rheostat::{Compute, Forecast, KvFormat, Limits, MemoryPlan, Model, Rates, Way, memory};
 use serde_json::{Map, Value, json};
@@ -67,7 +67,7 @@ impl Report {
                 operations: decoder.matrix_operations(account.rows as f64, account.wanted as f64),
                 compute,
                 kv,
-                packed: decoder.blocks.iter().flat_map(Block::linears).any(|l| l.packing.is_some()),
+                packed: decoder.blocks.iter().flat_map(Block::linears).any(|l| matches!(l.storage, Storage::Packed(_))),
                 threads: model.exec().threads(),
                 cores,
             };

@@ -56,8 +56,7 @@ pub(crate) fn describe(file: &str, config: &Map<String, Value>, tensors: &dyn Te
     let mut decoder = (family.describe)(&keys, tensors)?;
     if let Some(quantization) = quantization {
         for linear in decoder.linears_mut() {
-            let module = linear.module().replace("{}", "0");
-            linear.packing = quantization.packing(&module);
+            linear.storage = quantization.storage(linear, tensors);
         }
     }
     keys.finish(family.model_type)?;
