@@ -32,6 +32,9 @@
 
 mod attention;
 mod buffer;
+mod carried;
+mod conv;
+mod delta;
 mod elementwise;
 mod exec;
 mod integers;
@@ -50,6 +53,9 @@ mod tile;
 
 pub use attention::{Attention, Gathering, SPAN_ROWS, Span, attention};
 pub use buffer::Buffer;
+pub use carried::Carried;
+pub use conv::{AfterConv, Conv, causal_conv, gated_conv};
+pub use delta::{DeltaRule, delta_gates, delta_rule, l2_norm};
 pub use elementwise::{Activation, add_assign, gate};
 pub use exec::Exec;
 pub use integers::Quantized;
