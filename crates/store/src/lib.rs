@@ -11,6 +11,7 @@ mod checkpoint;
 mod clock;
 mod dtype;
 mod error;
+mod feed;
 pub mod memory;
 mod plan;
 mod probe;
