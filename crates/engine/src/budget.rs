@@ -190,7 +190,9 @@ fn kv_bytes(decoder: &Decoder, rows: usize, units: usize, demand: &Demand) -> u6
         KvPlace::Disk => {
             // The ends of all sequences; in the layer at hand, what the pass adds to them; and the ring.
             let tails = units.min(TAIL_UNITS * demand.sequences) as u64 * unit;
-            let of_layer = |b: &crate::decoder::Block| KvBlock::memory(demand.kv, b.mixer.n_kv_heads, b.mixer.head_dim);
+            let of_layer = |b: &crate::decoder::Block| {
+                KvBlock::memory(demand.kv, b.mixer.n_kv_heads, b.mixer.head_dim, b.mixer.head_dim)
+            };
             let widest = decoder.blocks.iter().map(of_layer).max().unwrap_or(0);
             let pass = (rows.div_ceil(KV_UNIT) + demand.sequences) as u64 * widest;
             let ring = kv_disk::ring_blocks(decoder, demand.kv, demand.memory, units.saturating_mul(KV_UNIT));

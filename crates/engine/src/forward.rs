@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rheostat_kernels as kernels;
 use rheostat_kernels::{
-    Attention, Buffer, Columns, Exec, Format, Gathering, KvBlock, KvSource, Linear, Matrix, Quantized, Rounded, Rows,
-    SPAN_ROWS, Span,
+    Attention, Buffer, Columns, Exec, Format, Gathering, KvBlock, KvSource, Linear, Matrix, Norm, NormKind, Pairing,
+    Quantized, Rounded, Rows, SPAN_ROWS, Span,
 };
 use rheostat_store::{Checkpoint, Head, Place, TileBytes, Weights};
 
@@ -426,7 +426,7 @@ impl Pass<'_> {
         let normed = &mut ws.normed[..n * hidden];
         let (q, k, v) = (&mut ws.q[..n * width], &mut ws.k[..n * kv_width], &mut ws.v[..n * kv_width]);
         let x = &mut ws.x[..n * hidden];
-        kernels::rms_norm(self.exec, x, &vectors.mixer_norm, block.mixer_norm.eps, normed);
+        kernels::norm(self.exec, &rms(&vectors.mixer_norm, block.mixer_norm.eps), 1, x, normed);
         self.done(Op::Norm);
         let bias = |m: usize| vectors.biases[m].as_deref();
         let first = i * MATRICES;
@@ -442,14 +442,14 @@ impl Pass<'_> {
         )?;
         self.done(Op::Qkv);
         if let (Some((q_weight, k_weight)), Some(norms)) = (&vectors.qk_norm, &mixer.qk_norm) {
-            kernels::rms_norm_in_place(self.exec, q, q_weight, norms.q.eps);
-            kernels::rms_norm_in_place(self.exec, k, k_weight, norms.k.eps);
+            kernels::norm_in_place(self.exec, &rms(q_weight, norms.q.eps), mixer.n_heads, q);
+            kernels::norm_in_place(self.exec, &rms(k_weight, norms.k.eps), mixer.n_kv_heads, k);
             self.done(Op::Norm);
         }
         let half = self.decoder.rope.dim() / 2;
         let (cos, sin) = (&ws.cos[..n * half], &ws.sin[..n * half]);
-        kernels::rotate_half(self.exec, q, mixer.n_heads, mixer.head_dim, cos, sin);
-        kernels::rotate_half(self.exec, k, mixer.n_kv_heads, mixer.head_dim, cos, sin);
+        kernels::rotate(self.exec, q, mixer.n_heads, mixer.head_dim, 0, Pairing::Half, cos, sin);
+        kernels::rotate(self.exec, k, mixer.n_kv_heads, mixer.head_dim, 0, Pairing::Half, cos, sin);
         self.done(Op::Rotate);
         let mut at = 0;
         for input in inputs.iter_mut() {
@@ -462,8 +462,11 @@ impl Pass<'_> {
             n_heads: mixer.n_heads,
             n_kv_heads: mixer.n_kv_heads,
             head_dim: mixer.head_dim,
+            value_dim: mixer.head_dim,
             scale: mixer.scale,
             window: mixer.window,
+            softcap: None,
+            sinks: None,
         };
         let z = &mut ws.z[..n * width];
         if inputs[0].sequence.disk().is_none() {
@@ -488,7 +491,7 @@ impl Pass<'_> {
     /// Attention over blocks of which some are on disk, sequence by sequence; of those that need none from there, together.
     fn attention_from_disk(
         &self,
-        shape: &Attention,
+        shape: &Attention<'_>,
         q: &[f32],
         spans: &[Span],
         layer: &Layer<'_, '_>,
@@ -532,7 +535,7 @@ impl Pass<'_> {
         let width = ffn.gate.out_features;
         let (gate, up) = (&mut ws.gate[..n * width], &mut ws.up[..n * width]);
         let (x, normed) = (&mut ws.x[..n * hidden], &mut ws.normed[..n * hidden]);
-        kernels::rms_norm(self.exec, x, &vectors.ffn_norm, block.ffn_norm.eps, normed);
+        kernels::norm(self.exec, &rms(&vectors.ffn_norm, block.ffn_norm.eps), 1, x, normed);
         self.done(Op::Norm);
         let bias = |m: usize| vectors.biases[m].as_deref();
         let first = i * MATRICES;
@@ -573,7 +576,7 @@ impl Pass<'_> {
         }
         let final_hidden = &mut ws.final_hidden[..wanted * hidden];
         let x = &ws.delta[..wanted * hidden];
-        kernels::rms_norm(self.exec, x, &self.bound.norm, self.decoder.norm.eps, final_hidden);
+        kernels::norm(self.exec, &rms(&self.bound.norm, self.decoder.norm.eps), 1, x, final_hidden);
         self.done(Op::Norm);
         let logits = &mut ws.logits[..wanted * self.decoder.vocab_size];
         let matrix = self.bound.matrices.len() - 1;
@@ -657,6 +660,10 @@ struct Product<'a> {
     bias: Option<&'a [f32]>,
     /// `[n, out_features]`.
     out: &'a mut [f32],
+}
+
+fn rms(weight: &[f32], eps: f32) -> Norm<'_> {
+    Norm { kind: NormKind::Rms, weight: Some(weight), bias: None, width: weight.len(), eps }
 }
 
 pub(crate) fn wanted_rows(input: &Input<'_>) -> usize {

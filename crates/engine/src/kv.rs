@@ -165,7 +165,7 @@ impl Sequence {
         let blocks = len.div_ceil(KV_BLOCK);
         for (layer, (n_kv_heads, head_dim)) in self.layers.iter_mut().zip(&self.shape) {
             let (format, in_memory) = (self.pool.format, blocks - layer.first);
-            layer.blocks.resize_with(in_memory, || KvBlock::new(format, *n_kv_heads, *head_dim));
+            layer.blocks.resize_with(in_memory, || KvBlock::new(format, *n_kv_heads, *head_dim, *head_dim));
         }
         Ok(())
     }
@@ -183,7 +183,7 @@ impl Sequence {
             let kept = (self.len % KV_BLOCK).next_multiple_of(KV_UNIT);
             for (i, layer) in self.layers.iter_mut().enumerate().filter(|(_, layer)| layer.first > grows) {
                 let (n_kv_heads, head_dim) = self.shape[i];
-                let mut block = KvBlock::new(pool.format, n_kv_heads, head_dim);
+                let mut block = KvBlock::new(pool.format, n_kv_heads, head_dim, head_dim);
                 disk.read(Stored { slot: self.slots[grows], layer: i }, &mut block)?;
                 block.truncate(kept);
                 layer.blocks.push(block);
@@ -308,5 +308,5 @@ pub(crate) fn expect(inputs: &[Input<'_>]) {
 
 /// Bytes that one unit of positions takes in all layers.
 pub(crate) fn unit_bytes(decoder: &Decoder, format: KvFormat) -> u64 {
-    decoder.blocks.iter().map(|b| KvBlock::memory(format, b.mixer.n_kv_heads, b.mixer.head_dim)).sum()
+    decoder.blocks.iter().map(|b| KvBlock::memory(format, b.mixer.n_kv_heads, b.mixer.head_dim, b.mixer.head_dim)).sum()
 }

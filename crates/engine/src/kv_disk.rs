@@ -94,7 +94,7 @@ impl KvDisk {
     pub(crate) fn new(decoder: &Decoder, format: KvFormat, dir: &Path, blocks: u64) -> Result<KvDisk, StoreError> {
         let mut slot_bytes = 0;
         let layers = decoder.blocks.iter().map(|block| {
-            let lens = KvBlock::part_lens(format, block.mixer.n_kv_heads, block.mixer.head_dim);
+            let lens = KvBlock::part_lens(format, block.mixer.n_kv_heads, block.mixer.head_dim, block.mixer.head_dim);
             let offset = slot_bytes;
             slot_bytes += SpoolPlace::span(lens);
             LayerPlace { offset, lens, window: block.mixer.window }
@@ -105,7 +105,7 @@ impl KvDisk {
             slot_bytes,
             slots: Mutex::default(),
             ring: Mutex::new(Ring {
-                free: KvBlock::side_by_side(blocks as usize, format, 1, widest(decoder)),
+                free: KvBlock::side_by_side(blocks as usize, format, 1, widest(decoder), widest(decoder)),
                 asked: VecDeque::new(),
                 ahead: VecDeque::new(),
             }),
@@ -234,13 +234,14 @@ impl KvDisk {
 
 /// Elements of a position's keys, or of its values, in the widest layer.
 fn widest(decoder: &Decoder) -> usize {
-    let width = |n_kv_heads, head_dim| KvBlock::part_lens(KvFormat::F32, n_kv_heads, head_dim)[1] / (4 * KV_BLOCK);
+    let width =
+        |n_kv_heads, head_dim| KvBlock::part_lens(KvFormat::F32, n_kv_heads, head_dim, head_dim)[1] / (4 * KV_BLOCK);
     decoder.blocks.iter().map(|b| width(b.mixer.n_kv_heads, b.mixer.head_dim)).max().unwrap_or(0)
 }
 
 /// Bytes of a block of the ring.
 pub(crate) fn ring_block_bytes(decoder: &Decoder, format: KvFormat) -> u64 {
-    SpoolPlace::span(KvBlock::part_lens(format, 1, widest(decoder)))
+    SpoolPlace::span(KvBlock::part_lens(format, 1, widest(decoder), widest(decoder)))
 }
 
 /// Blocks of the ring, under a budget of `memory` bytes and for `positions` on disk.
@@ -253,6 +254,6 @@ pub(crate) fn ring_blocks(decoder: &Decoder, format: KvFormat, memory: u64, posi
 
 /// Bytes that a block of positions takes on disk, in all layers.
 pub(crate) fn slot_bytes(decoder: &Decoder, format: KvFormat) -> u64 {
-    let lens = |n_kv_heads, head_dim| SpoolPlace::span(KvBlock::part_lens(format, n_kv_heads, head_dim));
+    let lens = |n_kv_heads, head_dim| SpoolPlace::span(KvBlock::part_lens(format, n_kv_heads, head_dim, head_dim));
     decoder.blocks.iter().map(|b| lens(b.mixer.n_kv_heads, b.mixer.head_dim)).sum()
 }

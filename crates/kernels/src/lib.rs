@@ -30,6 +30,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "a tile's loops read best with its indices")]
 
+mod activation;
 mod attention;
 mod buffer;
 mod elementwise;
@@ -48,17 +49,21 @@ mod rounded;
 mod simd;
 mod tile;
 
+pub use activation::{Activation, activate, gate};
 pub use attention::{Attention, Gathering, SPAN_ROWS, Span, attention};
 pub use buffer::Buffer;
-pub use elementwise::{Activation, add_assign, gate};
+pub use elementwise::{
+    Run, add_assign, add_scaled_rows, clamp, copy_columns, multiply, scale, scaled_add_assign, sigmoid_gate, soft_cap,
+    softplus,
+};
 pub use exec::Exec;
 pub use integers::Quantized;
 pub use kv::{KV_BLOCK, KV_UNIT, KvBlock, KvFormat, KvSource};
 pub use linear::{Columns, Linear, Rows, linear, widen};
 pub use matrix::{Bits, Format, Matrix, Packed, Scales};
-pub use norm::{rms_norm, rms_norm_in_place};
+pub use norm::{Norm, NormKind, gated_rms_norm, l2_norm_in_place, norm, norm_in_place};
 pub use pool::Pool;
 pub use record::{Interval, Worked};
-pub use rope::rotate_half;
+pub use rope::{Pairing, rotate};
 pub use rounded::Rounded;
 pub use simd::Isa;
