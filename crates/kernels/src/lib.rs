@@ -6,8 +6,9 @@
 //!
 //! # The numeric contract
 //!
-//! Weights stored as f32, bf16 or f16 are widened exactly, packed integers to `q · scale`, rounded once (exact with
-//! scales of 16 bits); activations are f32. A dot product over an axis of
+//! Weights stored as f32, bf16 or f16 are widened exactly; quantised ones to the f32 that their [`Format`] states: an integer, its zero
+//! point taken off, or a small floating-point number, times a scale, rounded once (exact for integers of 4 and 8 bits without zero points
+//! and scales of 16 bits). Activations are f32. A dot product over an axis of
 //! length `n` has one order that depends on `n` alone: lane `l` of 16 adds the elements `l, l + 16, l + 32, …`
 //! in increasing order by fused multiply-add, a short tail counts as zeros, and the 16 lanes are added in
 //! the tree `l + (l+8)`, `l + (l+4)`, `l + (l+2)`, `l + (l+1)`. Attention has orders of its own: a
@@ -32,8 +33,11 @@
 
 mod attention;
 mod buffer;
+mod element;
 mod elementwise;
 mod exec;
+mod format;
+mod input_major;
 mod integers;
 mod kv;
 mod linear;
@@ -47,18 +51,23 @@ mod rope;
 mod rounded;
 mod simd;
 mod tile;
+mod widen;
 
 pub use attention::{Attention, Gathering, SPAN_ROWS, Span, attention};
 pub use buffer::Buffer;
 pub use elementwise::{Activation, add_assign, gate};
 pub use exec::Exec;
+pub use format::{
+    Affine, Awq, Bits, Float, Format, Fp8, Gptq, GptqZeros, MOST_PARTS, Order, Packed, Part, Scales, Zeros, valid_order,
+};
 pub use integers::Quantized;
 pub use kv::{KV_BLOCK, KV_UNIT, KvBlock, KvFormat, KvSource};
-pub use linear::{Columns, Linear, Rows, linear, widen};
-pub use matrix::{Bits, Format, Matrix, Packed, Scales};
+pub use linear::{Columns, Linear, Rows, linear};
+pub use matrix::Matrix;
 pub use norm::{rms_norm, rms_norm_in_place};
 pub use pool::Pool;
 pub use record::{Interval, Worked};
 pub use rope::rotate_half;
 pub use rounded::Rounded;
 pub use simd::Isa;
+pub use widen::widen;

@@ -175,6 +175,7 @@ fn store(random: &mut Random, rows: usize, cols: usize, format: Format) -> Store
                                 scales.extend(f16::from_f32(scale).to_le_bytes());
                                 f16::from_f32(scale).to_f32()
                             }
+                            Scales::E8m0 => unreachable!("scales of other formats"),
                         }
                     })
                     .collect();
@@ -192,6 +193,7 @@ fn store(random: &mut Random, rows: usize, cols: usize, format: Format) -> Store
                 }
                 elements.extend(words.iter().flat_map(|w| w.to_le_bytes()));
             }
+            _ => unreachable!("the formats of `formats.rs`"),
         }
     }
     Stored { format, rows, cols, elements, scales, exact, integers, scale_of }
