@@ -30,10 +30,7 @@ pub use checkpoint::{Checkpoint, SafetensorsFile, TensorInfo};
 pub use clock::{Read, Reads, Record, Recording};
 pub use dtype::Dtype;
 pub use error::{StoreError, StoreErrorKind};
-<<<<<<< ours
 pub use experts::{Expert, ExpertBytes, ExpertPlan, Experts, Extent, Hits};
-=======
->>>>>>> theirs
 pub use plan::{Cut, Io, MOST_PARTS, Phase, Place, Plan, Tile, TooSmall, Use};
 pub use probe::{DISK_PROBE_BYTES, disk_rate};
 pub use reader::Way;
