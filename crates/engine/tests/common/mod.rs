@@ -76,7 +76,11 @@ impl Case {
     /// Whether it has packed weights.
     pub fn is_packed(&self) -> bool {
         let decoder = Package::open(&self.dir).unwrap().describe().unwrap();
-        decoder.blocks.iter().flat_map(rheostat::decoder::Block::linears).any(|l| matches!(l.storage, rheostat::decoder::Storage::Packed(_)))
+        decoder
+            .blocks
+            .iter()
+            .flat_map(rheostat::decoder::Block::linears)
+            .any(|l| matches!(l.storage, rheostat::decoder::Storage::Packed(_)))
     }
 }
 
