@@ -86,6 +86,8 @@ fn parse(
         let theta = outer_theta.unwrap_or(defaults.theta);
         return Ok(Rope::new(rotated(keys, None)?, theta, RopeScaling::Default, max_position_embeddings));
     };
+    // Among which axes of an image's positions the frequencies are shared out: of text, all axes say the same.
+    inner.ignore(&["mrope_section", "mrope_interleaved"]);
     let theta = inner.opt_positive("rope_theta")?.or(outer_theta).unwrap_or(defaults.theta);
     let legacy = inner.opt_str("type")?;
     let kind = inner.opt_str("rope_type")?.or(legacy).unwrap_or("default");
