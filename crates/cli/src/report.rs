@@ -16,7 +16,11 @@ pub(crate) fn memory_plan(plan: &MemoryPlan) -> Vec<(&'static str, String)> {
         ("activations", plan.activations),
         ("weights that stay", plan.pinned),
         ("ring", plan.ring),
+        ("experts", plan.experts),
     ] {
+        if name == "experts" && plan.all_experts == 0 {
+            continue;
+        }
         lines.push(("", format!("{name:18} {:>10}", format_size(bytes))));
     }
     lines.push(("", format!("for {} tokens, {} rows a pass", plan.tokens, plan.rows)));
@@ -27,5 +31,9 @@ pub(crate) fn memory_plan(plan: &MemoryPlan) -> Vec<(&'static str, String)> {
         0 => ("streams", "nothing: all weights stay in memory".to_owned()),
         bytes => ("streams", format!("{} of weights in every sweep", format_size(bytes))),
     });
+    if plan.all_experts > plan.experts {
+        let all = format_size(plan.all_experts);
+        lines.push(("experts", format!("{all} in all: those that a token needs are read if they are not in memory")));
+    }
     lines
 }

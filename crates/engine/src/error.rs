@@ -96,6 +96,16 @@ pub enum Error {
         /// The shape that the configuration asks for.
         expected: Vec<usize>,
     },
+    /// Experts of one layer that are not stored alike.
+    #[error("{}: \"{tensor}\" is not stored in the form of \"{other}\", though both belong to experts of one layer; experts of a layer must be alike", path.display())]
+    UnlikeExperts {
+        /// The checkpoint.
+        path: PathBuf,
+        /// A tensor of one expert.
+        tensor: String,
+        /// The tensor of another that it differs from.
+        other: String,
+    },
     /// The groups of a packed matrix are not whole.
     #[error("{}: rows of {cols} elements of \"{tensor}\" cannot be cut into groups of {group}, as quantization_config asks; quantise the model again with a group_size that divides {cols}", path.display())]
     GroupDoesNotDivide {

@@ -8,10 +8,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use rheostat_kernels::{Exec, Format, Isa, KV_BLOCK, KV_UNIT, KvFormat, Worked, probe};
-use rheostat_store::{Checkpoint, Io, Record, Way, Weights, disk_rate, spool_room};
+use rheostat_store::{Checkpoint, Experts, Hits, Io, Reads, Record, Way, Weights, disk_rate, spool_room};
 
 use crate::bind::{Bound, MatrixInfo};
-use crate::budget::{self, Demand, LogitRows, MemoryPlan};
+use crate::budget::{self, Demand, LogitRows, MemoryPlan, Residency};
 use crate::decoder::Decoder;
 use crate::error::Error;
 use crate::forward::{Compute, Input, KvPlace, Observer, Output, Pass, Want, Workspace, wanted_rows};
@@ -89,6 +89,7 @@ pub struct Model {
     checkpoint: Checkpoint,
     bound: Bound,
     weights: Weights,
+    experts: Option<Experts>,
     exec: Exec,
     workspace: Workspace,
     kv: Arc<KvPool>,

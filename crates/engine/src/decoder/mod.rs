@@ -7,6 +7,7 @@ mod experts;
 mod linear;
 mod mixer;
 mod names;
+mod words;
 
 pub use experts::{Experts, GroupScore, Groups, Normalise, Router, Scores, Shared};
 pub use linear::{Layout, Linear, Norm, NormKind, Packing, Part, Piece, Projection, Slab, Slice};
