@@ -139,12 +139,13 @@ fn residency(
     demand: &Demand,
 ) -> Result<Residency, TooSmall> {
     let sweep = |budget: u64| Plan::with_tiles(checkpoint, uses, budget, demand.tile, demand.io);
-    let all: u64 = layers.iter().flatten().map(Expert::bytes).sum();
+    let bytes = |expert: &Expert| expert.parts.iter().map(|part| part.len).sum::<u64>();
+    let all: u64 = layers.iter().flatten().map(bytes).sum();
     if layers.is_empty() || all == 0 {
         return Ok(Residency { sweep: sweep(budget)?, experts: None });
     }
     let experts = |budget: u64| ExpertPlan::new(checkpoint, layers, budget, demand.io);
-    let largest = layers.iter().flatten().map(Expert::bytes).max().unwrap_or(0);
+    let largest = layers.iter().flatten().map(bytes).max().unwrap_or(0);
     let least = experts(0).map_or_else(|TooSmall { needed }| needed, |plan| plan.arena_bytes());
     let floor = least.max((2 * routed as u64).saturating_mul(largest).min(all).min(budget / 2));
     let plan = sweep(budget.saturating_sub(floor)).map_err(|e| TooSmall { needed: e.needed.saturating_add(floor) })?;

@@ -10,7 +10,8 @@ use std::marker::PhantomData;
 
 use crate::buffer::Buffer;
 use crate::exec::Exec;
-use crate::matrix::{Bits, StoredRows};
+use crate::format::Bits;
+use crate::matrix::StoredRows;
 use crate::simd::{LANES, Op, Simd};
 
 /// Elements of x that share a scale.

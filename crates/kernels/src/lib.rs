@@ -6,8 +6,9 @@
 //!
 //! # The numeric contract
 //!
-//! Weights stored as f32, bf16 or f16 are widened exactly, packed integers to `q · scale`, rounded once (exact with
-//! scales of 16 bits); activations are f32. A dot product over an axis of
+//! Weights stored as f32, bf16 or f16 are widened exactly; quantised ones to the f32 that their [`Format`] states: an integer, its zero
+//! point taken off, or a small floating-point number, times a scale, rounded once (exact for integers of 4 and 8 bits without zero points
+//! and scales of 16 bits). Activations are f32. A dot product over an axis of
 //! length `n` has one order that depends on `n` alone: lane `l` of 16 adds the elements `l, l + 16, l + 32, …`
 //! in increasing order by fused multiply-add, a short tail counts as zeros, and the 16 lanes are added in
 //! the tree `l + (l+8)`, `l + (l+4)`, `l + (l+2)`, `l + (l+1)`. Attention has orders of its own: a
@@ -30,10 +31,17 @@
 
 #![allow(clippy::needless_range_loop, reason = "a tile's loops read best with its indices")]
 
+mod activation;
 mod attention;
 mod buffer;
+mod carried;
+mod conv;
+mod delta;
+mod element;
 mod elementwise;
 mod exec;
+mod format;
+mod input_major;
 mod integers;
 mod kv;
 mod linear;
@@ -45,20 +53,34 @@ pub mod probe;
 mod record;
 mod rope;
 mod rounded;
+mod router;
 mod simd;
 mod tile;
+mod widen;
 
+pub use activation::{Activation, activate, gate};
 pub use attention::{Attention, Gathering, SPAN_ROWS, Span, attention};
 pub use buffer::Buffer;
-pub use elementwise::{Activation, add_assign, gate};
+pub use carried::Carried;
+pub use conv::{AfterConv, Conv, causal_conv, gated_conv};
+pub use delta::{DeltaRule, delta_gates, delta_rule, l2_norm};
+pub use elementwise::{
+    Run, add_assign, add_scaled_rows, clamp, copy_columns, multiply, scale, scaled_add_assign, sigmoid_gate, soft_cap,
+    softplus,
+};
 pub use exec::Exec;
+pub use format::{
+    Affine, Awq, Bits, Float, Format, Fp8, Gptq, GptqZeros, MOST_PARTS, Order, Packed, Part, Scales, Zeros, valid_order,
+};
 pub use integers::Quantized;
 pub use kv::{KV_BLOCK, KV_UNIT, KvBlock, KvFormat, KvSource};
-pub use linear::{Columns, Linear, Rows, linear, widen};
-pub use matrix::{Bits, Format, Matrix, Packed, Scales};
-pub use norm::{rms_norm, rms_norm_in_place};
+pub use linear::{Columns, Linear, Rows, linear};
+pub use matrix::Matrix;
+pub use norm::{Norm, NormKind, gated_rms_norm, l2_norm_in_place, norm, norm_in_place};
 pub use pool::Pool;
 pub use record::{Interval, Worked};
-pub use rope::rotate_half;
+pub use rope::{Pairing, rotate};
 pub use rounded::Rounded;
+pub use router::{GroupScore, Groups, Normalise, Router, Scores, route};
 pub use simd::Isa;
+pub use widen::widen;

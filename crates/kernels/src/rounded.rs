@@ -1,11 +1,11 @@
 //! Rows of activations rounded to bf16, as the reduced mode takes them.
 
 use crate::buffer::Buffer;
+use crate::element::F32;
 use crate::exec::Exec;
-use crate::linear::store_widened;
-use crate::matrix::{F32, StoredRows};
+use crate::matrix::StoredRows;
 use crate::simd::{LANES, Op, Simd};
-use crate::tile::InBf16;
+use crate::tile::{InBf16, store_widened};
 
 /// Rows of activations rounded to bf16, to nearest, ties to even; subnormal numbers become zeros.
 pub struct Rounded {

@@ -6,7 +6,8 @@
 //! [`Simd::sum`] adds the lanes. A tile of any size computes each of its dot products so, and therefore tiles
 //! may be cut in any way.
 
-use crate::matrix::{Element, StoredRows};
+use crate::element::Element;
+use crate::matrix::StoredRows;
 use crate::simd::{LANES, Simd};
 
 /// In which numbers products are computed.
@@ -192,7 +193,7 @@ pub(crate) unsafe fn accumulate<S: Simd, A: Arithmetic, W: Element, const R: usi
             }
             k = end;
         }
-        index += 1;
+        index += W::SCALES;
     }
     a
 }
@@ -224,6 +225,37 @@ unsafe fn add_step<S: Simd, A: Arithmetic, W: Element, const R: usize, const C: 
                 a[r][c] = A::add(s, xv, wv[c], a[r][c]);
             }
         }
+    }
+}
+
+/// Widens the first of `row`'s rows to the elements that `A` computes with, padded with zeros to whole steps.
+#[inline(always)]
+pub(crate) fn store_widened<S: Simd, A: Arithmetic, W: Element>(
+    s: S,
+    element: W,
+    row: StoredRows<'_>,
+    cols: usize,
+    to: &mut [f32],
+) {
+    assert!(size_of_val(to) >= cols.next_multiple_of(A::STEP) * A::X_BYTES);
+    let to: *mut u8 = to.as_mut_ptr().cast();
+    let (mut k, mut index) = (0, 0);
+    while k < cols {
+        let end = k.saturating_add(element.group()).min(cols);
+        // SAFETY: the row holds `cols` elements and the scales of their groups; `to` has room for whole steps.
+        unsafe {
+            let group = W::open(s, row.scales.wrapping_add(index));
+            while k + A::STEP <= end {
+                A::store_x(s, to.add(k * A::X_BYTES), A::load_w::<S, W>(s, row.elements.add(W::bytes(k)), group));
+                k += A::STEP;
+            }
+            if k < end {
+                let rest = A::load_w_first::<S, W>(s, row.elements.add(W::bytes(k)), end - k, group);
+                A::store_x(s, to.add(k * A::X_BYTES), rest);
+                k = end;
+            }
+        }
+        index += W::SCALES;
     }
 }
 

@@ -1,7 +1,9 @@
 //! The tensors of a linear map: found, checked, and cut out of larger ones.
 
-use rheostat_kernels::{Format, Matrix, Packed, Scales};
-use rheostat_store::{Dtype, Phase, TensorInfo, TileBytes, Use};
+use std::num::NonZeroUsize;
+
+use rheostat_kernels::{Format, Matrix, Packed, Part, Scales};
+use rheostat_store::{Cut, Dtype, Phase, TensorInfo, Use};
 
 use super::Binder;
 use crate::decoder::{Layout, Linear, Packing, Slice};
@@ -9,22 +11,20 @@ use crate::error::Error;
 
 /// A matrix of the checkpoint.
 pub(crate) struct MatrixInfo {
-    /// Its elements and, of packed ones, their scales.
+    /// The tensors of its format, in their order.
     pub(crate) parts: Vec<TensorInfo>,
     pub(crate) format: Format,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
-    /// Whether its elements are stored `[cols, rows]`.
-    pub(crate) transposed: bool,
-    /// Whether it is read and used as a whole.
-    pub(crate) indivisible: bool,
+    /// Whether it is read and used as a whole, though its format does not ask for that.
+    pub(crate) whole: bool,
 }
 
 impl MatrixInfo {
     /// One tensor of floating-point numbers `[rows, cols]`.
     pub(super) fn plain(tensor: TensorInfo, rows: usize, cols: usize) -> MatrixInfo {
         let format = format(tensor.dtype());
-        MatrixInfo { parts: vec![tensor], format, rows, cols, transposed: false, indivisible: false }
+        MatrixInfo { parts: vec![tensor], format, rows, cols, whole: false }
     }
 
     /// Bytes of all its tensors.
@@ -32,28 +32,19 @@ impl MatrixInfo {
         self.parts.iter().map(TensorInfo::byte_len).sum()
     }
 
-    /// Bytes of what always stays in memory of it.
-    pub(super) fn resident_bytes(&self) -> usize {
-        0
-    }
-
     /// As the store plans it.
     pub(super) fn as_use(&self, phase: Phase) -> Use {
-        Use { parts: self.parts.clone(), phase, indivisible: self.indivisible }
-    }
-
-    /// `rows` rows of the matrix, which are those of `tile`.
-    pub(crate) fn of_tile<'a>(&self, tile: &'a TileBytes<'_>, rows: usize) -> Matrix<'a> {
-        let parts = tile.parts();
-        self.of_parts(&[parts[0], parts[1]], rows)
+        let cut = |part: Part| match part {
+            Part::Rows { step, .. } if !self.whole => NonZeroUsize::new(step).map_or(Cut::Whole, Cut::Rows),
+            Part::Rows { .. } | Part::Whole(_) => Cut::Whole,
+        };
+        let parts = self.parts.iter().cloned().zip(self.format.parts(self.rows, self.cols).map(cut)).collect();
+        Use { rows: self.rows, parts, phase }
     }
 
     /// `rows` rows of the matrix, whose tensors' bytes are `parts`.
-    pub(crate) fn of_parts<'a>(&self, parts: &[&'a [u8]], rows: usize) -> Matrix<'a> {
-        if self.transposed {
-            return Matrix::transposed(parts[0], self.format, rows, self.cols);
-        }
-        Matrix::new(parts[0], parts.get(1).copied().unwrap_or_default(), self.format, rows, self.cols)
+    pub(crate) fn matrix<'a>(&self, parts: &[&'a [u8]], rows: usize) -> Matrix<'a> {
+        Matrix::from_parts(parts, self.format, rows, self.cols)
     }
 }
 
@@ -92,7 +83,8 @@ impl Binder<'_> {
             let tensor = self.find(&linear.weight, &shape)?;
             let tensor = cut(&tensor, Slice { of: 0, ..linear.slice }, cols);
             let plain = MatrixInfo::plain(tensor, rows, cols);
-            return Ok(MatrixInfo { transposed: true, indivisible: true, ..plain });
+            let format = plain.format.transposed().expect("floating-point numbers may be stored in either order");
+            return Ok(MatrixInfo { format, ..plain });
         }
         let tensor = self.find(&linear.weight, &whole_shape(linear.slice, rows, &[cols]))?;
         Ok(MatrixInfo::plain(cut(&tensor, linear.slice, rows), rows, cols))
@@ -140,7 +132,7 @@ impl Binder<'_> {
             },
         });
         let parts = vec![cut(&elements, linear.slice, rows), cut(&scales, linear.slice, rows)];
-        Ok(MatrixInfo { parts, format, rows, cols, transposed: false, indivisible: false })
+        Ok(MatrixInfo { parts, format, rows, cols, whole: false })
     }
 
     /// The bias of a linear map, if it has one.

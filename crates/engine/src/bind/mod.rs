@@ -166,8 +166,7 @@ impl Bound {
     pub(crate) fn vector_bytes(&self) -> u64 {
         let head = self.head.bias.as_ref().map_or(0, Vec::len);
         let blocks: usize = self.blocks.iter().map(BoundBlock::elements).sum();
-        let resident: usize = self.matrices.iter().map(MatrixInfo::resident_bytes).sum();
-        (4 * (self.norm.elements() + head + blocks) + resident) as u64
+        4 * (self.norm.elements() + head + blocks) as u64
     }
 
     /// The routed experts as the store plans them, by layers.
@@ -282,7 +281,7 @@ impl Binder<'_> {
                 // Its heads are parts of one matrix, which is taken as a whole.
                 let kv_b = bound.len() - 2;
                 let kv_b = bound[kv_b].matrix;
-                self.matrices[kv_b].indivisible = true;
+                self.matrices[kv_b].whole = true;
                 bound.shrink_to_fit();
                 bound
             }
@@ -343,7 +342,7 @@ impl Binder<'_> {
                 own.extend(self.bias(linear)?);
                 match matrices.get(i) {
                     None => matrices.push(info),
-                    Some(first) if first.format == info.format && first.transposed == info.transposed => {}
+                    Some(first) if first.format == info.format => {}
                     Some(first) => {
                         return Err(Error::UnlikeExperts {
                             path: self.path(),

@@ -65,13 +65,9 @@ impl Experts {
         [&self.router.linear].into_iter().chain(shared).collect()
     }
 
+    /// The same, and those of the expert that stands for all, to change them.
     pub(super) fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let shared = self.shared.iter_mut().flat_map(|s| s.gate.iter_mut().chain(s.ffn.linears_mut()));
-        [&mut self.router.linear].into_iter().chain(shared).collect()
-    }
-
-    /// The linear maps of the expert that stands for all.
-    pub(super) fn template_mut(&mut self) -> Vec<&mut Linear> {
-        self.expert.linears_mut().collect()
+        [&mut self.router.linear].into_iter().chain(shared).chain(self.expert.linears_mut()).collect()
     }
 }

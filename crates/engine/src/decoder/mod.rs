@@ -228,6 +228,7 @@ impl Ffn {
         }
     }
 
+    /// The same to change them, and those of the expert that stands for all.
     fn linears_mut(&mut self) -> Vec<&mut Linear> {
         match self {
             Ffn::Gated(gated) => gated.linears_mut().collect(),
@@ -334,9 +335,6 @@ impl Decoder {
         let blocks = self.blocks.iter_mut().flat_map(|block| {
             let mut all = block.mixer.linears_mut();
             all.extend(block.ffn.linears_mut());
-            if let Ffn::Experts(experts) = &mut block.ffn {
-                all.extend(experts.template_mut());
-            }
             all
         });
         let head = match &mut self.head {

@@ -43,7 +43,7 @@ impl Pass<'_> {
         }
         let order = std::mem::take(&mut ws.experts.order);
         ws.delta[..n * hidden].fill(0.0);
-        let result = order.chunk_by(|a, b| a.0 == b.0).try_for_each(|rows| {
+        let result: Result<(), Error> = order.chunk_by(|a, b| a.0 == b.0).try_for_each(|rows| {
             self.recorder.borrow_mut().pause();
             let bytes = cache.acquire(layer, rows[0].0);
             self.recorder.borrow_mut().resume();
@@ -140,7 +140,7 @@ impl Pass<'_> {
         for (m, info) in bound.matrices.iter().enumerate() {
             let parts: Vec<&[u8]> = (part..part + info.parts.len()).map(|p| bytes.part(p)).collect();
             part += parts.len();
-            let weight = info.of_parts(&parts, info.rows);
+            let weight = info.matrix(&parts, info.rows);
             let bias = &mut ws.experts.bias;
             bias.clear();
             if bound.biased[m] {

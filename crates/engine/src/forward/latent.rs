@@ -75,7 +75,7 @@ impl Pass<'_> {
         let tile = self.weights.plan().tiles_of(kv_b.matrix).start;
         let info = &self.bound.matrices[kv_b.matrix];
         let tile = self.acquire(tile)?;
-        let kv_b = info.of_tile(&tile, info.rows);
+        let kv_b = info.matrix(tile.parts(), info.rows);
         let latent_q = &mut ws.latent.q[..n * n_heads * key_dim];
         for h in 0..n_heads {
             let head_in = &mut ws.latent.head_in[..n * nope];

@@ -227,8 +227,8 @@ impl Pass<'_> {
         let row_bytes = format.row_bytes(hidden);
         for (index, x) in rows.zip(to.chunks_exact_mut(hidden)) {
             let start = index * row_bytes;
-            let row = match self.weights.resident(table, start, row_bytes) {
-                Some(row) => row,
+            let stored = match self.weights.resident(table, start, row_bytes) {
+                Some(stored) => stored,
                 None => {
                     row.resize(row_bytes, 0);
                     self.recorder.borrow_mut().pause();
@@ -236,10 +236,10 @@ impl Pass<'_> {
                     *gathered += row_bytes as u64;
                     self.recorder.borrow_mut().resume();
                     self.recorder.borrow_mut().gathered(row_bytes);
-                    row
+                    &*row
                 }
             };
-            kernels::widen(self.exec, row, format, x);
+            kernels::widen(self.exec, stored, format, x);
         }
         Ok(())
     }

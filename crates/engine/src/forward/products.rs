@@ -1,7 +1,7 @@
 //! Products of rows with the matrices of a sweep, tile after tile, and with those of experts.
 
 use rheostat_kernels as kernels;
-use rheostat_kernels::{Buffer, Columns, Format, Linear, Matrix, Rows};
+use rheostat_kernels::{Buffer, Columns, Linear, Matrix, Rows};
 use rheostat_store::{Place, TileBytes};
 
 use super::Pass;
@@ -81,7 +81,8 @@ impl Pass<'_> {
     ) -> Result<(), Error> {
         let format = |p: &Product<'_>| self.bound.matrices[p.linear.matrix].format;
         let integers = prepared.in_integers();
-        for alike in products.chunk_by_mut(|a, b| !integers || same_form(format(a), format(b))) {
+        let bits = |p: &Product<'_>| format(p).takes_integers();
+        for alike in products.chunk_by_mut(|a, b| !integers || bits(a) == bits(b)) {
             self.products_alike(prepared.rows(self.exec, x, n, format(&alike[0])), n, alike)?;
         }
         Ok(())
@@ -102,7 +103,7 @@ impl Pass<'_> {
             for (p, tile) in products.iter_mut().zip(&held) {
                 let info = &self.bound.matrices[p.linear.matrix];
                 jobs.push(Linear {
-                    weight: info.of_tile(tile, info.rows),
+                    weight: info.matrix(tile.parts(), info.rows),
                     bias: p.linear.bias.as_deref(),
                     out: Columns::new(p.out, info.rows, 0),
                 });
@@ -116,7 +117,7 @@ impl Pass<'_> {
                 let tile = self.acquire(t)?;
                 let (first, rows) = (tiles[t].first_row, tiles[t].rows);
                 let job = Linear {
-                    weight: info.of_tile(&tile, rows),
+                    weight: info.matrix(tile.parts(), rows),
                     bias: p.linear.bias.as_deref().map(|b| &b[first..first + rows]),
                     out: Columns::new(p.out, info.rows, first),
                 };
@@ -148,13 +149,4 @@ impl Pass<'_> {
         let job = Linear { weight, bias, out: Columns::new(out, width, 0) };
         kernels::linear(self.exec, prepared.rows(self.exec, x, n, weight.format()), n, &mut [job]);
     }
-}
-
-/// Whether weights of both formats take rows in the same form where packed ones are multiplied as integers.
-fn same_form(a: Format, b: Format) -> bool {
-    let bits = |format| match format {
-        Format::Packed(packed) => Some(packed.bits),
-        _ => None,
-    };
-    bits(a) == bits(b)
 }

@@ -3,7 +3,7 @@
 use rheostat_kernels::{Buffer, Exec, Format, Quantized, Rounded, Rows, Span};
 
 use super::{Compute, KvPlace};
-use crate::decoder::{Decoder, Ffn, LatentQueries, Mixer, Part};
+use crate::decoder::{Decoder, Ffn, LatentQueries, Mixer, Part, Projection};
 
 /// Parts that projections give: see [`Part`].
 const PARTS: usize = 8;
@@ -109,11 +109,14 @@ impl Prepared {
                 rounded.set(exec, x, n, cols);
                 Rows::Bf16(rounded)
             }
-            (Prepared::Int8(quantized), Format::Packed(packed)) => {
-                quantized.set(exec, x, n, cols, packed.bits);
-                Rows::Int8(quantized)
-            }
-            (Prepared::F32 | Prepared::Int8(_), _) => Rows::F32(x),
+            (Prepared::Int8(quantized), format) => match format.takes_integers() {
+                Some(bits) => {
+                    quantized.set(exec, x, n, cols, bits);
+                    Rows::Int8(quantized)
+                }
+                None => Rows::F32(x),
+            },
+            (Prepared::F32, _) => Rows::F32(x),
         }
     }
 
@@ -154,31 +157,21 @@ impl Widths {
             for linear in block.linears() {
                 widen(&mut w.input, linear.in_features);
             }
-            let mut inputs = |inputs: &[crate::decoder::Projection]| {
-                for projection in inputs {
-                    if !projection.is_whole() {
-                        widen(&mut w.whole, projection.linear.out_features);
-                    }
-                    for piece in &projection.pieces {
-                        widen(&mut w.parts[piece.part as usize], piece.to + piece.len);
-                    }
-                }
-            };
             match &block.mixer {
                 Mixer::Attention(m) => {
-                    inputs(&m.inputs);
+                    w.inputs(&m.inputs);
                     widen(&mut w.z, m.width());
                     widen(&mut w.heads, m.n_heads);
                 }
                 Mixer::Delta(m) => {
-                    inputs(&m.inputs);
+                    w.inputs(&m.inputs);
                     // Decays and shares of what is written.
                     widen(&mut w.parts[Part::Query as usize], m.v_heads);
                     widen(&mut w.parts[Part::Key as usize], m.v_heads);
                     widen(&mut w.z, m.v_heads * m.v_dim);
                 }
                 Mixer::Conv(m) => {
-                    inputs(&m.inputs);
+                    w.inputs(&m.inputs);
                     widen(&mut w.z, m.channels);
                 }
                 Mixer::Latent(m) => {
@@ -190,6 +183,8 @@ impl Widths {
                     widen(&mut w.latent_kv, m.kv_rank + m.rope_dim);
                     widen(&mut w.latent_q, m.n_heads * (m.kv_rank + m.rope_dim));
                     widen(&mut w.latent_z, m.n_heads * m.kv_rank);
+                    // The compressed vectors by themselves.
+                    widen(&mut w.whole, m.kv_rank);
                     widen(&mut w.head_in, m.nope_dim.max(m.kv_rank));
                     widen(&mut w.head_out, m.kv_rank.max(m.value_dim));
                     widen(&mut w.z, m.n_heads * m.value_dim);
@@ -198,12 +193,12 @@ impl Widths {
                 }
             }
             match &block.ffn {
-                Ffn::Gated(f) => inputs(&f.inputs),
+                Ffn::Gated(f) => w.inputs(&f.inputs),
                 Ffn::Plain(f) => widen(&mut w.parts[Part::Up as usize], f.up.out_features),
                 Ffn::Experts(f) => {
-                    inputs(&f.expert.inputs);
+                    w.inputs(&f.expert.inputs);
                     if let Some(shared) = &f.shared {
-                        inputs(&shared.ffn.inputs);
+                        w.inputs(&shared.ffn.inputs);
                         w.shared_hidden = hidden;
                     }
                     w.expert_hidden = hidden;
@@ -214,6 +209,19 @@ impl Widths {
             }
         }
         w
+    }
+
+    /// Room for what the projections of a sublayer give.
+    fn inputs(&mut self, inputs: &[Projection]) {
+        for projection in inputs {
+            if !projection.is_whole() {
+                self.whole = self.whole.max(projection.linear.out_features);
+            }
+            for piece in &projection.pieces {
+                let part = &mut self.parts[piece.part as usize];
+                *part = (*part).max(piece.to + piece.len);
+            }
+        }
     }
 
     /// f32 elements of all buffers of a row.

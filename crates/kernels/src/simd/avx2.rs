@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Op, Simd};
+use super::{E2M1, Op, Simd};
 
 /// Proof that the CPU has AVX2, FMA and F16C. Made only by [`run`].
 #[derive(Clone, Copy)]
@@ -27,6 +27,7 @@ impl Simd for Avx2 {
     type V = Pair;
     type P = IntPair;
     type Nibbles = (__m256, __m256);
+    type E2m1 = __m256;
     type B = IntPair;
     type I = IntPair;
     const WIDE_TILE: bool = false;
@@ -78,6 +79,43 @@ impl Simd for Avx2 {
                 _mm256_fmadd_ps(_mm256_cvtepi32_ps(nibbles), scale, offset)
             };
             (half(p), half(p.add(4)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_e4m3(self, p: *const u8) -> Pair {
+        unsafe {
+            let half = halves_of_e4m3(p);
+            let widen = |half| _mm256_mul_ps(_mm256_cvtph_ps(half), _mm256_set1_ps(256.0));
+            (widen(_mm256_castsi256_si128(half)), widen(_mm256_extracti128_si256::<1>(half)))
+        }
+    }
+    #[inline(always)]
+    fn e2m1(self, scale: f32) -> __m256 {
+        unsafe { _mm256_set1_ps(scale) }
+    }
+    #[inline(always)]
+    unsafe fn load_e2m1(self, p: *const u8, scale: __m256) -> Pair {
+        unsafe {
+            let shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+            let sizes = _mm256_loadu_ps(E2M1.as_ptr());
+            let half = |p: *const u8| {
+                // Lane l gets the nibble l in its lowest bits; the look-up takes three of them.
+                let own = _mm256_srlv_epi32(_mm256_set1_epi32(p.cast::<i32>().read_unaligned()), shifts);
+                let sign = _mm256_and_ps(_mm256_castsi256_ps(_mm256_slli_epi32::<28>(own)), _mm256_set1_ps(-0.0));
+                _mm256_mul_ps(_mm256_or_ps(_mm256_permutevar8x32_ps(sizes, own), sign), scale)
+            };
+            (half(p), half(p.add(4)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_fields(self, p: *const u8, shift: u32, mask: u32) -> Pair {
+        unsafe {
+            let (shift, mask) = (_mm_cvtsi32_si128(shift.cast_signed()), _mm256_set1_epi32(mask.cast_signed()));
+            let half = |p: *const u8| {
+                let words = _mm256_loadu_si256(p.cast());
+                _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srl_epi32(words, shift), mask))
+            };
+            (half(p), half(p.add(32)))
         }
     }
     #[inline(always)]
@@ -196,6 +234,23 @@ impl Simd for Avx2 {
                 _mm256_add_ps(d.0, d.1),
             ])
         }
+    }
+}
+
+/// Reads sixteen e4m3 numbers as f16, divided by 256: the mantissas are three of ten bits, the exponents four of five.
+///
+/// # Safety
+/// The CPU has AVX2, and `p` is valid for reading 16 bytes.
+#[inline(always)]
+pub(super) unsafe fn halves_of_e4m3(p: *const u8) -> __m256i {
+    // SAFETY: the caller vouches for both.
+    unsafe {
+        // The sign goes into all the upper bits, of which two are too many.
+        let wide = _mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(_mm_loadu_si128(p.cast())));
+        let half = _mm256_and_si256(wide, _mm256_set1_epi16(0xbf80_u16.cast_signed()));
+        let ones = _mm256_set1_epi16(0x3f80);
+        let none = _mm256_cmpeq_epi16(_mm256_and_si256(half, ones), ones);
+        _mm256_or_si256(half, _mm256_and_si256(none, _mm256_set1_epi16(0x7c00)))
     }
 }
 

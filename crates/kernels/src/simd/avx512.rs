@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Op, Simd};
+use super::{E2M1, Op, Simd};
 
 /// Proof that the CPU has AVX-512 F, BW, DQ and VL and, with `BF16`, also BF16, VBMI and VNNI. Made only by [`run`] and
 /// [`run_bf16`].
@@ -35,6 +35,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     type P = __m512i;
     /// The sixteen values.
     type Nibbles = __m512;
+    /// The sixteen values.
+    type E2m1 = __m512;
     type B = __m512i;
     type I = __m512i;
     const WIDE_TILE: bool = true;
@@ -98,6 +100,30 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
                 _mm512_srlv_epi32(twice, _mm512_set1_epi64(4 << 32))
             };
             _mm512_permutexvar_ps(own, values)
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_e4m3(self, p: *const u8) -> __m512 {
+        unsafe { _mm512_mul_ps(_mm512_cvtph_ps(super::avx2::halves_of_e4m3(p)), _mm512_set1_ps(256.0)) }
+    }
+    #[inline(always)]
+    fn e2m1(self, scale: f32) -> __m512 {
+        unsafe {
+            let sizes = _mm256_loadu_ps(E2M1.as_ptr());
+            let negative = _mm256_xor_ps(sizes, _mm256_set1_ps(-0.0));
+            let values = _mm512_insertf32x8::<1>(_mm512_castps256_ps512(sizes), negative);
+            _mm512_mul_ps(values, _mm512_set1_ps(scale))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_e2m1(self, p: *const u8, values: __m512) -> __m512 {
+        unsafe { self.load_nibbles(p, values) }
+    }
+    #[inline(always)]
+    unsafe fn load_fields(self, p: *const u8, shift: u32, mask: u32) -> __m512 {
+        unsafe {
+            let words = _mm512_srl_epi32(_mm512_loadu_si512(p.cast()), _mm_cvtsi32_si128(shift.cast_signed()));
+            _mm512_cvtepi32_ps(_mm512_and_si512(words, _mm512_set1_epi32(mask.cast_signed())))
         }
     }
     #[inline(always)]

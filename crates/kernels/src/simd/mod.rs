@@ -13,6 +13,9 @@ mod portable;
 
 use portable::Portable;
 
+/// The magnitudes of an e2m1 number, by its three lower bits.
+const E2M1: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+
 /// Number of f32 lanes in a [`Simd::V`]; the lane count of the numeric contract.
 pub(crate) const LANES: usize = 16;
 
@@ -34,6 +37,9 @@ enum Kind {
 }
 
 impl Isa {
+    /// What every CPU can run.
+    pub(crate) const PORTABLE: Isa = Isa(Kind::Portable);
+
     /// The widest instruction set of this CPU.
     #[must_use]
     pub fn detect() -> Isa {
@@ -121,6 +127,8 @@ pub(crate) trait Simd: Copy {
     type P: Copy;
     /// What the sixteen values of a packed nibble become.
     type Nibbles: Copy;
+    /// What the sixteen values of an e2m1 number become.
+    type E2m1: Copy;
     /// 64 bytes.
     type B: Copy;
     /// Sixteen lanes of i32.
@@ -164,6 +172,29 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// `p` is valid for reading 8 bytes; it need not be aligned.
     unsafe fn load_nibbles(self, p: *const u8, values: Self::Nibbles) -> Self::V;
+
+    /// Reads 16 numbers of 8 bits (torch's `float8_e4m3fn`: sign, 4 bits of exponent, 3 of mantissa; all ones are no
+    /// number) and widens them exactly.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 16 bytes; it need not be aligned.
+    unsafe fn load_e4m3(self, p: *const u8) -> Self::V;
+
+    /// What [`Simd::load_e2m1`] needs for values times `scale`.
+    fn e2m1(self, scale: f32) -> Self::E2m1;
+
+    /// Reads 16 numbers of 4 bits (sign, 2 bits of exponent, 1 of mantissa), the lower half of a byte first, times the
+    /// scale, rounded once.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 8 bytes; it need not be aligned.
+    unsafe fn load_e2m1(self, p: *const u8, values: Self::E2m1) -> Self::V;
+
+    /// Reads 16 u32, of each the bits of `mask` (below 2^24) from bit `shift` on, as numbers.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 64 bytes; it need not be aligned.
+    unsafe fn load_fields(self, p: *const u8, shift: u32, mask: u32) -> Self::V;
 
     /// Reads 16 pairs of bf16.
     ///

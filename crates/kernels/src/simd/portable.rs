@@ -1,6 +1,6 @@
 //! The sixteen lanes as an array: the meaning that every other instruction set must reproduce.
 
-use super::{LANES, Simd};
+use super::{E2M1, LANES, Simd};
 
 /// The portable path. It needs nothing of the CPU, so its token can be made anywhere.
 #[derive(Clone, Copy)]
@@ -58,10 +58,21 @@ fn widen_bf16(bits: u16) -> f32 {
     flush(f32::from_bits(u32::from(bits) << 16))
 }
 
+#[inline(always)]
+fn widen_e4m3(bits: u8) -> f32 {
+    let (sign, size) = (u32::from(bits & 0x80) << 24, u32::from(bits & 0x7f));
+    if size == 0x7f {
+        return f32::from_bits(sign | 0x7ff0_0000);
+    }
+    // Exponent and mantissa in their places, and the difference of both exponents' offsets: 2^(127 - 7).
+    f32::from_bits(sign | size << 20) * f32::from_bits((127 + 120) << 23)
+}
+
 impl Simd for Portable {
     type V = Lanes;
     type P = Pairs;
     type Nibbles = f32;
+    type E2m1 = f32;
     type B = Bytes;
     type I = Ints;
     const WIDE_TILE: bool = false;
@@ -106,6 +117,31 @@ impl Simd for Portable {
         // SAFETY: the caller vouches for 8 readable bytes.
         let bytes = unsafe { p.cast::<[u8; LANES / 2]>().read_unaligned() };
         Lanes(std::array::from_fn(|l| (f32::from(bytes[l / 2] >> (4 * (l % 2)) & 15) - 8.0) * scale))
+    }
+    #[inline(always)]
+    unsafe fn load_e4m3(self, p: *const u8) -> Lanes {
+        // SAFETY: the caller vouches for 16 readable bytes.
+        Lanes(unsafe { p.cast::<[u8; LANES]>().read_unaligned() }.map(widen_e4m3))
+    }
+    #[inline(always)]
+    fn e2m1(self, scale: f32) -> f32 {
+        scale
+    }
+    #[inline(always)]
+    unsafe fn load_e2m1(self, p: *const u8, scale: f32) -> Lanes {
+        // SAFETY: the caller vouches for 8 readable bytes.
+        let bytes = unsafe { p.cast::<[u8; LANES / 2]>().read_unaligned() };
+        Lanes(std::array::from_fn(|l| {
+            let bits = bytes[l / 2] >> (4 * (l % 2));
+            let size = E2M1[usize::from(bits & 7)];
+            (if bits & 8 == 0 { size } else { -size }) * scale
+        }))
+    }
+    #[inline(always)]
+    unsafe fn load_fields(self, p: *const u8, shift: u32, mask: u32) -> Lanes {
+        // SAFETY: the caller vouches for 64 readable bytes.
+        let words = unsafe { p.cast::<[[u8; 4]; LANES]>().read_unaligned() };
+        Lanes(words.map(|word| (u32::from_le_bytes(word) >> shift & mask) as f32))
     }
     #[inline(always)]
     unsafe fn load_pairs(self, p: *const u8) -> Pairs {

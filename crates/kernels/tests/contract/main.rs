@@ -1,5 +1,5 @@
 //! The numeric contract: every kernel, on every instruction set, with any number of threads and rows,
-//! gives the bits of the naive twin below.
+//! gives the bits of its naive twin. Matrix products are in this file, everything else in the modules beside it.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop")]
 
@@ -8,10 +8,12 @@ use std::num::NonZeroUsize;
 use half::{bf16, f16};
 use proptest::prelude::*;
 use rheostat_kernels::{
-    Activation, Attention, Bits, Columns, Exec, Format, Gathering, Isa, KV_BLOCK, KvBlock, KvFormat, KvSource, Linear,
-    Matrix, Packed, Quantized, Rounded, Rows, SPAN_ROWS, Scales, Span, add_assign, attention, gate, linear, rms_norm,
-    rms_norm_in_place, rotate_half, widen,
+    Bits, Columns, Exec, Format, Isa, Linear, Matrix, Packed, Quantized, Rounded, Rows, Scales, linear, widen,
 };
+
+mod attention;
+mod elementwise;
+mod norms;
 
 /// Every instruction set of this machine, with one thread and with three.
 fn contexts() -> Vec<Exec> {
@@ -175,6 +177,7 @@ fn store(random: &mut Random, rows: usize, cols: usize, format: Format) -> Store
                                 scales.extend(f16::from_f32(scale).to_le_bytes());
                                 f16::from_f32(scale).to_f32()
                             }
+                            Scales::E8m0 => unreachable!("scales of other formats"),
                         }
                     })
                     .collect();
@@ -192,6 +195,7 @@ fn store(random: &mut Random, rows: usize, cols: usize, format: Format) -> Store
                 }
                 elements.extend(words.iter().flat_map(|w| w.to_le_bytes()));
             }
+            _ => unreachable!("the formats of `formats.rs`"),
         }
     }
     Stored { format, rows, cols, elements, scales, exact, integers, scale_of }
@@ -470,222 +474,6 @@ fn widening_is_exact_for_every_16_bit_pattern() {
             let want = f16::from_bits(bits).to_f32();
             assert!(g.to_bits() == want.to_bits() || g.is_nan() && want.is_nan(), "f16 {bits:#06x} on {}", name(&exec));
         }
-    }
-}
-
-struct Caches(Vec<Vec<KvBlock>>);
-
-impl KvSource for Caches {
-    fn blocks(&self, seq: usize) -> &[KvBlock] {
-        &self.0[seq]
-    }
-}
-
-/// Attention of one query row, in f64.
-fn attention_in_f64(shape: &Attention, q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>], pos: usize) -> Vec<f64> {
-    let (d, group) = (shape.head_dim, shape.n_heads / shape.n_kv_heads);
-    let first = shape.window.map_or(0, |w| (pos + 1).saturating_sub(w));
-    let mut out = Vec::new();
-    for h in 0..shape.n_heads {
-        let kv = h / group * d..(h / group + 1) * d;
-        let scores: Vec<f64> = (first..=pos)
-            .map(|j| {
-                let dot: f64 = q[h * d..(h + 1) * d]
-                    .iter()
-                    .zip(&keys[j][kv.clone()])
-                    .map(|(a, b)| f64::from(*a) * f64::from(*b))
-                    .sum();
-                dot * f64::from(shape.scale)
-            })
-            .collect();
-        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
-        for c in 0..d {
-            let o: f64 =
-                scores.iter().zip(first..).map(|(s, j)| (s - max).exp() * f64::from(values[j][kv.start + c])).sum();
-            out.push(o / sum);
-        }
-    }
-    out
-}
-
-/// Two sequences of different lengths. The rows come whole, in spans of every cut, alone; all bits agree
-/// with each other, and the values with f64.
-#[test]
-fn attention_is_the_same_however_it_is_cut() {
-    let cases = [
-        (4, 2, 24, None),
-        (6, 6, 64, Some(5)),
-        (7, 1, 16, Some(530)),
-        (5, 1, 16, Some(130)),
-        (3, 1, 80, None),
-        (2, 2, 128, Some(1)),
-    ];
-    let formats = [KvFormat::F32, KvFormat::Bf16];
-    for ((n_heads, n_kv_heads, d, window), format) in cases.into_iter().flat_map(|c| formats.map(|f| (c, f))) {
-        let kept = |x: &f32| if format == KvFormat::F32 { *x } else { bf16::from_f32(*x).to_f32() };
-        let shape = Attention { n_heads, n_kv_heads, head_dim: d, scale: 1.0 / (d as f32).sqrt(), window };
-        let lengths = [KV_BLOCK + 165, 19];
-        let mut random = Random(d as u64);
-        let mut caches = Vec::new();
-        let (mut all_q, mut all_k, mut all_v) = (Vec::new(), Vec::new(), Vec::new());
-        for len in lengths {
-            let q: Vec<Vec<f32>> = (0..len).map(|_| random.tame(n_heads * d)).collect();
-            let k: Vec<Vec<f32>> = (0..len).map(|_| random.tame(n_kv_heads * d)).collect();
-            let v: Vec<Vec<f32>> = (0..len).map(|_| random.tame(n_kv_heads * d)).collect();
-            let mut blocks: Vec<_> = (0..len.div_ceil(KV_BLOCK)).map(|_| KvBlock::new(format, n_kv_heads, d)).collect();
-            // In pieces of all sizes, on one thread and on several.
-            let mut pos = 0;
-            for (exec, piece) in contexts().iter().cycle().zip([1, 3, 40, 16, 117, 14].into_iter().cycle()) {
-                let n = piece.min(len - pos).min(KV_BLOCK - pos % KV_BLOCK);
-                if n == 0 {
-                    break;
-                }
-                let (keys, values) = (k[pos..pos + n].concat(), v[pos..pos + n].concat());
-                blocks[pos / KV_BLOCK].write(exec, pos % KV_BLOCK, &keys, &values);
-                pos += n;
-            }
-            for (pos, (key, value)) in k.iter().zip(&v).enumerate() {
-                let bytes = |row: &[f32]| -> Vec<u8> {
-                    match format {
-                        KvFormat::F32 => row.iter().flat_map(|x| x.to_le_bytes()).collect(),
-                        KvFormat::Bf16 => row.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
-                    }
-                };
-                let (block, slot) = (&blocks[pos / KV_BLOCK], pos % KV_BLOCK);
-                let mut row = vec![0; key.len() * format.bytes()];
-                block.copy_keys(n_kv_heads, d, slot..slot + 1, &mut row);
-                assert_eq!(row, bytes(key), "the key at {pos}");
-                block.copy_values(n_kv_heads, d, slot..slot + 1, &mut row);
-                assert_eq!(row, bytes(value), "the value at {pos}");
-            }
-            caches.push(blocks);
-            all_q.push(q);
-            // What the cache keeps of them.
-            let keep =
-                |rows: Vec<Vec<f32>>| rows.iter().map(|r| r.iter().map(kept).collect()).collect::<Vec<Vec<f32>>>();
-            all_k.push(keep(k));
-            all_v.push(keep(v));
-        }
-        let caches = Caches(caches);
-        // The rows of both sequences, one sequence after the other.
-        let q: Vec<f32> = all_q.iter().flatten().flatten().copied().collect();
-        let mut first: Option<Vec<f32>> = None;
-        for exec in contexts() {
-            for cut in [1, 3, SPAN_ROWS] {
-                let mut spans = Vec::new();
-                let mut row = 0;
-                for (seq, len) in lengths.into_iter().enumerate() {
-                    for pos in (0..len).step_by(cut) {
-                        let span = Span { row, len: cut.min(len - pos), seq, pos };
-                        row += span.len;
-                        spans.push(span);
-                    }
-                }
-                let mut out = vec![f32::NAN; q.len()];
-                attention(&exec, &shape, &q, &spans, &caches, &mut out);
-                let what = format!("{shape:?} cut {cut} {}", name(&exec));
-                let first = first.get_or_insert_with(|| out.clone());
-                assert_bits(&out, first, &what);
-                // Block after block, from another place, one sequence after the other.
-                for (seq, end) in [(0, lengths[0]), (1, lengths[0] + lengths[1])] {
-                    let spans: Vec<_> = spans.iter().filter(|span| span.seq == seq).copied().collect();
-                    let rows = spans[0].row..end;
-                    let mut state = vec![f32::NAN; 2 * n_heads * end];
-                    let mut out = vec![f32::NAN; q.len()];
-                    let mut gathering = Gathering::new(&mut state, &mut out[..end * n_heads * d], &shape, rows.clone());
-                    for (i, block) in caches.0[seq].iter().enumerate() {
-                        let mut elsewhere = KvBlock::side_by_side(2, format, n_kv_heads, d);
-                        for (from, to) in block.parts().into_iter().zip(elsewhere[i % 2].parts_mut()) {
-                            to.copy_from_slice(from);
-                        }
-                        let q = &q[..end * n_heads * d];
-                        gathering.over(&exec, &shape, q, &spans, i, std::slice::from_ref(&elsewhere[i % 2]));
-                    }
-                    gathering.finish(&shape);
-                    let elements = rows.start * n_heads * d..rows.end * n_heads * d;
-                    assert_bits(&out[elements.clone()], &first[elements], &format!("{what}, block by block"));
-                }
-            }
-        }
-        let got = first.expect("there is an instruction set");
-        let mut row = 0;
-        for (seq, len) in lengths.into_iter().enumerate() {
-            for (pos, q) in all_q[seq].iter().enumerate().take(len) {
-                let want = attention_in_f64(&shape, q, &all_k[seq], &all_v[seq], pos);
-                for (g, w) in got[row * n_heads * d..].iter().zip(&want) {
-                    assert!((f64::from(*g) - w).abs() < 2e-6, "{shape:?} seq {seq} pos {pos}: {g} against {w}");
-                }
-                row += 1;
-            }
-        }
-    }
-}
-
-#[test]
-fn rows_do_not_matter_to_norms_activations_and_rotations() {
-    for (n, heads, d) in [(1, 1, 16), (3, 2, 24), (40, 3, 50), (700, 2, 64)] {
-        let width = heads * d;
-        let mut random = Random(width as u64);
-        let (x, y, weight) = (random.vec(n * width), random.vec(n * width), random.vec(width));
-        let (cos, sin) = (random.vec(n * (d / 2)), random.vec(n * (d / 2)));
-        let eps = 1e-5;
-        let mut normed = Vec::new();
-        let mut rotated = x.clone();
-        for r in 0..n {
-            let row = &x[r * width..(r + 1) * width];
-            let scale = 1.0 / (dot(row, row) / width as f32 + eps).sqrt();
-            normed.extend(row.iter().zip(&weight).map(|(x, w)| x * scale * w));
-            for h in 0..heads {
-                for i in 0..d / 2 {
-                    let (a, b) = (r * width + h * d + i, r * width + h * d + d / 2 + i);
-                    let (c, s) = (cos[r * (d / 2) + i], sin[r * (d / 2) + i]);
-                    (rotated[a], rotated[b]) = (x[a] * c - x[b] * s, x[b] * c + x[a] * s);
-                }
-            }
-        }
-        let sums: Vec<f32> = x.iter().zip(&y).map(|(a, b)| a + b).collect();
-        let mut gated: Option<Vec<f32>> = None;
-        for exec in contexts() {
-            let what = format!("[{n}, {heads}, {d}] {}", name(&exec));
-            let mut out = vec![0.0; n * width];
-            rms_norm(&exec, &x, &weight, eps, &mut out);
-            assert_bits(&out, &normed, &what);
-            let mut out = x.clone();
-            rms_norm_in_place(&exec, &mut out, &weight, eps);
-            assert_bits(&out, &normed, &what);
-            let mut out = x.clone();
-            rotate_half(&exec, &mut out, heads, d, &cos, &sin);
-            assert_bits(&out, &rotated, &what);
-            let mut out = x.clone();
-            add_assign(&exec, &mut out, &y);
-            assert_bits(&out, &sums, &what);
-            let mut out = x.clone();
-            gate(&exec, Activation::Silu, &mut out, &y);
-            for ((got, x), y) in out.iter().zip(&x).zip(&y) {
-                let want = f64::from(*x) / (1.0 + (-f64::from(*x)).exp()) * f64::from(*y);
-                assert!(
-                    (f64::from(*got) - want).abs() <= want.abs() * 4e-7 + 1e-30,
-                    "silu({x}) · {y} is {got:e}, should be {want:e}"
-                );
-            }
-            match &gated {
-                None => gated = Some(out),
-                Some(gated) => assert_bits(&out, gated, &what),
-            }
-        }
-    }
-}
-
-#[test]
-fn silu_at_the_ends() {
-    for exec in contexts() {
-        let mut x = [f32::NEG_INFINITY, -1e30, -100.0, -88.0, -0.0, 0.0, 88.8, 1e30, f32::INFINITY, f32::NAN];
-        gate(&exec, Activation::Silu, &mut x, &[1.0; 10]);
-        assert!(x[0].is_nan(), "−∞ / ∞, as torch has it");
-        assert!(x[1] == 0.0 && x[2] == 0.0 && x[3].abs() < 1e-36, "{x:?}");
-        assert_eq!((x[4], x[5], x[6], x[7], x[8]), (0.0, 0.0, 88.8, 1e30, f32::INFINITY));
-        assert!(x[9].is_nan());
     }
 }
 

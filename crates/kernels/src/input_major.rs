@@ -1,0 +1,238 @@
+//! Matrices that are stored input after input, as kernels read them: sixteen outputs of one input at a time.
+
+use crate::element::{Element, load_scales};
+use crate::format::{Awq, Bits, Gptq, GptqZeros, Order, Scales};
+use crate::matrix::Matrix;
+use crate::simd::{LANES, Simd};
+
+/// A format as a type. Outputs are read from multiples of eight on; where fewer than sixteen are left, the other lanes
+/// have no meaning.
+pub(crate) trait InputMajor: Copy + Sync {
+    /// What inputs of a group have in common.
+    type Group<S: Simd>: Copy;
+
+    /// The group of input `k`.
+    fn group(self, k: usize) -> usize;
+
+    /// Group `g` of the outputs from `o` on.
+    fn open<S: Simd>(self, s: S, g: usize, o: usize) -> Self::Group<S>;
+
+    /// The weights of input `k`, which is in `group`, for the outputs from `o` on.
+    fn load<S: Simd>(self, s: S, k: usize, o: usize, group: Self::Group<S>) -> S::V;
+}
+
+/// Floating-point numbers.
+#[derive(Clone, Copy)]
+pub(crate) struct Floats<'a, W> {
+    elements: &'a [u8],
+    rows: usize,
+    element: std::marker::PhantomData<W>,
+}
+
+/// Scales and zero points `[groups, rows]`.
+#[derive(Clone, Copy)]
+struct Groups<'a> {
+    scales: &'a [u8],
+    format: Scales,
+    zeros: &'a [u8],
+    rows: usize,
+}
+
+/// [`Gptq`].
+#[derive(Clone, Copy)]
+pub(crate) struct Gptqs<'a> {
+    words: &'a [u8],
+    groups: Groups<'a>,
+    /// The group of each input, if it is stored.
+    order: Option<&'a [[u8; 4]]>,
+    /// Inputs of a group, if not.
+    group: usize,
+    last_group: usize,
+    bits: Bits,
+    /// What is added to a word of zero points.
+    increment: u32,
+}
+
+/// [`Awq`].
+#[derive(Clone, Copy)]
+pub(crate) struct Awqs<'a> {
+    words: &'a [u8],
+    groups: Groups<'a>,
+    /// Inputs of a group.
+    group: usize,
+}
+
+/// What `read` makes of the `len` bytes from `at` on, up to 64; those beyond the end are zeros.
+#[inline(always)]
+fn read_window<R>(bytes: &[u8], at: usize, len: usize, read: impl Fn(*const u8) -> R) -> R {
+    match bytes.get(at..at + len) {
+        Some(window) => read(window.as_ptr()),
+        None => read(last_window(bytes, at).as_ptr()),
+    }
+}
+
+#[cold]
+fn last_window(bytes: &[u8], at: usize) -> [u8; 64] {
+    let rest = bytes.get(at..).unwrap_or_default();
+    let mut window = [0; 64];
+    window[..rest.len()].copy_from_slice(rest);
+    window
+}
+
+impl<'a, W: Element> Floats<'a, W> {
+    pub(crate) fn new(matrix: &Matrix<'a>, _element: W) -> Floats<'a, W> {
+        Floats { elements: matrix.parts()[0], rows: matrix.rows(), element: std::marker::PhantomData }
+    }
+}
+
+impl<W: Element> InputMajor for Floats<'_, W> {
+    type Group<S: Simd> = W::Group<S>;
+
+    #[inline(always)]
+    fn group(self, _k: usize) -> usize {
+        0
+    }
+    #[inline(always)]
+    fn open<S: Simd>(self, s: S, _g: usize, _o: usize) -> W::Group<S> {
+        // SAFETY: such elements have no scales.
+        unsafe { W::open(s, std::ptr::null()) }
+    }
+    #[inline(always)]
+    fn load<S: Simd>(self, s: S, k: usize, o: usize, group: W::Group<S>) -> S::V {
+        // SAFETY: a window of 16 elements.
+        let read = |p| unsafe { W::load(s, p, group) };
+        read_window(self.elements, W::bytes(LANES) / LANES * (k * self.rows + o), W::bytes(LANES), read)
+    }
+}
+
+impl Groups<'_> {
+    #[inline(always)]
+    fn scales<S: Simd>(&self, s: S, g: usize, o: usize) -> S::V {
+        let size = self.format.bytes();
+        // SAFETY: a window of 16 scales.
+        read_window(self.scales, (g * self.rows + o) * size, LANES * size, |p| unsafe {
+            load_scales(s, p, self.format)
+        })
+    }
+
+    /// Two words of zero points of 4 bits, or four of 8.
+    #[inline(always)]
+    fn zeros(&self, g: usize, o: usize, bits: Bits) -> [u32; 4] {
+        let (words, first) = (LANES / bits.per_word(), (g * self.rows + o) / bits.per_word());
+        read_window(self.zeros, first * 4, words * 4, |p| {
+            let mut zeros = [0; 4];
+            for (i, zero) in zeros[..words].iter_mut().enumerate() {
+                // SAFETY: within the window.
+                *zero = u32::from_le_bytes(unsafe { p.add(4 * i).cast::<[u8; 4]>().read_unaligned() });
+            }
+            zeros
+        })
+    }
+}
+
+/// Sixteen unsigned integers, the first in the lowest bits.
+#[inline(always)]
+fn widen_words<S: Simd>(s: S, words: [u32; 4], bits: Bits) -> S::V {
+    let bytes = words.map(u32::to_le_bytes);
+    // SAFETY: the array is as long as sixteen integers of 8 bits.
+    unsafe {
+        match bits {
+            Bits::Four => s.add(s.load_nibbles(bytes.as_ptr().cast(), s.nibbles(1.0)), s.splat(8.0)),
+            Bits::Eight => s.load_u8(bytes.as_ptr().cast()),
+        }
+    }
+}
+
+impl<'a> Gptqs<'a> {
+    pub(crate) fn new(matrix: &Matrix<'a>, format: Gptq) -> Gptqs<'a> {
+        let [words, scales, zeros, order] = matrix.parts();
+        let ones = match format.bits {
+            Bits::Four => 0x1111_1111,
+            Bits::Eight => 0x0101_0101,
+        };
+        Gptqs {
+            words,
+            groups: Groups { scales, format: format.scales, zeros, rows: matrix.rows() },
+            order: (format.order == Order::Stored).then_some(order.as_chunks().0),
+            group: format.group,
+            last_group: matrix.cols().div_ceil(format.group).saturating_sub(1),
+            bits: format.bits,
+            increment: if format.zeros == GptqZeros::MinusOne { ones } else { 0 },
+        }
+    }
+}
+
+impl InputMajor for Gptqs<'_> {
+    /// The scales and the zero points.
+    type Group<S: Simd> = (S::V, S::V);
+
+    #[inline(always)]
+    fn group(self, k: usize) -> usize {
+        match self.order {
+            Some(order) => (u32::from_le_bytes(order[k]) as usize).min(self.last_group),
+            None => k / self.group,
+        }
+    }
+    #[inline(always)]
+    fn open<S: Simd>(self, s: S, g: usize, o: usize) -> (S::V, S::V) {
+        let zeros = self.groups.zeros(g, o, self.bits).map(|word| word.wrapping_add(self.increment));
+        (self.groups.scales(s, g, o), widen_words(s, zeros, self.bits))
+    }
+    #[inline(always)]
+    fn load<S: Simd>(self, s: S, k: usize, o: usize, (scale, zero): (S::V, S::V)) -> S::V {
+        let (word, place) = (k / self.bits.per_word(), k % self.bits.per_word());
+        let shift = self.bits.width() * place as u32;
+        // SAFETY: a window of 16 words.
+        let read = |p| unsafe { s.load_fields(p, shift, self.bits.mask()) };
+        let q = read_window(self.words, (word * self.groups.rows + o) * 4, LANES * 4, read);
+        // Differences of small integers are exact, so that the product is rounded once.
+        s.mul(s.sub(q, zero), scale)
+    }
+}
+
+impl<'a> Awqs<'a> {
+    pub(crate) fn new(matrix: &Matrix<'a>, format: Awq) -> Awqs<'a> {
+        let [words, scales, zeros, _] = matrix.parts();
+        Awqs {
+            words,
+            groups: Groups { scales, format: format.scales, zeros, rows: matrix.rows() },
+            group: format.group,
+        }
+    }
+}
+
+/// The nibbles of a word of [`Awq`] in the order of their outputs.
+#[inline(always)]
+fn in_order(word: u32) -> u32 {
+    // Four nibbles, each followed by an empty one.
+    let spread = |four: u32| {
+        let two = (four | four << 8) & 0x00ff_00ff;
+        (two | two << 4) & 0x0f0f_0f0f
+    };
+    spread(word & 0xffff) | spread(word >> 16) << 4
+}
+
+impl InputMajor for Awqs<'_> {
+    /// The scales and the zero points.
+    type Group<S: Simd> = (S::V, S::V);
+
+    #[inline(always)]
+    fn group(self, k: usize) -> usize {
+        k / self.group
+    }
+    #[inline(always)]
+    fn open<S: Simd>(self, s: S, g: usize, o: usize) -> (S::V, S::V) {
+        let zeros = self.groups.zeros(g, o, Bits::Four).map(in_order);
+        (self.groups.scales(s, g, o), widen_words(s, zeros, Bits::Four))
+    }
+    #[inline(always)]
+    fn load<S: Simd>(self, s: S, k: usize, o: usize, (scale, zero): (S::V, S::V)) -> S::V {
+        let first = k * (self.groups.rows / 8) + o / 8;
+        let words = read_window(self.words, first * 4, 8, |p| {
+            // SAFETY: a window of two words.
+            unsafe { p.cast::<[[u8; 4]; 2]>().read_unaligned() }.map(u32::from_le_bytes).map(in_order)
+        });
+        let q = widen_words(s, [words[0], words[1], 0, 0], Bits::Four);
+        s.mul(s.sub(q, zero), scale)
+    }
+}

@@ -1,0 +1,163 @@
+//! Products of weights that are stored input after input.
+//!
+//! Few rows of x: sixteen sums of each output lie side by side for many outputs, one for each lane of the contract's dot
+//! product, and an input's weights are multiplied and added to the sums of its lane as they are read. Then the lanes are
+//! added in the contract's tree. So the order is that of every other way, and nothing is transposed.
+//!
+//! Many rows: blocks of weights are widened and transposed into a panel.
+
+use std::marker::PhantomData;
+
+use super::Strip;
+use super::ordered::store_steps;
+use crate::input_major::InputMajor;
+use crate::simd::{LANES, Op, Simd};
+use crate::tile::Arithmetic;
+
+/// Inputs that are widened together: a step of any arithmetic is a part of them.
+const BLOCK: usize = 2 * LANES;
+
+/// Weights of a block of inputs for sixteen outputs, input by input.
+type Block = [[f32; LANES]; BLOCK];
+
+/// Widens the weights of `count` inputs from `k` on for the outputs from `o` on; those of the others are zeros.
+#[inline(always)]
+fn widen_block<S: Simd, I: InputMajor>(s: S, inputs: I, o: usize, k: usize, count: usize, to: &mut Block) {
+    let mut g = inputs.group(k);
+    let mut group = inputs.open(s, g, o);
+    for (i, to) in to[..count].iter_mut().enumerate() {
+        let own = inputs.group(k + i);
+        if own != g {
+            g = own;
+            group = inputs.open(s, g, o);
+        }
+        // SAFETY: an array of 16.
+        unsafe { s.store(to.as_mut_ptr(), inputs.load(s, k + i, o, group)) };
+    }
+    to[count..].fill([0.0; LANES]);
+}
+
+/// Some rows of x, in f32, against the strip's weights.
+pub(super) struct FewRows<'a, I: InputMajor> {
+    pub(super) strip: &'a Strip<'a>,
+    pub(super) inputs: I,
+    /// Room for 16 sums of every row and output, outputs in sixteens.
+    pub(super) sums: &'a mut [f32],
+}
+
+impl<I: InputMajor> Op for FewRows<'_, I> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let FewRows { strip, inputs, sums } = self;
+        let (cols, n) = (strip.job.weight.cols(), strip.x_rows.len());
+        let outputs = (strip.last - strip.first).div_ceil(LANES);
+        // [outputs / 16, n, lane, output]
+        let sums = &mut sums.as_chunks_mut::<LANES>().0.as_chunks_mut::<LANES>().0[..outputs * n];
+        sums.fill([[0.0; LANES]; LANES]);
+        let mut weights = [[0.0; LANES]; BLOCK];
+        for k in (0..cols).step_by(BLOCK) {
+            let count = BLOCK.min(cols - k);
+            for (i, sums) in sums.chunks_exact_mut(n).enumerate() {
+                widen_block(s, inputs, strip.first + i * LANES, k, count, &mut weights);
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let mut x = [0.0f32; BLOCK];
+                    // SAFETY: in f32 a row of x holds `cols` elements.
+                    unsafe {
+                        let from = strip.x_rows(strip.x_rows.start + r, 1).cast::<f32>().add(k);
+                        std::ptr::copy_nonoverlapping(from, x.as_mut_ptr(), count);
+                    }
+                    add_block(s, &x, &weights, count, sums);
+                }
+            }
+        }
+        for (i, sums) in sums.chunks_exact(n).enumerate() {
+            for (r, sums) in sums.iter().enumerate() {
+                put_sums(s, strip, strip.x_rows.start + r, strip.first + i * LANES, sums);
+            }
+        }
+    }
+}
+
+/// Adds the products of `count` inputs of a row of x and their weights, and of zeros up to a multiple of sixteen, to the
+/// sums of their lanes.
+#[inline(always)]
+fn add_block<S: Simd>(s: S, x: &[f32; BLOCK], weights: &Block, count: usize, sums: &mut [[f32; LANES]; LANES]) {
+    for l in 0..LANES {
+        // SAFETY: arrays of 16.
+        unsafe {
+            let mut sum = s.load(sums[l].as_ptr());
+            sum = s.fma(s.splat(x[l]), s.load(weights[l].as_ptr()), sum);
+            if count > LANES {
+                sum = s.fma(s.splat(x[LANES + l]), s.load(weights[LANES + l].as_ptr()), sum);
+            }
+            s.store(sums[l].as_mut_ptr(), sum);
+        }
+    }
+}
+
+/// Adds the lanes of sixteen outputs from `o` on as [`Simd::sum`] does, and writes them as those of row `r`.
+#[inline(always)]
+fn put_sums<S: Simd>(s: S, strip: &Strip<'_>, r: usize, o: usize, sums: &[[f32; LANES]; LANES]) {
+    let count = LANES.min(strip.last - o);
+    let mut lanes = [s.zero(); LANES];
+    for (lane, sums) in lanes.iter_mut().zip(sums) {
+        // SAFETY: an array of 16.
+        *lane = unsafe { s.load(sums.as_ptr()) };
+    }
+    for half in [8, 4, 2, 1] {
+        for l in 0..half {
+            lanes[l] = s.add(lanes[l], lanes[l + half]);
+        }
+    }
+    let mut sum = lanes[0];
+    if let Some(bias) = strip.job.bias {
+        let bias = &bias[o..o + count];
+        // SAFETY: `count` elements.
+        sum = s.add(sum, unsafe { s.load_first(bias.as_ptr(), count) });
+    }
+    assert!(r < strip.x_rows.end);
+    let out = &strip.job.out;
+    // SAFETY: `linear` checked that the destination has room for `[n, rows]`; these elements belong to this item alone.
+    unsafe { s.store_first(out.start.add(r * out.stride + o), sum, count) };
+}
+
+/// Widens the strip's weights into a panel.
+pub(super) struct WidenInputs<'a, A: Arithmetic, I: InputMajor> {
+    pub(super) strip: &'a Strip<'a>,
+    pub(super) inputs: I,
+    pub(super) panel: &'a mut [f32],
+    /// f32 elements from row to row of the panel.
+    pub(super) stride: usize,
+    pub(super) arithmetic: PhantomData<A>,
+}
+
+impl<A: Arithmetic, I: InputMajor> Op for WidenInputs<'_, A, I> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let WidenInputs { strip, inputs, panel, stride, .. } = self;
+        let cols = strip.job.weight.cols();
+        let panel = &mut panel[..(strip.last - strip.first) * stride];
+        assert!(stride * size_of::<f32>() >= cols.next_multiple_of(A::STEP) * A::X_BYTES);
+        let mut weights = [[0.0; LANES]; BLOCK];
+        // Outputs are read from multiples of eight on.
+        for base in (strip.first & !7..strip.last).step_by(LANES) {
+            for k in (0..cols).step_by(BLOCK) {
+                let count = BLOCK.min(cols - k);
+                widen_block(s, inputs, base, k, count, &mut weights);
+                for o in base.max(strip.first)..(base + LANES).min(strip.last) {
+                    let mut row = [0.0; BLOCK];
+                    for (to, weights) in row.iter_mut().zip(&weights) {
+                        *to = weights[o - base];
+                    }
+                    let to = panel[(o - strip.first) * stride..].as_mut_ptr().cast::<u8>();
+                    // SAFETY: the row of the panel has room for whole steps of `cols`, by the check above.
+                    unsafe { store_steps::<S, A>(s, &row, count, to.add(k * A::X_BYTES)) };
+                }
+            }
+        }
+    }
+}

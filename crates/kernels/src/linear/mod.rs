@@ -1,0 +1,393 @@
+//! `out = x · Wᵀ + b`, for one row or for thousands, over weights as they are stored.
+//!
+//! Few rows (up to some tens): the time goes into reading each weight once, so tiles read and widen the stored weights
+//! directly (`direct.rs`). Many rows: the time goes into multiply-adds, so a thread widens a panel of weight rows
+//! into its scratch buffer once and runs wide register tiles over it (`panel.rs`). Weights that are stored input after input
+//! have ways of their own to a panel and past it (`inputs.rs`). All compute the same dot products in the same order (see
+//! [`crate::tile`]), so nobody can tell them apart by the bits. Products in integers have an order of their own (see
+//! [`crate::integers`]) and always take the first way: their weights are small and need no widening.
+
+mod direct;
+mod inputs;
+mod ordered;
+mod panel;
+mod scales;
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use direct::{Direct, DirectIntegers};
+use inputs::{FewRows, WidenInputs};
+use ordered::WidenOrdered;
+use panel::{Panel, Widen, panel_stride};
+use scales::widen_row_scales;
+
+use crate::element::{Affine4, Affine8, Bf16, E2m1, E4m3, Element, F16, F32, Int4, Int8};
+use crate::exec::{Exec, SCRATCH};
+use crate::format::{Affine, Bits, Float, Format, Order};
+use crate::input_major::{Awqs, Floats, Gptqs, InputMajor};
+use crate::integers::{BLOCK, Bytes, Groups, HalfBytes, Integers, Quantized};
+use crate::matrix::{Matrix, StoredRows};
+use crate::rounded::Rounded;
+use crate::simd::{Isa, LANES, Simd};
+use crate::tile::{self, Arithmetic, InBf16, InF32};
+
+/// Bytes of rows of x that all panels go over before the next rows are taken: few enough to stay in a shared cache.
+const X_BLOCK: usize = 4 << 20;
+/// Bytes of a panel, at most: half of a usual L2 cache.
+const PANEL_BYTES: usize = 512 << 10;
+/// Rows of x that a register tile takes, at most.
+const X_ROWS: usize = 6;
+/// Weight rows in a panel, at most.
+const PANEL_ROWS: usize = 64;
+/// Bytes of weights that one item of a direct job reads, about.
+const ITEM_BYTES: usize = 512 << 10;
+/// Rows of x up to which weights that are stored input after input need no panel.
+const INPUT_ROWS: usize = 4;
+/// Outputs of such weights that an item takes, at most: so many that its reads are long, and their sums stay near.
+const INPUT_WIDTH: usize = 1024;
+
+/// How the products of a job are computed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Route {
+    /// Weights are widened in registers.
+    Direct,
+    /// Weights are widened into a panel.
+    Panel,
+    /// All outputs at once, input after input.
+    Inputs,
+}
+
+/// Widening a panel waits for memory, which pays where enough is computed with it afterwards; the cheaper the widening, the
+/// later.
+fn route(mode: Rows<'_>, n: usize, format: Format) -> Route {
+    let direct_rows = match (mode, format) {
+        (_, Format::Affine(_)) => 0,
+        (Rows::Bf16(_), Format::Transposed(_) | Format::Gptq(_) | Format::Awq(_)) => 0,
+        (Rows::F32(_), Format::Transposed(_) | Format::Gptq(_) | Format::Awq(_)) => INPUT_ROWS,
+        (Rows::Int8(_) | Rows::Bf16(_), _) => X_ROWS,
+        (Rows::F32(_), Format::Bf16 | Format::F16) => 32,
+        (Rows::F32(_), Format::Packed(packed)) if packed.bits == Bits::Eight => 32,
+        (Rows::F32(_), Format::F32 | Format::Packed(_) | Format::Fp8(_) | Format::Mxfp4) => 16,
+    };
+    match n <= direct_rows {
+        // Products in integers know no panel.
+        _ if matches!(mode, Rows::Int8(_)) => Route::Direct,
+        true if format.is_input_major() => Route::Inputs,
+        true => Route::Direct,
+        false => Route::Panel,
+    }
+}
+
+/// A strided destination `[n, width]`: row `r` is the `width` elements from `r * stride` on.
+#[derive(Debug)]
+pub struct Columns<'a> {
+    start: *mut f32,
+    len: usize,
+    stride: usize,
+    buffer: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: a `Columns` is an exclusive borrow of f32; the threads of a job write disjoint elements of it.
+unsafe impl Send for Columns<'_> {}
+// SAFETY: as above; nothing is read through it.
+unsafe impl Sync for Columns<'_> {}
+
+impl<'a> Columns<'a> {
+    /// Columns from `first` on of a row-major buffer whose rows have `stride` elements.
+    ///
+    /// # Panics
+    /// When `first` lies beyond the first row.
+    #[must_use]
+    pub fn new(buffer: &'a mut [f32], stride: usize, first: usize) -> Columns<'a> {
+        assert!(first <= stride && first <= buffer.len(), "column {first} of rows of {stride}");
+        let columns = &mut buffer[first..];
+        Columns { start: columns.as_mut_ptr(), len: columns.len(), stride, buffer: PhantomData }
+    }
+}
+
+/// The rows that a [`linear`] call multiplies, and with them the arithmetic.
+#[derive(Clone, Copy, Debug)]
+pub enum Rows<'a> {
+    /// `[n, in_features]`: everything is computed in f32.
+    F32(&'a [f32]),
+    /// Rows rounded to 8-bit integers, for packed weights of one kind.
+    Int8(&'a Quantized),
+    /// Rows rounded to bf16: weights are rounded too, unless they are bf16 already, and products are summed in f32.
+    Bf16(&'a Rounded),
+}
+
+/// One product of a [`linear`] call.
+#[derive(Debug)]
+pub struct Linear<'a> {
+    /// `[out_features, in_features]`.
+    pub weight: Matrix<'a>,
+    /// `[out_features]`, added after the sum.
+    pub bias: Option<&'a [f32]>,
+    /// Where `[n, out_features]` goes.
+    pub out: Columns<'a>,
+}
+
+/// Computes `out[r, o] = dot(x[r], weight[o]) (+ bias[o])` for every product in `jobs`, all over the same
+/// `x: [n, in_features]`, as one parallel job.
+///
+/// # Panics
+/// When shapes do not agree.
+pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
+    if n == 0 {
+        return;
+    }
+    let jobs = &*jobs;
+    for job in jobs {
+        let (rows, cols) = (job.weight.rows(), job.weight.cols());
+        let fits = match x {
+            Rows::F32(x) => x.len() == n * cols,
+            Rows::Bf16(x) => x.shape() == (n, cols),
+            Rows::Int8(x) => job.weight.format().takes_integers().is_some_and(|bits| x.shape() == (n, cols, bits)),
+        };
+        assert!(fits, "x is [{n}, {cols}] for {:?}", job.weight.format());
+        assert!(job.bias.is_none_or(|b| b.len() == rows), "a bias of {rows} elements");
+        let last_row = (n - 1).checked_mul(job.out.stride).and_then(|at| at.checked_add(rows));
+        let fits = job.out.stride >= rows && last_row.is_some_and(|end| end <= job.out.len);
+        assert!(fits, "room for [{n}, {rows}]");
+    }
+    let mode = x;
+    let (x, x_stride) = match mode {
+        Rows::F32(x) => (x.as_ptr().cast::<u8>(), x.len() / n * 4),
+        Rows::Bf16(x) => x.rows(),
+        Rows::Int8(x) => x.rows(),
+    };
+    let x = SharedRows { start: x, stride: x_stride };
+    let total: usize = jobs.iter().map(|job| job.weight.byte_len()).sum();
+    // Long streams rather than many items: a stream begins slowly.
+    let share = total / (exec.threads() * 2) + 1;
+    let route = |job: &Linear<'_>| route(mode, n, job.weight.format());
+    let rows_per_item = |job: &Linear<'_>| rows_per_item(exec, mode, n, route(job), &job.weight, share);
+    let blocks =
+        if jobs.iter().all(|job| route(job) != Route::Panel) { 1 } else { (n * x_stride).div_ceil(X_BLOCK).max(1) };
+    let block = n.div_ceil(blocks).next_multiple_of(X_ROWS);
+    let blocks = n.div_ceil(block);
+    let strips: usize = jobs.iter().map(|job| job.weight.rows().div_ceil(rows_per_item(job))).sum();
+    let isa = exec.isa();
+    exec.run_with_scratch(blocks * strips, &|item, scratch| {
+        let (block_index, mut item) = (item / strips, item % strips);
+        let x_rows = block_index * block..((block_index + 1) * block).min(n);
+        for job in jobs {
+            let step = rows_per_item(job);
+            let count = job.weight.rows().div_ceil(step);
+            if item < count {
+                let first = item * step;
+                let last = (first + step).min(job.weight.rows());
+                let strip = Strip { x, x_rows, job, first, last, route: route(job), scales: &[] };
+                match mode {
+                    Rows::F32(_) => run_format::<InF32>(isa, strip, scratch),
+                    Rows::Bf16(_) => run_format::<InBf16>(isa, strip, scratch),
+                    Rows::Int8(_) => run_integers(isa, strip, scratch),
+                }
+                return;
+            }
+            item -= count;
+        }
+    });
+}
+
+/// Weight rows that one item takes, of a job of which a thread's half share is `share` bytes.
+fn rows_per_item(exec: &Exec, mode: Rows<'_>, n: usize, route: Route, weight: &Matrix<'_>, share: usize) -> usize {
+    let (format, rows, cols) = (weight.format(), weight.rows(), weight.cols());
+    let count = match route {
+        Route::Direct => (share.min(ITEM_BYTES) / (weight.byte_len() / rows.max(1)).max(1)).max(1).next_multiple_of(8),
+        Route::Inputs => {
+            let most = INPUT_WIDTH.min(SCRATCH / (n * LANES));
+            rows.div_ceil(exec.threads() * 2).max(1).next_multiple_of(4 * LANES).min(most)
+        }
+        Route::Panel => {
+            let row = match mode {
+                Rows::F32(_) => panel_stride::<InF32>(cols),
+                Rows::Bf16(_) => panel_stride::<InBf16>(cols),
+                Rows::Int8(_) => unreachable!("products in integers know no panel"),
+            };
+            let fit = PANEL_BYTES / (row * size_of::<f32>()).max(1);
+            let count = rows.div_ceil(exec.threads() * 4).next_multiple_of(4).min(PANEL_ROWS).min(fit - fit % 4).max(4);
+            // Without a panel these have no other way.
+            if format.has_direct_rows() { count } else { count.min(SCRATCH / (row + format.scratch_of_row(cols))) }
+        }
+    };
+    // Their scales, widened and for each block of x, take no more than the scratch buffer.
+    let blocks = if format.takes_integers().is_some() { cols.div_ceil(BLOCK).next_multiple_of(4) } else { 0 };
+    count.min((SCRATCH / (format.scratch_of_row(cols) + blocks).max(1)).max(1))
+}
+
+/// All rows of x.
+#[derive(Clone, Copy)]
+struct SharedRows {
+    start: *const u8,
+    /// Bytes from row to row.
+    stride: usize,
+}
+
+// SAFETY: made from a shared borrow that lasts as long as the job, and only read.
+unsafe impl Sync for SharedRows {}
+
+fn run_format<A: Arithmetic>(isa: Isa, strip: Strip<'_>, scratch: &mut [f32]) {
+    let weight = strip.job.weight;
+    match weight.format() {
+        Format::F32 => run::<A, _>(isa, strip, F32, scratch),
+        Format::Bf16 => run::<A, _>(isa, strip, Bf16, scratch),
+        Format::F16 => run::<A, _>(isa, strip, F16, scratch),
+        Format::Packed(packed) => match packed.bits {
+            Bits::Four => run::<A, _>(isa, strip, Int4(packed.group), scratch),
+            Bits::Eight => run::<A, _>(isa, strip, Int8(packed.group), scratch),
+        },
+        Format::Fp8(fp8) => run::<A, _>(isa, strip, E4m3(fp8.block_cols), scratch),
+        Format::Mxfp4 => run::<A, _>(isa, strip, E2m1, scratch),
+        Format::Affine(affine) => run_affine::<A>(isa, strip, affine, scratch),
+        Format::Transposed(float) => match float {
+            Float::F32 => run_inputs::<A, _>(isa, strip, Floats::new(&weight, F32), scratch),
+            Float::Bf16 => run_inputs::<A, _>(isa, strip, Floats::new(&weight, Bf16), scratch),
+            Float::F16 => run_inputs::<A, _>(isa, strip, Floats::new(&weight, F16), scratch),
+        },
+        Format::Gptq(gptq) => run_inputs::<A, _>(isa, strip, Gptqs::new(&weight, gptq), scratch),
+        Format::Awq(awq) => run_inputs::<A, _>(isa, strip, Awqs::new(&weight, awq), scratch),
+    }
+}
+
+fn run<A: Arithmetic, W: Element>(isa: Isa, strip: Strip<'_>, element: W, scratch: &mut [f32]) {
+    let (scales, panel) = widen_row_scales(isa, &strip, scratch);
+    let stride = panel_stride::<A>(strip.job.weight.cols());
+    let strip = &Strip { scales, ..strip };
+    if strip.route == Route::Direct || panel.len() < (strip.last - strip.first) * stride {
+        isa.run(Direct { strip, element, arithmetic: PhantomData::<A> });
+    } else {
+        isa.run(Widen { strip, element, panel: &mut *panel, stride, arithmetic: PhantomData::<A> });
+        isa.run(Panel { strip, panel, stride, arithmetic: PhantomData::<A> });
+    }
+}
+
+fn run_affine<A: Arithmetic>(isa: Isa, strip: Strip<'_>, affine: Affine, scratch: &mut [f32]) {
+    let (scales, panel) = widen_row_scales(isa, &strip, scratch);
+    let stride = panel_stride::<A>(strip.job.weight.cols());
+    let strip = &Strip { scales, ..strip };
+    let (to, arithmetic, group) = (&mut *panel, PhantomData::<A>, affine.packed.group);
+    match (affine.order, affine.packed.bits) {
+        (Order::Sequential, Bits::Four) => {
+            isa.run(Widen { strip, element: Affine4(group), panel: to, stride, arithmetic });
+        }
+        (Order::Sequential, Bits::Eight) => {
+            isa.run(Widen { strip, element: Affine8(group), panel: to, stride, arithmetic });
+        }
+        (Order::Stored, Bits::Four) => {
+            isa.run(WidenOrdered { strip, element: Int4(group), panel: to, stride, arithmetic });
+        }
+        (Order::Stored, Bits::Eight) => {
+            isa.run(WidenOrdered { strip, element: Int8(group), panel: to, stride, arithmetic });
+        }
+    }
+    isa.run(Panel { strip, panel, stride, arithmetic });
+}
+
+fn run_inputs<A: Arithmetic, I: InputMajor>(isa: Isa, strip: Strip<'_>, inputs: I, scratch: &mut [f32]) {
+    let strip = &strip;
+    if strip.route == Route::Inputs {
+        isa.run(FewRows { strip, inputs, sums: scratch });
+    } else {
+        let stride = panel_stride::<A>(strip.job.weight.cols());
+        isa.run(WidenInputs { strip, inputs, panel: &mut *scratch, stride, arithmetic: PhantomData::<A> });
+        isa.run(Panel { strip, panel: scratch, stride, arithmetic: PhantomData::<A> });
+    }
+}
+
+fn run_integers(isa: Isa, strip: Strip<'_>, scratch: &mut [f32]) {
+    let Format::Packed(packed) = strip.job.weight.format() else { unreachable!("`linear` checked the formats") };
+    match packed.bits {
+        Bits::Four => run_integers_of::<HalfBytes>(isa, strip, packed.group, scratch),
+        Bits::Eight => run_integers_of::<Bytes>(isa, strip, packed.group, scratch),
+    }
+}
+
+fn run_integers_of<W: Integers>(isa: Isa, strip: Strip<'_>, group: usize, scratch: &mut [f32]) {
+    let cols = strip.job.weight.cols();
+    let rows = strip.last - strip.first;
+    let groups = Groups::of::<W>(group, cols);
+    let (scales, rest) = widen_row_scales(isa, &strip, scratch);
+    let scales = match groups {
+        Groups::Units(_) => scales,
+        Groups::Blocks => {
+            let row = groups.row::<W>(cols);
+            let expanded = &mut rest[..rows * row];
+            let stored = scales.len() / rows;
+            for (to, from) in expanded.chunks_exact_mut(row).zip(scales.chunks_exact(stored)) {
+                for (b, to) in to.iter_mut().enumerate() {
+                    *to = from[(b * BLOCK / group).min(stored - 1)];
+                }
+            }
+            expanded
+        }
+    };
+    let strip = &Strip { scales, ..strip };
+    isa.run(DirectIntegers { strip, groups, format: PhantomData::<W> });
+}
+
+/// Weight rows `first..last` of one product against some rows of x: one item of the job.
+struct Strip<'a> {
+    x: SharedRows,
+    x_rows: Range<usize>,
+    job: &'a Linear<'a>,
+    first: usize,
+    last: usize,
+    route: Route,
+    /// The scales of its weights, row by row, if they have any.
+    scales: &'a [f32],
+}
+
+impl Strip<'_> {
+    /// Weight rows `o`, `o + step`, …, `count` of them, with their scales.
+    #[inline(always)]
+    fn stored_rows(&self, o: usize, step: usize, count: usize) -> StoredRows<'_> {
+        let groups = self.scales.len() / (self.last - self.first);
+        self.job.weight.stored_rows(o, step, count).with_scales(self.scales, (o - self.first) * groups, step * groups)
+    }
+
+    /// Where the `count` rows of x from `r` on begin.
+    #[inline(always)]
+    fn x_rows(&self, r: usize, count: usize) -> *const u8 {
+        assert!(r + count <= self.x_rows.end);
+        // SAFETY: `linear` checked that there are as many rows.
+        unsafe { self.x.start.add(r * self.x.stride) }
+    }
+
+    /// Writes the sums of the rows from `r` on and the columns `o`, `o + step`, ….
+    #[inline(always)]
+    fn put<S: Simd, const R: usize, const C: usize>(
+        &self,
+        s: S,
+        r: usize,
+        o: usize,
+        step: usize,
+        acc: &[[S::V; C]; R],
+    ) {
+        debug_assert!(r + R <= self.x_rows.end && o + (C - 1) * step < self.last);
+        let mut sums = tile::finish(s, acc);
+        if let Some(bias) = self.job.bias {
+            for c in 0..C {
+                let bias = bias[o + c * step];
+                for sums in &mut sums {
+                    sums[c] += bias;
+                }
+            }
+        }
+        for (i, sums) in sums.iter().enumerate() {
+            // SAFETY: `linear` checked that the destination has room for `[n, rows]`; these elements belong to this
+            // item alone.
+            unsafe {
+                let out = self.job.out.start.add((r + i) * self.job.out.stride + o);
+                if step == 1 {
+                    out.cast::<[f32; C]>().write(*sums);
+                } else {
+                    for (c, sum) in sums.iter().enumerate() {
+                        out.add(c * step).write(*sum);
+                    }
+                }
+            }
+        }
+    }
+}
