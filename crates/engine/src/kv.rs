@@ -153,6 +153,12 @@ impl Sequence {
         }
     }
 
+    /// Forgets all, to read a text of which `prompt_len` tokens are known to come.
+    pub(crate) fn restart(&mut self, prompt_len: usize) {
+        self.truncate(0);
+        self.prompt_len = prompt_len;
+    }
+
     /// Forgets what a pass did that failed.
     pub(crate) fn undo(&mut self) {
         self.carried.undo();
