@@ -3,8 +3,8 @@
 //! First comes what cannot be avoided (the process itself, the KV cache of the promised context, the buffers of
 //! a pass, norms and biases); what is left goes to weights: as many as fit stay, the rest streams.
 
-use rheostat_kernels::{Exec, KV_BLOCK, KV_UNIT, KvBlock, KvFormat};
-use rheostat_store::{Checkpoint, Io, Plan, TooSmall, memory};
+use rheostat_kernels::{Exec, KV_BLOCK, KV_UNIT, KvFormat};
+use rheostat_store::{Checkpoint, Expert, ExpertPlan, Io, Plan, TooSmall, Use, memory};
 
 use crate::bind::{Bound, MatrixInfo};
 use crate::decoder::Decoder;
@@ -85,9 +85,13 @@ pub struct MemoryPlan {
     pub pinned: u64,
     /// The ring that the other weights pass through.
     pub ring: u64,
+    /// Memory for routed experts, which are read when they are needed and kept while there is room.
+    pub experts: u64,
+    /// All routed experts, wherever they are.
+    pub all_experts: u64,
     /// Weights that every sweep reads from disk.
     pub streamed: u64,
-    /// All weights that a sweep uses, wherever they are.
+    /// All weights that every sweep uses, wherever they are.
     pub weights: u64,
     /// Tokens that the KV cache holds.
     pub tokens: usize,
@@ -96,6 +100,12 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
+    /// Whether passes read weights from disk.
+    #[must_use]
+    pub fn streams(&self) -> bool {
+        self.streamed > 0 || self.experts < self.all_experts
+    }
+
     /// Bytes that are expected to be resident at the most.
     #[must_use]
     pub fn total(&self) -> u64 {
@@ -105,8 +115,48 @@ impl MemoryPlan {
     /// Bytes of those that are the model's own, and would come on top if another were there already.
     #[must_use]
     pub fn model(&self) -> u64 {
-        self.threads + self.vectors + self.kv_cache + self.activations + self.pinned + self.ring
+        self.threads + self.vectors + self.kv_cache + self.activations + self.pinned + self.ring + self.experts
     }
+}
+
+/// Where the weights are to be.
+pub(crate) struct Residency {
+    /// Those of every sweep.
+    pub(crate) sweep: Plan,
+    /// The routed experts, of a model that has any.
+    pub(crate) experts: Option<ExpertPlan>,
+}
+
+impl Residency {
+    /// Whether a pass reads weights from disk.
+    fn streams(&self) -> bool {
+        self.sweep.streamed_bytes() > 0 || self.experts.as_ref().is_some_and(|experts| !experts.fits())
+    }
+}
+
+/// Plans weights within `budget` bytes. What every sweep uses saves most, byte for byte, so that experts get what it leaves, but never less
+/// than lets a layer's reading go on beside its arithmetic.
+fn residency(
+    checkpoint: &Checkpoint,
+    uses: &[Use],
+    layers: &[Vec<Expert>],
+    routed: usize,
+    budget: u64,
+    demand: &Demand,
+) -> Result<Residency, TooSmall> {
+    let sweep = |budget: u64| Plan::with_tiles(checkpoint, uses, budget, demand.tile, demand.io);
+    let bytes = |expert: &Expert| expert.parts.iter().map(|part| part.len).sum::<u64>();
+    let all: u64 = layers.iter().flatten().map(bytes).sum();
+    if layers.is_empty() || all == 0 {
+        return Ok(Residency { sweep: sweep(budget)?, experts: None });
+    }
+    let experts = |budget: u64| ExpertPlan::new(checkpoint, layers, budget, demand.io);
+    let largest = layers.iter().flatten().map(bytes).max().unwrap_or(0);
+    let least = experts(0).map_or_else(|TooSmall { needed }| needed, |plan| plan.arena_bytes());
+    let floor = least.max((2 * routed as u64).saturating_mul(largest).min(all).min(budget / 2));
+    let plan = sweep(budget.saturating_sub(floor)).map_err(|e| TooSmall { needed: e.needed.saturating_add(floor) })?;
+    let rest = budget.saturating_sub(plan.pinned_bytes() + plan.ring_bytes());
+    Ok(Residency { experts: Some(experts(rest)?), sweep: plan })
 }
 
 /// Plans `demand`; also gives the residency plan of the weights.
@@ -115,7 +165,7 @@ pub(crate) fn plan(
     checkpoint: &Checkpoint,
     bound: &Bound,
     demand: &Demand,
-) -> Result<(MemoryPlan, Plan), Error> {
+) -> Result<(MemoryPlan, Residency), Error> {
     let budget = demand.memory;
     let statics: u64 = bound
         .matrices
@@ -130,17 +180,20 @@ pub(crate) fn plan(
     // Memory that was taken before, if only for a moment, counts as well: reading a tokenizer is the usual case.
     let taken = memory::peak().map_or(0, |peak| peak + MARGIN);
     let uses = bound.uses();
+    let layers = bound.expert_layers();
+    let routed = decoder.blocks.iter().filter_map(|b| b.ffn.experts()).map(|e| e.router.top_k).max().unwrap_or(0);
+    let states = kv::state_bytes(decoder) * demand.sequences as u64;
     let fewest = writing_rows(demand);
     let spend = |rows: usize| {
         let activations = activation_bytes(decoder, rows, demand);
-        let kv_cache = kv_bytes(decoder, rows, units, demand);
+        let kv_cache = kv_bytes(decoder, rows, units, demand).saturating_add(states);
         let fixed = (process + threads + vectors + activations).saturating_add(kv_cache);
         let weights = demand.weights.unwrap_or_else(|| budget.saturating_sub(fixed));
-        (activations, kv_cache, fixed, Plan::with_tiles(checkpoint, &uses, weights, demand.tile, demand.io))
+        (activations, kv_cache, fixed, residency(checkpoint, &uses, &layers, routed, weights, demand))
     };
     let within = |rows: usize| rows.min(demand.tokens).max(fewest);
     let mut rows = within(demand.chunk.unwrap_or(CHUNK));
-    if demand.chunk.is_none() && spend(rows).3.is_ok_and(|plan| plan.streamed_bytes() > 0) {
+    if demand.chunk.is_none() && spend(rows).3.is_ok_and(|plan| plan.streams()) {
         rows = within(CHUNK.max(CHUNK_OF_THREAD * demand.threads.get()));
     }
     loop {
@@ -150,7 +203,7 @@ pub(crate) fn plan(
         // Weights that are part of the program need no room of their own, so that their plan never fails.
         let fits = demand.weights.is_some() || fixed.max(taken) <= budget;
         match plan {
-            Ok(plan) if fits && (plan.streamed_bytes() == 0 || roomy || rows == fewest) => {
+            Ok(plan) if fits && (!plan.streams() || roomy || rows == fewest) => {
                 let memory = MemoryPlan {
                     budget,
                     asked: demand.asked,
@@ -160,9 +213,11 @@ pub(crate) fn plan(
                     kv_cache,
                     kv_disk: kv_disk_bytes(decoder, units, demand),
                     activations,
-                    pinned: plan.pinned_bytes(),
-                    ring: plan.ring_bytes(),
-                    streamed: plan.streamed_bytes(),
+                    pinned: plan.sweep.pinned_bytes(),
+                    ring: plan.sweep.ring_bytes(),
+                    experts: plan.experts.as_ref().map_or(0, ExpertPlan::arena_bytes),
+                    all_experts: bound.expert_bytes(),
+                    streamed: plan.sweep.streamed_bytes(),
                     weights: bound.matrices.iter().map(MatrixInfo::byte_len).sum(),
                     tokens: units.saturating_mul(KV_UNIT),
                     rows,
@@ -190,8 +245,7 @@ fn kv_bytes(decoder: &Decoder, rows: usize, units: usize, demand: &Demand) -> u6
         KvPlace::Disk => {
             // The ends of all sequences; in the layer at hand, what the pass adds to them; and the ring.
             let tails = units.min(TAIL_UNITS * demand.sequences) as u64 * unit;
-            let of_layer = |b: &crate::decoder::Block| KvBlock::memory(demand.kv, b.mixer.n_kv_heads, b.mixer.head_dim);
-            let widest = decoder.blocks.iter().map(of_layer).max().unwrap_or(0);
+            let widest = decoder.blocks.iter().filter_map(|b| b.kv()).map(|kv| kv.memory(demand.kv)).max().unwrap_or(0);
             let pass = (rows.div_ceil(KV_UNIT) + demand.sequences) as u64 * widest;
             let ring = kv_disk::ring_blocks(decoder, demand.kv, demand.memory, units.saturating_mul(KV_UNIT));
             tails + pass + ring * kv_disk::ring_block_bytes(decoder, demand.kv)

@@ -6,7 +6,7 @@ use rheostat_kernels::{Exec, Isa, KvFormat, probe};
 use rheostat_store::{disk_rate, memory};
 
 use crate::budget::MemoryPlan;
-use crate::decoder::{Block, Decoder};
+use crate::decoder::{Block, Decoder, KvShape};
 use crate::error::Error;
 use crate::forward::Compute;
 use crate::model::{Limits, Options, threads};
@@ -25,8 +25,8 @@ impl Decoder {
     pub fn operations(&self, rows: usize, depth: usize, logit_rows: usize) -> f64 {
         let attention = |b: &Block| {
             let seen = depth as f64 + rows as f64 / 2.0;
-            let seen = b.mixer.window.map_or(seen, |w| seen.min(w as f64));
-            4.0 * rows as f64 * seen * b.mixer.q.out_features as f64
+            let seen = b.kv().and_then(|kv| kv.window).map_or(seen, |w| seen.min(w as f64));
+            2.0 * rows as f64 * seen * b.mixer.attention_width() as f64
         };
         let attention: f64 = self.blocks.iter().map(attention).sum();
         self.matrix_operations(rows as f64, logit_rows as f64) + attention
@@ -35,20 +35,35 @@ impl Decoder {
     /// Those of matrices alone.
     #[must_use]
     pub fn matrix_operations(&self, rows: f64, logit_rows: f64) -> f64 {
-        let linears = self.blocks.iter().flat_map(Block::linears);
-        let weights: f64 = linears.map(|l| (l.in_features * l.out_features) as f64).sum();
+        let size = |l: &crate::decoder::Linear| (l.in_features * l.out_features) as f64;
+        let routed = |b: &Block| {
+            b.ffn.experts().map_or(0.0, |e| e.router.top_k as f64 * e.expert.linears().map(size).sum::<f64>())
+        };
+        let weights: f64 = self.blocks.iter().map(|b| b.linears().map(size).sum::<f64>() + routed(b)).sum();
         let head = (self.vocab_size * self.hidden_size) as f64;
         2.0 * (weights * rows + head * logit_rows)
+    }
+
+    /// Routed experts of all blocks, and how many of them a pass of `rows` rows should need, were every choice of a router as likely as any
+    /// other. (Routers have their likings: real passes need fewer.)
+    #[must_use]
+    pub fn routed_experts(&self, rows: f64) -> (f64, f64) {
+        let blocks = self.blocks.iter().filter_map(|b| b.ffn.experts());
+        blocks.fold((0.0, 0.0), |(all, needed), experts| {
+            let count = experts.n_experts as f64;
+            let spared = (1.0 - experts.router.top_k as f64 / count).powf(rows);
+            (all + count, needed + count * (1.0 - spared))
+        })
     }
 
     /// Bytes of keys and values that one row reads after `depth` tokens.
     #[must_use]
     pub fn cache_bytes(&self, depth: usize, kv: KvFormat) -> f64 {
-        let layer = |b: &Block| {
-            let seen = b.mixer.window.map_or(depth, |w| w.min(depth));
-            (2 * kv.bytes() * seen * b.mixer.k.out_features) as f64
+        let layer = |shape: KvShape| {
+            let seen = shape.window.map_or(depth, |w| w.min(depth));
+            (kv.bytes() * seen * shape.n_kv_heads * (shape.head_dim + shape.value_dim)) as f64
         };
-        self.blocks.iter().map(layer).sum()
+        self.blocks.iter().filter_map(Block::kv).map(layer).sum()
     }
 }
 
@@ -133,10 +148,13 @@ impl Forecast {
     ) -> Forecast {
         let many = sequences as f64;
         let cache = many * decoder.cache_bytes(depth, kv);
-        let disk_bytes = plan.streamed as f64 + if plan.kv_disk > 0 { cache } else { 0.0 };
+        let (all, needed) = decoder.routed_experts((sequences * rows) as f64);
+        let experts = if all > 0.0 { plan.all_experts as f64 * needed / all } else { 0.0 };
+        let absent = 1.0 - (plan.experts as f64 / (plan.all_experts as f64).max(1.0)).min(1.0);
+        let disk_bytes = plan.streamed as f64 + experts * absent + if plan.kv_disk > 0 { cache } else { 0.0 };
         let disk =
             if disk_bytes == 0.0 { Some(0.0) } else { rates.disk_bytes_per_second.map(|rate| disk_bytes / rate) };
-        let bytes = plan.weights as f64 + cache;
+        let bytes = plan.weights as f64 + experts + cache;
         let memory = bytes / rates.memory_bytes_per_second / MEMORY_SHARE;
         let operations = many * decoder.operations(rows, depth, 1);
         let arithmetic = operations / rates.operations_per_second / ARITHMETIC_SHARE;
@@ -192,6 +210,8 @@ mod tests {
             ring: 0,
             streamed,
             weights,
+            experts: 0,
+            all_experts: 0,
             tokens: 0,
             rows: 512,
         }
@@ -236,7 +256,7 @@ mod tests {
         let norms: usize =
             decoder.blocks.iter().flat_map(Block::norms).map(|n| n.width).sum::<usize>() + decoder.norm.width;
         let matrices = decoder.parameters() as usize - table - norms;
-        let attention: usize = decoder.blocks.iter().map(|b| 2 * b.mixer.q.out_features).sum();
+        let attention: usize = decoder.blocks.iter().map(|b| b.mixer.attention_width()).sum();
         assert_eq!(decoder.operations(1, 0, 1), (2 * (matrices + table) + attention) as f64);
         assert_eq!(decoder.operations(1, 0, 0), (2 * matrices + attention) as f64);
     }

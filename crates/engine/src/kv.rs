@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rheostat_kernels::{Exec, KV_BLOCK, KV_UNIT, KvBlock, KvFormat};
 
-use crate::decoder::Decoder;
+use crate::carry::Carry;
+use crate::decoder::{Decoder, KvShape};
 use crate::error::Error;
 use crate::forward::Input;
 use crate::kv_disk::{KvDisk, KvPart, NEAR, Slot, Stored};
@@ -56,7 +57,10 @@ fn take(left: &AtomicUsize, n: usize) -> Option<()> {
 /// [roll back](Sequence::truncate).
 pub struct Sequence {
     pub(crate) layers: Vec<Layer>,
-    shape: Vec<(usize, usize)>,
+    /// What each layer keeps of a position, if anything.
+    shape: Vec<Option<KvShape>>,
+    /// What it carries besides.
+    carried: Carry,
     len: usize,
     /// Units of positions that were taken from the pool.
     units: usize,
@@ -81,8 +85,9 @@ pub(crate) struct Layer {
 
 impl Sequence {
     pub(crate) fn new(decoder: &Decoder, prompt_len: usize, pool: &Arc<KvPool>) -> Sequence {
-        let shape: Vec<_> = decoder.blocks.iter().map(|b| (b.mixer.n_kv_heads, b.mixer.head_dim)).collect();
+        let shape: Vec<_> = decoder.blocks.iter().map(crate::decoder::Block::kv).collect();
         Sequence {
+            carried: Carry::new(decoder),
             layers: shape.iter().map(|_| Layer::default()).collect(),
             shape,
             len: 0,
@@ -123,9 +128,12 @@ impl Sequence {
         self.prompt_len.max(pos + 1)
     }
 
-    /// Forgets all tokens from position `len` on.
+    /// Forgets all tokens from position `len` on. A model that carries a state from position to position can go back only to where
+    /// the last pass began, and to the beginning: then more is forgotten, and [`Sequence::len`] says how much is left.
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+        if len < self.len {
+            self.len = self.carried.back_to(len);
+        }
         let blocks = self.len.div_ceil(KV_BLOCK);
         for layer in &mut self.layers {
             layer.first = layer.first.min(blocks);
@@ -143,6 +151,22 @@ impl Sequence {
             self.pool.beginnings.fetch_add(1, Ordering::Relaxed);
             self.counted = false;
         }
+    }
+
+    /// Forgets what a pass did that failed.
+    pub(crate) fn undo(&mut self) {
+        self.carried.undo();
+        self.truncate(self.len);
+    }
+
+    /// Keeps the state of `layer` as it is before a pass changes it.
+    pub(crate) fn keep_state(&mut self, layer: usize) {
+        self.carried.keep(layer);
+    }
+
+    /// The state of `layer`: of its convolution, and of its recurrence.
+    pub(crate) fn state(&mut self, layer: usize) -> &mut [Vec<f32>; 2] {
+        self.carried.state(layer)
     }
 
     /// Gives slots back in which no layer has anything.
@@ -163,9 +187,10 @@ impl Sequence {
         }
         self.reserve_on_disk(len)?;
         let blocks = len.div_ceil(KV_BLOCK);
-        for (layer, (n_kv_heads, head_dim)) in self.layers.iter_mut().zip(&self.shape) {
+        for (layer, shape) in self.layers.iter_mut().zip(&self.shape) {
+            let Some(shape) = *shape else { continue };
             let (format, in_memory) = (self.pool.format, blocks - layer.first);
-            layer.blocks.resize_with(in_memory, || KvBlock::new(format, *n_kv_heads, *head_dim));
+            layer.blocks.resize_with(in_memory, || shape.block(format));
         }
         Ok(())
     }
@@ -182,8 +207,8 @@ impl Sequence {
             let grows = self.len / KV_BLOCK;
             let kept = (self.len % KV_BLOCK).next_multiple_of(KV_UNIT);
             for (i, layer) in self.layers.iter_mut().enumerate().filter(|(_, layer)| layer.first > grows) {
-                let (n_kv_heads, head_dim) = self.shape[i];
-                let mut block = KvBlock::new(pool.format, n_kv_heads, head_dim);
+                let Some(shape) = self.shape[i] else { continue };
+                let mut block = shape.block(pool.format);
                 disk.read(Stored { slot: self.slots[grows], layer: i }, &mut block)?;
                 block.truncate(kept);
                 layer.blocks.push(block);
@@ -250,14 +275,19 @@ impl Sequence {
         rows: &mut Vec<u8>,
         each: &mut impl FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let (n_kv_heads, head_dim) = self.shape[layer];
+        let Some(shape) = self.shape[layer] else { return Ok(()) };
+        let n_kv_heads = shape.n_kv_heads;
+        let width = match part {
+            KvPart::Keys => shape.head_dim,
+            KvPart::Values => shape.value_dim,
+        };
         let end = KV_BLOCK.min(self.len.saturating_sub(b * KV_BLOCK));
         for start in (0..end).step_by(KV_UNIT) {
             let slots = start..end.min(start + KV_UNIT);
-            rows.resize(slots.len() * n_kv_heads * head_dim * self.pool.format.bytes(), 0);
+            rows.resize(slots.len() * n_kv_heads * width * self.pool.format.bytes(), 0);
             match part {
-                KvPart::Keys => block.copy_keys(n_kv_heads, head_dim, slots, rows),
-                KvPart::Values => block.copy_values(n_kv_heads, head_dim, slots, rows),
+                KvPart::Keys => block.copy_keys(n_kv_heads, width, slots, rows),
+                KvPart::Values => block.copy_values(n_kv_heads, width, slots, rows),
             }
             each(rows)?;
         }
@@ -269,17 +299,18 @@ impl Sequence {
         self.prompt_len
     }
 
-    /// Writes the keys and values `[n, n_kv_heads, head_dim]` of the tokens that follow, in `layer`. Room was reserved.
+    /// Writes the keys `[n, n_kv_heads, head_dim]` and values `[n, n_kv_heads, value_dim]` of the tokens that follow, in `layer`.
+    /// Room was reserved.
     pub(crate) fn write(&mut self, exec: &Exec, layer: usize, keys: &[f32], values: &[f32]) {
-        let (n_kv_heads, head_dim) = self.shape[layer];
-        let width = n_kv_heads * head_dim;
+        let Some(shape) = self.shape[layer] else { return };
+        let (width, value_width) = (shape.n_kv_heads * shape.head_dim, shape.n_kv_heads * shape.value_dim);
         let mut pos = self.len;
         let mut rest = (keys, values);
         let Layer { first, blocks } = &mut self.layers[layer];
         while !rest.0.is_empty() {
             let slot = pos % KV_BLOCK;
             let n = (rest.0.len() / width).min(KV_BLOCK - slot);
-            let (keys, values) = (rest.0.split_at(n * width), rest.1.split_at(n * width));
+            let (keys, values) = (rest.0.split_at(n * width), rest.1.split_at(n * value_width));
             blocks[pos / KV_BLOCK - *first].write(exec, slot, keys.0, values.0);
             rest = (keys.1, values.1);
             pos += n;
@@ -288,6 +319,7 @@ impl Sequence {
 
     /// Counts `n` tokens as read.
     pub(crate) fn advance(&mut self, n: usize) {
+        self.carried.passed(self.len);
         self.len += n;
     }
 }
@@ -308,5 +340,28 @@ pub(crate) fn expect(inputs: &[Input<'_>]) {
 
 /// Bytes that one unit of positions takes in all layers.
 pub(crate) fn unit_bytes(decoder: &Decoder, format: KvFormat) -> u64 {
-    decoder.blocks.iter().map(|b| KvBlock::memory(format, b.mixer.n_kv_heads, b.mixer.head_dim)).sum()
+    decoder.blocks.iter().filter_map(|b| b.kv()).map(|shape| shape.memory(format)).sum()
+}
+
+/// Bytes of what a sequence carries besides.
+pub(crate) fn state_bytes(decoder: &Decoder) -> u64 {
+    // As it is, and as it was.
+    decoder.blocks.iter().map(|b| 2 * 4 * b.state() as u64).sum()
+}
+
+impl KvShape {
+    /// An empty block of the cache.
+    fn block(self, format: KvFormat) -> KvBlock {
+        KvBlock::new(format, self.n_kv_heads, self.head_dim, self.value_dim)
+    }
+
+    /// Bytes of memory that a unit of positions takes.
+    pub(crate) fn memory(self, format: KvFormat) -> u64 {
+        KvBlock::memory(format, self.n_kv_heads, self.head_dim, self.value_dim)
+    }
+
+    /// Bytes of the keys and of the values of a block.
+    pub(crate) fn part_lens(self, format: KvFormat) -> [usize; 2] {
+        KvBlock::part_lens(format, self.n_kv_heads, self.head_dim, self.value_dim)
+    }
 }

@@ -94,10 +94,11 @@ impl KvDisk {
     pub(crate) fn new(decoder: &Decoder, format: KvFormat, dir: &Path, blocks: u64) -> Result<KvDisk, StoreError> {
         let mut slot_bytes = 0;
         let layers = decoder.blocks.iter().map(|block| {
-            let lens = KvBlock::part_lens(format, block.mixer.n_kv_heads, block.mixer.head_dim);
+            let kv = block.kv();
+            let lens = kv.map_or([0, 0], |kv| kv.part_lens(format));
             let offset = slot_bytes;
             slot_bytes += SpoolPlace::span(lens);
-            LayerPlace { offset, lens, window: block.mixer.window }
+            LayerPlace { offset, lens, window: kv.and_then(|kv| kv.window) }
         });
         Ok(KvDisk {
             spool: Spool::create(dir)?,
@@ -105,7 +106,7 @@ impl KvDisk {
             slot_bytes,
             slots: Mutex::default(),
             ring: Mutex::new(Ring {
-                free: KvBlock::side_by_side(blocks as usize, format, 1, widest(decoder)),
+                free: side_by_side(blocks as usize, format, decoder),
                 asked: VecDeque::new(),
                 ahead: VecDeque::new(),
             }),
@@ -232,15 +233,23 @@ impl KvDisk {
     }
 }
 
-/// Elements of a position's keys, or of its values, in the widest layer.
-fn widest(decoder: &Decoder) -> usize {
-    let width = |n_kv_heads, head_dim| KvBlock::part_lens(KvFormat::F32, n_kv_heads, head_dim)[1] / (4 * KV_BLOCK);
-    decoder.blocks.iter().map(|b| width(b.mixer.n_kv_heads, b.mixer.head_dim)).max().unwrap_or(0)
+/// Elements of a position's keys, and of its values, in the widest layer.
+fn widest(decoder: &Decoder) -> [usize; 2] {
+    let widths = |kv: crate::decoder::KvShape| kv.part_lens(KvFormat::F32).map(|len| len / (4 * KV_BLOCK));
+    let all = decoder.blocks.iter().filter_map(|b| b.kv()).map(widths);
+    all.fold([0, 0], |[a, b], [keys, values]| [a.max(keys), b.max(values)])
+}
+
+/// The blocks of the ring.
+fn side_by_side(blocks: usize, format: KvFormat, decoder: &Decoder) -> Vec<KvBlock> {
+    let [keys, values] = widest(decoder);
+    KvBlock::side_by_side(blocks, format, 1, keys, values)
 }
 
 /// Bytes of a block of the ring.
 pub(crate) fn ring_block_bytes(decoder: &Decoder, format: KvFormat) -> u64 {
-    SpoolPlace::span(KvBlock::part_lens(format, 1, widest(decoder)))
+    let [keys, values] = widest(decoder);
+    SpoolPlace::span(KvBlock::part_lens(format, 1, keys, values))
 }
 
 /// Blocks of the ring, under a budget of `memory` bytes and for `positions` on disk.
@@ -253,6 +262,5 @@ pub(crate) fn ring_blocks(decoder: &Decoder, format: KvFormat, memory: u64, posi
 
 /// Bytes that a block of positions takes on disk, in all layers.
 pub(crate) fn slot_bytes(decoder: &Decoder, format: KvFormat) -> u64 {
-    let lens = |n_kv_heads, head_dim| SpoolPlace::span(KvBlock::part_lens(format, n_kv_heads, head_dim));
-    decoder.blocks.iter().map(|b| lens(b.mixer.n_kv_heads, b.mixer.head_dim)).sum()
+    decoder.blocks.iter().filter_map(|b| b.kv()).map(|kv| SpoolPlace::span(kv.part_lens(format))).sum()
 }

@@ -8,10 +8,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use rheostat_kernels::{Exec, Format, Isa, KV_BLOCK, KV_UNIT, KvFormat, Worked, probe};
-use rheostat_store::{Checkpoint, Io, Record, Way, Weights, disk_rate, spool_room};
+use rheostat_store::{Checkpoint, Experts, Hits, Io, Reads, Record, Way, Weights, disk_rate, spool_room};
 
 use crate::bind::{Bound, MatrixInfo};
-use crate::budget::{self, Demand, LogitRows, MemoryPlan};
+use crate::budget::{self, Demand, LogitRows, MemoryPlan, Residency};
 use crate::decoder::Decoder;
 use crate::error::Error;
 use crate::forward::{Compute, Input, KvPlace, Observer, Output, Pass, Want, Workspace, wanted_rows};
@@ -89,6 +89,7 @@ pub struct Model {
     checkpoint: Checkpoint,
     bound: Bound,
     weights: Weights,
+    experts: Option<Experts>,
     exec: Exec,
     workspace: Workspace,
     kv: Arc<KvPool>,
@@ -137,14 +138,20 @@ impl Model {
         let checkpoint = package.checkpoint().clone();
         let bound = Bound::new(&decoder, &checkpoint)?;
         let packed = |m: &MatrixInfo| matches!(m.format, Format::Packed(_));
-        if options.compute == Compute::Int8 && !bound.matrices.iter().any(packed) {
+        let mut matrices = bound.matrices.iter().chain(bound.experts.iter().flat_map(|layer| &layer.matrices));
+        if options.compute == Compute::Int8 && !matrices.any(packed) {
             return Err(Error::NothingPacked);
         }
         let (plan, residency, demand) = plan(&decoder, &checkpoint, &bound, options)?;
         let room = options.trace.map(|bytes| Room::new(bytes, demand.threads.get()));
         let record = room.as_ref().map(|room| Record { origin: room.origin, most: room.most });
         let recorder = Recorder::new(room.as_ref().map(OpLog::new));
-        let weights = Weights::recorded(&checkpoint, residency, record)?;
+        let weights = Weights::recorded(&checkpoint, residency.sweep, record)?;
+        let experts = residency.experts.map(|plan| Experts::new(&checkpoint, plan, None)).transpose()?;
+        if let Some(experts) = experts.as_ref().filter(|experts| experts.plan().fits()) {
+            // All of them will stay: they arrive while work begins.
+            experts.fill();
+        }
         let exec = Exec::new(options.isa.unwrap_or_else(Isa::detect), demand.threads).map_err(Error::Threads)?;
         if let Some(room) = room {
             exec.pool().record(room.origin, room.most);
@@ -159,6 +166,7 @@ impl Model {
             checkpoint,
             bound,
             weights,
+            experts,
             exec,
             plan,
             logit_rows,
@@ -199,20 +207,35 @@ impl Model {
     pub fn reading(&self) -> Reading {
         let (kv_bytes, kv_waited) = self.kv.disk().map_or((0, 0.0), KvDisk::reading);
         Reading {
-            bytes: self.weights.bytes_read() + self.workspace.gathered() + kv_bytes,
-            waited: self.weights.waited() + kv_waited,
+            bytes: self.weights.bytes_read()
+                + self.workspace.gathered()
+                + kv_bytes
+                + self.experts.as_ref().map_or(0, Experts::bytes_read),
+            waited: self.weights.waited() + kv_waited + self.experts.as_ref().map_or(0.0, Experts::waited),
         }
     }
 
     /// Where the time of all passes since loading (or [`Model::reset_profile`]) went.
     #[must_use]
     pub fn profile(&self) -> Profile {
-        self.recorder.profile(self.weights.reads())
+        self.recorder.profile(self.reads())
+    }
+
+    /// What was read of weights, those of experts among them.
+    fn reads(&self) -> Reads {
+        all_reads(&self.weights, self.experts.as_ref())
+    }
+
+    /// How often routed experts were there when they were needed; nothing for a model without any.
+    #[must_use]
+    pub fn expert_hits(&self) -> Option<Hits> {
+        self.experts.as_ref().map(Experts::stats)
     }
 
     /// Forgets what passes took so far.
     pub fn reset_profile(&mut self) {
-        self.recorder.reset(self.weights.reads());
+        let reads = self.reads();
+        self.recorder.reset(reads);
     }
 
     /// Counts `time` from `start` on, in which the caller did `op` between passes.
@@ -243,7 +266,8 @@ impl Model {
 
     /// A counter of bytes read that another thread can watch.
     pub fn reading_watch(&self) -> impl Fn() -> u64 + Send + use<> {
-        self.weights.watch()
+        let (weights, experts) = (self.weights.watch(), self.experts.as_ref().map(Experts::watch));
+        move || weights() + experts.as_ref().map_or(0, |watch| watch())
     }
 
     /// Measures what the machine can do at best, for about `time`: the ceilings to compare a speed with. Where weights stream, this takes
@@ -258,7 +282,7 @@ impl Model {
         let held = resident.map(|t| self.weights.acquire(t)).collect::<Result<Vec<_>, _>>()?;
         let regions: Vec<&[u8]> = held.iter().flat_map(|tile| *tile.parts()).filter(|part| !part.is_empty()).collect();
         let read = (!regions.is_empty()).then(|| probe::read_rate(&self.exec, &regions, time / 2));
-        let disk = if self.plan.streamed > 0 { disk_rate(&self.checkpoint, time)? } else { None };
+        let disk = if self.plan.streams() { disk_rate(&self.checkpoint, time)? } else { None };
         Ok(Limits {
             disk_bytes_per_second: disk,
             read_bytes_per_second: read,
@@ -354,6 +378,7 @@ impl Model {
             checkpoint: &self.checkpoint,
             bound: &self.bound,
             weights: &self.weights,
+            experts: self.experts.as_ref(),
             exec: &self.exec,
             cancel: &self.cancel,
             recorder: RefCell::new(&mut self.recorder),
@@ -417,6 +442,20 @@ pub(crate) fn threads(options: &Options) -> NonZeroUsize {
     options.threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
 }
 
+/// What was read of weights, those of experts among them.
+pub(crate) fn all_reads(weights: &Weights, experts: Option<&Experts>) -> Reads {
+    let mut reads = weights.reads();
+    if let Some(experts) = experts {
+        let more = experts.reads();
+        reads.streamed += more.streamed;
+        reads.pinned += more.pinned;
+        reads.reading += more.reading;
+        reads.waiting += more.waiting;
+        reads.both += more.both;
+    }
+    reads
+}
+
 /// The memory plan that [`Model::load`] would follow.
 ///
 /// # Errors
@@ -432,7 +471,7 @@ fn plan(
     checkpoint: &Checkpoint,
     bound: &Bound,
     options: &Options,
-) -> Result<(MemoryPlan, rheostat_store::Plan, Demand), Error> {
+) -> Result<(MemoryPlan, Residency, Demand), Error> {
     let threads = threads(options);
     let asked = options.memory;
     let budget = budget::effective(asked);

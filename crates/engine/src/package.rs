@@ -38,6 +38,10 @@ impl Tensors for Checkpoint {
     fn has(&self, name: &str) -> bool {
         self.tensor(name).is_some()
     }
+
+    fn any(&self, start: &str) -> bool {
+        self.tensors().iter().any(|tensor| tensor.name().starts_with(start))
+    }
 }
 
 impl Package {

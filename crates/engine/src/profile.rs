@@ -27,8 +27,14 @@ pub enum Op {
     Cache,
     /// Attention over the cache.
     Attention,
-    /// Products with attention's output weights.
+    /// Convolutions and recurrences over positions.
+    Recurrence,
+    /// Products with a mixer's output weights.
     Output,
+    /// The choice of experts.
+    Router,
+    /// Everything that routed experts do.
+    Experts,
     /// Products with the weights of gate and up.
     GateUp,
     /// Activation of the gate, times up.
@@ -47,7 +53,7 @@ pub enum Op {
 
 impl Op {
     /// How many there are.
-    pub const COUNT: usize = 14;
+    pub const COUNT: usize = 17;
     /// All of them, in the order of a pass.
     pub const ALL: [Op; Op::COUNT] = [
         Op::Embed,
@@ -56,7 +62,10 @@ impl Op {
         Op::Rotate,
         Op::Cache,
         Op::Attention,
+        Op::Recurrence,
         Op::Output,
+        Op::Router,
+        Op::Experts,
         Op::GateUp,
         Op::Activation,
         Op::Down,
@@ -76,7 +85,10 @@ impl Op {
             Op::Rotate => "rotate",
             Op::Cache => "cache",
             Op::Attention => "attention",
+            Op::Recurrence => "recurrence",
             Op::Output => "o",
+            Op::Router => "router",
+            Op::Experts => "experts",
             Op::GateUp => "gate, up",
             Op::Activation => "activation",
             Op::Down => "down",
@@ -96,7 +108,7 @@ impl Op {
     /// Whether it is a product with weights of the blocks.
     #[must_use]
     pub fn is_product(self) -> bool {
-        matches!(self, Op::Qkv | Op::Output | Op::GateUp | Op::Down)
+        matches!(self, Op::Qkv | Op::Output | Op::Router | Op::Experts | Op::GateUp | Op::Down)
     }
 }
 

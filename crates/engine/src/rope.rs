@@ -13,8 +13,10 @@ pub struct Rope {
     theta: f64,
     scaling: RopeScaling,
     max_position_embeddings: usize,
-    /// Frequencies of every kind but those of dynamic beyond its context, `[dim / 2]`.
+    /// Frequencies `[dim / 2]`: of texts that are not too long, where they depend on that.
     frequencies: Vec<f32>,
+    /// Those of longer texts, where these are fixed as well.
+    long: Vec<f32>,
 }
 
 /// How frequencies are stretched beyond the context of training.
@@ -45,6 +47,23 @@ pub enum RopeScaling {
     },
     /// "YaRN: Efficient Context Window Extension" (Peng et al. 2023).
     Yarn(YarnRope),
+    /// "LongRoPE" (Ding et al. 2024), as Phi-3 has it: one set of factors for texts within the original context, one for longer ones.
+    LongRope(LongRope),
+}
+
+/// Parameters of [`RopeScaling::LongRope`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct LongRope {
+    /// What each frequency is divided by in a text within the original context, `[dim / 2]`.
+    pub short: Vec<f64>,
+    /// The same in a longer text.
+    pub long: Vec<f64>,
+    /// `original_max_position_embeddings`.
+    pub original: usize,
+    /// What sine and cosine are multiplied by in a text within the original context.
+    pub short_attention: f64,
+    /// The same in a longer text.
+    pub long_attention: f64,
 }
 
 /// Parameters of [`RopeScaling::Yarn`].
@@ -68,8 +87,11 @@ impl Rope {
     /// A rotary embedding of `dim` elements (an even number of them is rotated).
     #[must_use]
     pub fn new(dim: usize, theta: f64, scaling: RopeScaling, max_position_embeddings: usize) -> Rope {
-        let mut rope = Rope { dim, theta, scaling, max_position_embeddings, frequencies: Vec::new() };
+        let mut rope = Rope { dim, theta, scaling, max_position_embeddings, frequencies: Vec::new(), long: Vec::new() };
         rope.frequencies = rope.compute(theta as f32);
+        if let RopeScaling::LongRope(long) = &rope.scaling {
+            rope.long = rope.stretched(theta as f32, &long.long);
+        }
         rope
     }
 
@@ -97,18 +119,20 @@ impl Rope {
         let stretched = |original: usize, factor: f64| (original as f64 * factor) as usize;
         let max = self.max_position_embeddings;
         match &self.scaling {
-            RopeScaling::Default => max,
+            RopeScaling::Default | RopeScaling::LongRope(_) => max,
             RopeScaling::Linear { factor } | RopeScaling::Dynamic { factor } => max.max(stretched(max, *factor)),
             RopeScaling::Llama3 { factor, original, .. } => max.max(stretched(*original, *factor)),
             RopeScaling::Yarn(yarn) => max.max(stretched(yarn.original, yarn.factor)),
         }
     }
 
-    /// What sine and cosine are multiplied by (`attention_scaling`).
+    /// What sine and cosine are multiplied by (`attention_scaling`) in a text of `len` tokens so far.
     #[must_use]
-    pub fn attention_scaling(&self) -> f32 {
+    pub fn attention_scaling(&self, len: usize) -> f32 {
         match &self.scaling {
             RopeScaling::Yarn(yarn) => yarn.attention_factor as f32,
+            RopeScaling::LongRope(long) if len > long.original => long.long_attention as f32,
+            RopeScaling::LongRope(long) => long.short_attention as f32,
             _ => 1.0,
         }
     }
@@ -116,23 +140,24 @@ impl Rope {
     /// Whether the frequencies depend on how long the text is; then `len` of [`Rope::frequencies`] matters.
     #[must_use]
     pub fn depends_on_length(&self) -> bool {
-        matches!(self.scaling, RopeScaling::Dynamic { .. })
+        matches!(self.scaling, RopeScaling::Dynamic { .. } | RopeScaling::LongRope(_))
     }
 
     /// Frequencies (`inv_freq`, radians per position) `[dim / 2]` for a text of `len` tokens so far.
     #[must_use]
     pub fn frequencies(&self, len: usize) -> std::borrow::Cow<'_, [f32]> {
-        match self.scaling {
+        match &self.scaling {
             RopeScaling::Dynamic { factor } if len > self.max_position_embeddings => {
-                self.compute(self.dynamic_base(factor, len)).into()
+                self.compute(self.dynamic_base(*factor, len)).into()
             }
+            RopeScaling::LongRope(long) if len > long.original => (&self.long).into(),
             _ => (&self.frequencies).into(),
         }
     }
 
     /// Appends `cos` and `sin`, `[dim / 2]` each, of the angles at `pos` in a text of `len` tokens so far.
     pub(crate) fn angles(&self, pos: usize, len: usize, cos: &mut [f32], sin: &mut [f32]) {
-        let scaling = self.attention_scaling();
+        let scaling = self.attention_scaling(len);
         let frequencies = self.frequencies(len);
         for ((f, cos), sin) in frequencies.iter().zip(cos).zip(sin) {
             let angle = f64::from(pos as f32 * f);
@@ -144,7 +169,8 @@ impl Rope {
 
     /// Whether a frequency is not finite, or none turns.
     pub(crate) fn is_degenerate(&self) -> bool {
-        self.frequencies.iter().any(|f| !f.is_finite()) || self.frequencies.iter().all(|f| *f == 0.0)
+        let all = || self.frequencies.iter().chain(&self.long);
+        all().any(|f| !f.is_finite()) || all().all(|f| *f == 0.0)
     }
 
     /// `_compute_dynamic_ntk_parameters`, whose `seq_len` is a tensor: f32 but for the exponent.
@@ -155,12 +181,21 @@ impl Rope {
         self.theta as f32 * libm::pow(f64::from(x), dim / (dim - 2.0)) as f32
     }
 
-    fn compute(&self, base: f32) -> Vec<f32> {
-        let half = self.dim / 2;
+    /// `base ** (arange(0, dim, 2) / dim)`: the quotient is an f32, the power of it correctly rounded.
+    fn powers(&self, base: f32) -> impl Iterator<Item = f32> + use<> {
         let dim = self.dim as f32;
-        // `base ** (arange(0, dim, 2) / dim)`: the quotient is an f32, the power of it correctly rounded.
-        let powers = (0..half).map(|i| libm::pow(f64::from(base), f64::from((2 * i) as f32 / dim)) as f32);
+        (0..self.dim / 2).map(move |i| libm::pow(f64::from(base), f64::from((2 * i) as f32 / dim)) as f32)
+    }
+
+    /// `_compute_longrope_parameters`.
+    fn stretched(&self, base: f32, factors: &[f64]) -> Vec<f32> {
+        self.powers(base).zip(factors).map(|(p, factor)| 1.0 / (*factor as f32 * p)).collect()
+    }
+
+    fn compute(&self, base: f32) -> Vec<f32> {
+        let powers = self.powers(base);
         match &self.scaling {
+            RopeScaling::LongRope(long) => self.stretched(base, &long.short),
             RopeScaling::Default | RopeScaling::Dynamic { .. } => powers.map(|p| 1.0 / p).collect(),
             RopeScaling::Linear { factor } => powers.map(|p| (1.0 / p) / *factor as f32).collect(),
             RopeScaling::Llama3 { factor, low, high, original } => {

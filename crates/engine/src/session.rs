@@ -69,6 +69,11 @@ pub enum SessionErrorKind {
     /// It holds a text, not a conversation.
     #[error("the session holds a text and no conversation; go on with it by `rheostat generate`")]
     NoConversation,
+    /// The model carries a state from position to position.
+    #[error(
+        "this model carries a state from position to position beside its cache, and sessions do not hold such states yet; run it without a session"
+    )]
+    CarriesState,
     /// It has more tokens than there is room for.
     #[error(
         "the session has {tokens} tokens, and there is room for {room}; give a longer context, or more memory for it"
@@ -108,6 +113,7 @@ pub fn save(
     sequence: &Sequence,
     contents: &Contents<'_>,
 ) -> Result<(), Error> {
+    refuse_state(path, model.decoder())?;
     let (compute, kv) = model.numbers();
     let mut metadata = BTreeMap::from([
         ("format".to_owned(), FORMAT.to_owned()),
@@ -174,6 +180,7 @@ impl Session {
     /// When it is no session, damaged, or of another model or other numbers.
     pub fn open(path: &Path, package: &Package, compute: Compute, kv: KvFormat) -> Result<Session, Error> {
         let refuse = |kind: SessionErrorKind| Err(kind.of(path));
+        refuse_state(path, &package.describe()?)?;
         let file = match SafetensorsFile::open(path) {
             Ok(file) => file,
             Err(error) => return Err(explain(path, error)),
@@ -208,7 +215,8 @@ impl Session {
         };
         let bytes = file.read_tensor(tokens)?;
         let tokens: Vec<u32> = bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
-        let read = file.tensor("blocks.0.attn.hook_v").and_then(|t| t.shape().first().copied());
+        let first = cache_tensors(decoder, kv, 0).next().map(|(_, _, tensor)| tensor.name);
+        let read = first.and_then(|name| file.tensor(&name)).and_then(|t| t.shape().first().copied());
         let number = |key: &str| file.metadata().get(key)?.parse().ok();
         let messages = match file.metadata().get("messages").map(|text| serde_json::from_str(text)) {
             None => None,
@@ -325,12 +333,18 @@ fn cache_tensors(
         KvFormat::F32 => Dtype::F32,
         KvFormat::Bf16 => Dtype::Bf16,
     };
-    decoder.blocks.iter().enumerate().flat_map(move |(i, block)| {
-        [(KvPart::Keys, "hook_rot_k"), (KvPart::Values, "hook_v")].map(|(part, hook)| {
-            let shape = vec![len, block.mixer.n_kv_heads, block.mixer.head_dim];
+    let cached = decoder.blocks.iter().enumerate().filter_map(|(i, block)| Some((i, block.kv()?)));
+    cached.flat_map(move |(i, kv)| {
+        let parts = [(KvPart::Keys, "hook_rot_k", kv.head_dim), (KvPart::Values, "hook_v", kv.value_dim)];
+        parts.map(|(part, hook, width)| {
+            let shape = vec![len, kv.n_kv_heads, width];
             (i, part, NewTensor { name: format!("blocks.{i}.attn.{hook}"), dtype, shape })
         })
     })
+}
+
+fn refuse_state(path: &Path, decoder: &Decoder) -> Result<(), Error> {
+    if decoder.has_state() { Err(SessionErrorKind::CarriesState.of(path)) } else { Ok(()) }
 }
 
 /// The options that decide about bits.

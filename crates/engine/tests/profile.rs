@@ -55,14 +55,15 @@ fn run(model: &mut Model, tokens: &[u32]) {
 fn counts(model: &Model, sweeps: u64, heads: u64) -> [u64; Op::COUNT] {
     let blocks = &model.decoder().blocks;
     let layers = blocks.len() as u64 * sweeps;
-    let qk_norms = blocks.iter().filter(|b| b.mixer.qk_norm.is_some()).count() as u64 * sweeps;
+    let qk_norms =
+        blocks.iter().filter(|b| b.mixer.attention().is_some_and(|a| a.qk_norm.is_some())).count() as u64 * sweeps;
     Op::ALL.map(|op| match op {
         Op::Embed => sweeps,
         Op::Norm => 2 * layers + qk_norms + heads,
         Op::Rotate => layers + sweeps,
         Op::Residual => 2 * layers,
         Op::Head => heads,
-        Op::Sampling | Op::Guessing => 0,
+        Op::Sampling | Op::Guessing | Op::Recurrence | Op::Router | Op::Experts => 0,
         Op::Qkv | Op::Cache | Op::Attention | Op::Output | Op::GateUp | Op::Activation | Op::Down => layers,
     })
 }

@@ -145,9 +145,10 @@ fn anybody_can_look_into_it() {
     assert_eq!(metadata["numbers"], "--compute f32 --kv-cache f32");
     assert_eq!((file.tensor("tokens").unwrap().shape(), file.len()), (&[9][..], 2 + 2 * 3));
     for (i, block) in model.decoder().blocks.iter().enumerate() {
-        for hook in ["hook_rot_k", "hook_v"] {
+        let kv = block.kv().unwrap();
+        for (hook, width) in [("hook_rot_k", kv.head_dim), ("hook_v", kv.value_dim)] {
             let tensor = file.tensor(&format!("blocks.{i}.attn.{hook}")).unwrap();
-            assert_eq!(tensor.shape(), [8, block.mixer.n_kv_heads, block.mixer.head_dim]);
+            assert_eq!(tensor.shape(), [8, kv.n_kv_heads, width]);
             let numbers = tensor.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));
             assert!(numbers.clone().all(f32::is_finite) && numbers.map(f32::abs).sum::<f32>() > 1.0);
         }

@@ -7,8 +7,8 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rheostat_kernels::{
     Affine, Attention, Awq, Bits, Buffer, Columns, Exec, Float, Format, Fp8, Gptq, GptqZeros, Isa, KV_BLOCK, KvBlock,
-    KvFormat, KvSource, Linear, Matrix, Order, Packed, Rounded, Rows, SPAN_ROWS, Scales, Span, Zeros, attention,
-    linear, rms_norm,
+    KvFormat, KvSource, Linear, Matrix, Norm, NormKind, Order, Packed, Rounded, Rows, SPAN_ROWS, Scales, Span, Zeros,
+    attention, linear, norm,
 };
 
 const HIDDEN: usize = 2048;
@@ -107,10 +107,20 @@ impl KvSource for Cache {
 
 fn attentions(c: &mut Criterion) {
     let exec = exec();
-    let shape = Attention { n_heads: 16, n_kv_heads: 8, head_dim: 128, scale: 0.088, window: None };
+    let shape = Attention {
+        n_heads: 16,
+        n_kv_heads: 8,
+        head_dim: 128,
+        value_dim: 128,
+        scale: 0.088,
+        window: None,
+        softcap: None,
+        sinks: None,
+    };
     let mut group = c.benchmark_group("attention");
     for (depth, n) in [(4096_usize, 1_usize), (32_768, 1), (0, 512)] {
-        let cache = Cache((0..(depth + n).div_ceil(KV_BLOCK)).map(|_| KvBlock::new(KvFormat::F32, 8, 128)).collect());
+        let cache =
+            Cache((0..(depth + n).div_ceil(KV_BLOCK)).map(|_| KvBlock::new(KvFormat::F32, 8, 128, 128)).collect());
         let q = Buffer::new(n * 16 * 128);
         let mut out = Buffer::new(n * 16 * 128);
         let span = |row: usize| Span { row, len: SPAN_ROWS.min(n - row), seq: 0, pos: depth + row };
@@ -134,9 +144,10 @@ fn norms(c: &mut Criterion) {
         let x = Buffer::new(n * HIDDEN);
         let weight = Buffer::new(HIDDEN);
         let mut out = Buffer::new(n * HIDDEN);
+        let rms = Norm { kind: NormKind::Rms, weight: Some(&weight), bias: None, width: HIDDEN, eps: 1e-6 };
         group.throughput(Throughput::Elements((n * HIDDEN) as u64));
         group.bench_function(BenchmarkId::from_parameter(n), |b| {
-            b.iter(|| rms_norm(&exec, &x, &weight, 1e-6, &mut out));
+            b.iter(|| norm(&exec, &rms, 1, &x, &mut out));
         });
     }
     group.finish();

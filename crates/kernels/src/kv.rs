@@ -44,12 +44,13 @@ impl KvFormat {
 /// Keys and values of [`KV_BLOCK`] consecutive positions of one sequence in one layer.
 ///
 /// Keys are `[n_kv_heads, KV_BLOCK / 16, head_dim, 16 positions]`: a vector holds one element of sixteen keys, so that
-/// their scores end in its lanes. Values are `[n_kv_heads, head_dim / 16, KV_BLOCK, 16 elements]`, the last of a short
+/// their scores end in its lanes. Values are `[n_kv_heads, value_dim / 16, KV_BLOCK, 16 elements]`, the last of a short
 /// head zero. So both are read as long runs, several at once, as memory likes it.
 #[derive(Debug)]
 pub struct KvBlock {
     pub(crate) format: KvFormat,
     head_dim: usize,
+    value_dim: usize,
     /// Bytes, in the element format.
     pub(crate) keys: Buffer,
     pub(crate) values: Buffer,
@@ -58,19 +59,25 @@ pub struct KvBlock {
 impl KvBlock {
     /// An empty block. It takes memory as it is written, [`KvBlock::memory`] for every [`KV_UNIT`] positions.
     #[must_use]
-    pub fn new(format: KvFormat, n_kv_heads: usize, head_dim: usize) -> KvBlock {
-        let buffer = |width: usize| Buffer::new(n_kv_heads * KV_BLOCK * width * format.bytes() / size_of::<f32>());
-        KvBlock { format, head_dim, keys: buffer(head_dim), values: buffer(padded(head_dim)) }
+    pub fn new(format: KvFormat, n_kv_heads: usize, head_dim: usize, value_dim: usize) -> KvBlock {
+        let lens = KvBlock::part_lens(format, n_kv_heads, head_dim, value_dim);
+        let [keys, values] = lens.map(|bytes| Buffer::new(bytes / size_of::<f32>()));
+        KvBlock { format, head_dim, value_dim, keys, values }
     }
 
     /// `n` blocks whose memory is used as a whole, over and over: what others are read into.
     #[must_use]
-    pub fn side_by_side(n: usize, format: KvFormat, n_kv_heads: usize, head_dim: usize) -> Vec<KvBlock> {
-        let len = |width: usize| n_kv_heads * KV_BLOCK * width * format.bytes() / size_of::<f32>();
-        let lens = [len(head_dim), len(padded(head_dim))];
+    pub fn side_by_side(
+        n: usize,
+        format: KvFormat,
+        n_kv_heads: usize,
+        head_dim: usize,
+        value_dim: usize,
+    ) -> Vec<KvBlock> {
+        let lens = KvBlock::part_lens(format, n_kv_heads, head_dim, value_dim).map(|bytes| bytes / size_of::<f32>());
         let mut buffers = Buffer::side_by_side(lens.into_iter().cycle().take(2 * n));
         let pairs = std::iter::from_fn(|| Some((buffers.next()?, buffers.next()?)));
-        pairs.map(|(keys, values)| KvBlock { format, head_dim, keys, values }).collect()
+        pairs.map(|(keys, values)| KvBlock { format, head_dim, value_dim, keys, values }).collect()
     }
 
     /// The bytes of the keys and of the values, to be kept somewhere else.
@@ -87,14 +94,14 @@ impl KvBlock {
 
     /// Bytes of both parts of a block.
     #[must_use]
-    pub fn part_lens(format: KvFormat, n_kv_heads: usize, head_dim: usize) -> [usize; 2] {
-        [head_dim, padded(head_dim)].map(|width| n_kv_heads * KV_BLOCK * width * format.bytes())
+    pub fn part_lens(format: KvFormat, n_kv_heads: usize, head_dim: usize, value_dim: usize) -> [usize; 2] {
+        [head_dim, padded(value_dim)].map(|width| n_kv_heads * KV_BLOCK * width * format.bytes())
     }
 
     /// Bytes of memory that [`KV_UNIT`] positions take.
     #[must_use]
-    pub fn memory(format: KvFormat, n_kv_heads: usize, head_dim: usize) -> u64 {
-        (n_kv_heads * KV_UNIT * (head_dim + padded(head_dim)) * format.bytes()) as u64
+    pub fn memory(format: KvFormat, n_kv_heads: usize, head_dim: usize, value_dim: usize) -> u64 {
+        (n_kv_heads * KV_UNIT * (head_dim + padded(value_dim)) * format.bytes()) as u64
     }
 
     /// Forgets the positions from `first` on, a multiple of [`KV_UNIT`], and gives their memory back.
@@ -122,19 +129,19 @@ impl KvBlock {
         copy_rows(self.keys.bytes(), self.format.bytes(), [n_kv_heads, head_dim], slots, out, place);
     }
 
-    /// The same of values.
+    /// The same of values, to `out: [slots, n_kv_heads, value_dim]`.
     ///
     /// # Panics
     /// As [`KvBlock::copy_keys`].
-    pub fn copy_values(&self, n_kv_heads: usize, head_dim: usize, slots: Range<usize>, out: &mut [u8]) {
+    pub fn copy_values(&self, n_kv_heads: usize, value_dim: usize, slots: Range<usize>, out: &mut [u8]) {
         let place = |slot: usize, head: usize, element: usize| {
-            let run = head * KV_BLOCK * padded(head_dim) + element / LANES * LANES * KV_BLOCK;
+            let run = head * KV_BLOCK * padded(value_dim) + element / LANES * LANES * KV_BLOCK;
             run + slot * LANES + element % LANES
         };
-        copy_rows(self.values.bytes(), self.format.bytes(), [n_kv_heads, head_dim], slots, out, place);
+        copy_rows(self.values.bytes(), self.format.bytes(), [n_kv_heads, value_dim], slots, out, place);
     }
 
-    /// Writes the rows `keys` and `values`, each `[n, n_kv_heads, head_dim]`, as the positions from `slot` on.
+    /// Writes the rows `keys: [n, n_kv_heads, head_dim]` and `values: [n, n_kv_heads, value_dim]` as the positions from `slot` on.
     ///
     /// # Panics
     /// When they do not fit this block, or are not of its shape.
@@ -155,12 +162,12 @@ impl KvBlock {
         values: &[f32],
         store: impl Fn(f32) -> [u8; N] + Sync,
     ) {
-        let d = self.head_dim;
+        let (d, value_dim) = (self.head_dim, self.value_dim);
         let n_heads = self.keys.bytes().len() / (KV_BLOCK * d * N);
-        let width = n_heads * d;
+        let (width, value_width) = (n_heads * d, n_heads * value_dim);
         let n = keys.len() / width;
         assert!(slot + n <= KV_BLOCK, "{n} positions from {slot} on, in one block");
-        assert!(keys.len() == n * width && values.len() == keys.len(), "rows of the block's shape");
+        assert!(keys.len() == n * width && values.len() == n * value_width, "rows of the block's shape");
         let (key_len, value_len) = (self.keys.len() / n_heads, self.values.len() / n_heads);
         let (to_keys, to_values) = (SharedMut::new(&mut self.keys), SharedMut::new(&mut self.values));
         // A few rows are not worth waking anyone.
@@ -184,10 +191,10 @@ impl KvBlock {
                 // SAFETY: as above.
                 let to = unsafe { to_values.slice(head * value_len..(head + 1) * value_len) };
                 let to = as_bytes_mut(to).as_chunks_mut::<N>().0;
-                for (run, first) in to.chunks_exact_mut(KV_BLOCK * LANES).zip((0..d).step_by(LANES)) {
-                    let len = LANES.min(d - first);
-                    for (to, row) in run[slot * LANES..].chunks_exact_mut(LANES).zip(values.chunks_exact(width)) {
-                        for (to, x) in to.iter_mut().zip(&row[head * d + first..][..len]) {
+                for (run, first) in to.chunks_exact_mut(KV_BLOCK * LANES).zip((0..value_dim).step_by(LANES)) {
+                    let len = LANES.min(value_dim - first);
+                    for (to, row) in run[slot * LANES..].chunks_exact_mut(LANES).zip(values.chunks_exact(value_width)) {
+                        for (to, x) in to.iter_mut().zip(&row[head * value_dim + first..][..len]) {
                             *to = store(*x);
                         }
                     }

@@ -31,8 +31,12 @@
 
 #![allow(clippy::needless_range_loop, reason = "a tile's loops read best with its indices")]
 
+mod activation;
 mod attention;
 mod buffer;
+mod carried;
+mod conv;
+mod delta;
 mod element;
 mod elementwise;
 mod exec;
@@ -49,13 +53,21 @@ pub mod probe;
 mod record;
 mod rope;
 mod rounded;
+mod router;
 mod simd;
 mod tile;
 mod widen;
 
+pub use activation::{Activation, activate, gate};
 pub use attention::{Attention, Gathering, SPAN_ROWS, Span, attention};
 pub use buffer::Buffer;
-pub use elementwise::{Activation, add_assign, gate};
+pub use carried::Carried;
+pub use conv::{AfterConv, Conv, causal_conv, gated_conv};
+pub use delta::{DeltaRule, delta_gates, delta_rule, l2_norm};
+pub use elementwise::{
+    Run, add_assign, add_scaled_rows, clamp, copy_columns, multiply, scale, scaled_add_assign, sigmoid_gate, soft_cap,
+    softplus,
+};
 pub use exec::Exec;
 pub use format::{
     Affine, Awq, Bits, Float, Format, Fp8, Gptq, GptqZeros, MOST_PARTS, Order, Packed, Part, Scales, Zeros, valid_order,
@@ -64,10 +76,11 @@ pub use integers::Quantized;
 pub use kv::{KV_BLOCK, KV_UNIT, KvBlock, KvFormat, KvSource};
 pub use linear::{Columns, Linear, Rows, linear};
 pub use matrix::Matrix;
-pub use norm::{rms_norm, rms_norm_in_place};
+pub use norm::{Norm, NormKind, gated_rms_norm, l2_norm_in_place, norm, norm_in_place};
 pub use pool::Pool;
 pub use record::{Interval, Worked};
-pub use rope::rotate_half;
+pub use rope::{Pairing, rotate};
 pub use rounded::Rounded;
+pub use router::{GroupScore, Groups, Normalise, Router, Scores, route};
 pub use simd::Isa;
 pub use widen::widen;

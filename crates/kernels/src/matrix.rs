@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 pub(crate) use crate::element::{Bf16, Element, F32};
-use crate::format::{Format, MOST_PARTS};
+use crate::format::{Format, MOST_PARTS, Part};
 
 /// A borrowed matrix `[rows, cols]`, `rows` outputs of `cols` inputs each.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +73,32 @@ impl<'a> Matrix<'a> {
     #[must_use]
     pub fn byte_len(&self) -> usize {
         self.parts.iter().map(|part| part.len()).sum()
+    }
+
+    /// `count` of its rows from `first` on.
+    ///
+    /// # Panics
+    /// When there are fewer, or rows of this format are not stored one by one.
+    #[must_use]
+    pub fn some_rows(&self, first: usize, count: usize) -> Matrix<'a> {
+        let mut parts = [&[][..]; MOST_PARTS];
+        for ((to, from), part) in parts.iter_mut().zip(self.parts).zip(self.format.parts(self.rows, self.cols)) {
+            let Part::Rows { step: 1, bytes } = part else {
+                assert!(from.is_empty(), "rows of a matrix of {:?}", self.format);
+                continue;
+            };
+            *to = &from[first * bytes..(first + count) * bytes];
+        }
+        Matrix::from_parts(&parts, self.format, count, self.cols)
+    }
+
+    /// The same elements as the matrix of which this is the transpose: `[cols, rows]`.
+    ///
+    /// # Panics
+    /// When elements of this format cannot be taken so: see [`Format::transposed`].
+    #[must_use]
+    pub fn turned(&self) -> Matrix<'a> {
+        Matrix::transposed(self.parts[0], self.format, self.cols, self.rows)
     }
 
     /// The bytes of each part.

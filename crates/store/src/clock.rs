@@ -1,31 +1,31 @@
-//! What reading and waiting took: kept under the lock of the stream, at each of whose turns the time since the last
-//! one is counted.
+//! What reading and waiting took: kept under the lock of the stream (or of the cache of experts), at each of whose turns
+//! the time since the last one is counted.
 
 use std::time::{Duration, Instant};
 
 /// What was read so far, and how long it took.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Reads {
-    /// Bytes of weights that are read in every sweep.
+    /// Bytes of weights that are read in every sweep, or of experts that may have to be read again.
     pub streamed: u64,
     /// Bytes of weights that came to stay.
     pub pinned: u64,
     /// Time in which at least one read was under way.
     pub reading: Duration,
-    /// Time in which [`Weights::acquire`](crate::Weights::acquire) waited.
+    /// Time in which [`Weights::acquire`](crate::Weights::acquire) (or [`Experts::acquire`](crate::Experts::acquire)) waited.
     pub waiting: Duration,
     /// Time in which both was the case.
     pub both: Duration,
 }
 
-/// A read of a tile, from when a reader took it until its bytes were there.
+/// A read of a tile, or of a piece of an expert, from when a reader took it until its bytes were there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Read {
     /// Nanoseconds after the recording's origin.
     pub start: u64,
     /// Nanoseconds after the recording's origin.
     pub end: u64,
-    /// Index in [`Plan::tiles`](crate::Plan::tiles).
+    /// Index in [`Plan::tiles`](crate::Plan::tiles); for an expert its number, counted through all layers.
     pub tile: u32,
     /// For the use of whoever has the recording.
     pub lane: u32,
@@ -51,13 +51,14 @@ pub struct Record {
     pub most: usize,
 }
 
-/// The clock of a stream.
+/// The clock of a stream, or of a cache.
 pub(crate) struct Clock {
     reads: Reads,
     since: Instant,
     /// Reads under way.
     under_way: usize,
-    waiting: bool,
+    /// Who waits.
+    waiting: usize,
     record: Option<(Record, Recording)>,
 }
 
@@ -65,7 +66,7 @@ impl Clock {
     pub(crate) fn new(record: Option<Record>) -> Clock {
         let room =
             |record: Record| (record, Recording { reads: Vec::with_capacity(record.most), ..Recording::default() });
-        Clock { reads: Reads::default(), since: Instant::now(), under_way: 0, waiting: false, record: record.map(room) }
+        Clock { reads: Reads::default(), since: Instant::now(), under_way: 0, waiting: 0, record: record.map(room) }
     }
 
     /// What was read until now.
@@ -100,10 +101,14 @@ impl Clock {
         }
     }
 
-    /// Somebody begins, or ends, to wait for a tile.
+    /// Somebody begins, or ends, to wait.
     pub(crate) fn set_waiting(&mut self, waiting: bool) {
         self.turn();
-        self.waiting = waiting;
+        if waiting {
+            self.waiting += 1;
+        } else {
+            self.waiting -= 1;
+        }
     }
 
     /// Takes what was recorded, and records no more.
@@ -119,10 +124,10 @@ impl Clock {
         if self.under_way > 0 {
             self.reads.reading += time;
         }
-        if self.waiting {
+        if self.waiting > 0 {
             self.reads.waiting += time;
         }
-        if self.waiting && self.under_way > 0 {
+        if self.waiting > 0 && self.under_way > 0 {
             self.reads.both += time;
         }
     }

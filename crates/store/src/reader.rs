@@ -1,4 +1,4 @@
-//! Who reads: one thread with `io_uring`, or a few that read one tile after another.
+//! Who reads: one thread with `io_uring`, or a few that read one job after another.
 
 use std::fmt;
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crate::error::{StoreError, StoreErrorKind};
+use crate::feed::Feed;
 use crate::plan::Io;
-use crate::stream::Shared;
 #[cfg(target_os = "linux")]
 use crate::uring::Uring;
 
@@ -45,45 +45,44 @@ pub(crate) struct Readers {
 }
 
 impl Readers {
-    /// Starts to read, as the plan says and the system allows.
-    pub(crate) fn start(shared: &Arc<Shared>, checkpoint: &Path) -> Result<Readers, StoreError> {
-        let plan = shared.plan();
+    /// Starts to read what `feed` hands out, as it says and the system allows.
+    pub(crate) fn start<F: Feed>(feed: &Arc<F>, checkpoint: &Path) -> Result<Readers, StoreError> {
         let mut readers = Readers { way: Way::Nothing, threads: Vec::new() };
-        if plan.pinned_bytes() + plan.streamed_bytes() == 0 {
+        if !feed.reads() {
             return Ok(readers);
         }
         let refused = |what: &str, advice: &str| {
             StoreError::new(StoreErrorKind::IoRefused, what.to_owned()).at(checkpoint).advise(advice)
         };
-        let on_disk = || shared.sources().iter().filter(|source| source.file().is_some());
+        let on_disk = || feed.sources().iter().filter(|source| source.file().is_some());
         readers.way = Way::Buffered;
-        if plan.is_direct() && on_disk().all(|source| source.direct().is_some()) {
+        if feed.is_direct() && on_disk().all(|source| source.direct().is_some()) {
             readers.way = Way::Direct;
-        } else if plan.io() != Io::Auto && plan.io() != Io::Buffered {
+        } else if feed.io() != Io::Auto && feed.io() != Io::Buffered {
             return Err(refused("the file system refuses reads past the page cache", "read it with --io auto"));
         }
         #[cfg(target_os = "linux")]
-        if readers.way == Way::Direct && plan.io() != Io::Direct {
-            match Uring::new() {
+        if readers.way == Way::Direct && feed.io() != Io::Direct {
+            match Uring::<F>::new() {
                 Ok(uring) => {
                     readers.way = Way::Uring;
-                    let shared = Arc::clone(shared);
-                    readers.spawn("rheostat-read".to_owned(), checkpoint, move || uring.serve(&shared))?;
+                    let feed = Arc::clone(feed);
+                    readers.spawn(F::NAME.to_owned(), checkpoint, move || uring.serve(&feed))?;
                     return Ok(readers);
                 }
-                Err(error) if plan.io() == Io::Uring => {
+                Err(error) if feed.io() == Io::Uring => {
                     return Err(refused("the system refuses io_uring", "read it with --io auto").caused_by(error));
                 }
                 Err(_) => {}
             }
         }
         #[cfg(not(target_os = "linux"))]
-        if plan.io() == Io::Uring {
+        if feed.io() == Io::Uring {
             return Err(refused("this system has no io_uring", "read it with --io auto"));
         }
         for i in 0..THREADS {
-            let shared = Arc::clone(shared);
-            readers.spawn(format!("rheostat-read-{i}"), checkpoint, move || read(&shared))?;
+            let feed = Arc::clone(feed);
+            readers.spawn(format!("{}-{i}", F::NAME), checkpoint, move || read(&*feed))?;
         }
         Ok(readers)
     }
@@ -109,19 +108,19 @@ impl Readers {
     }
 }
 
-/// Reads one tile after another until told to stop.
-fn read(shared: &Shared) {
-    while let Some(job) = shared.wait_for_job() {
-        let result = shared.extents(&job).try_for_each(|extent| {
-            // SAFETY: the extent's memory is the job's alone until it is finished.
-            let to = unsafe { std::slice::from_raw_parts_mut(extent.to, extent.len) };
-            let source = shared.source(extent.shard);
-            if shared.plan().is_direct() {
-                source.read_pages_at(extent.offset, to, extent.need)
+/// Reads one job after another until told to stop.
+fn read<F: Feed>(feed: &F) {
+    while let Some(job) = feed.wait_for_job() {
+        let result = feed.fetches(&job).try_for_each(|fetch| {
+            // SAFETY: the memory is the job's alone until it is finished.
+            let to = unsafe { std::slice::from_raw_parts_mut(fetch.to, fetch.len) };
+            let source = &feed.sources()[fetch.shard];
+            if feed.is_direct() {
+                source.read_pages_at(fetch.offset, to, fetch.need)
             } else {
-                source.read_exact_at(extent.offset, to)
+                source.read_exact_at(fetch.offset, to)
             }
         });
-        shared.finish(&job, result);
+        feed.finish(job, result);
     }
 }

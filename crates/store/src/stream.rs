@@ -14,7 +14,8 @@ use crate::arena::Arena;
 use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::clock::{Clock, Reads, Record, Recording};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::plan::{MOST_PARTS, PAGE, Phase, Place, Plan, Tile};
+use crate::feed::{Feed, Fetch};
+use crate::plan::{Io, MOST_PARTS, PAGE, Phase, Place, Plan, Tile};
 use crate::reader::{Readers, Way};
 use crate::source::Source;
 
@@ -103,25 +104,11 @@ struct Slot {
 /// A tile to be read, and where its bytes go.
 pub(crate) struct Job {
     tile: usize,
-    /// Room for the tile, this job's alone: nobody reads it before the job is [finished](Shared::finish).
+    /// Room for the tile, this job's alone: nobody reads it before the job is [finished](Feed::finish).
     to: *mut u8,
     /// Of the slot; `None` for a pinned tile.
     slot: Option<u64>,
     begun: Instant,
-}
-
-/// A range of a file that a job reads.
-pub(crate) struct Extent {
-    /// Index of the file.
-    pub(crate) shard: usize,
-    /// First byte.
-    pub(crate) offset: u64,
-    /// Where it goes.
-    pub(crate) to: *mut u8,
-    /// Bytes to ask for.
-    pub(crate) len: usize,
-    /// Bytes that must come; the file may end after them.
-    pub(crate) need: usize,
 }
 
 impl Weights {
@@ -379,12 +366,8 @@ impl Drop for TileBytes<'_> {
 }
 
 impl Shared {
-    pub(crate) fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    pub(crate) fn sources(&self) -> &[Source] {
-        &self.sources
+    fn source(&self, shard: usize) -> &Source {
+        &self.sources[shard]
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -461,84 +444,6 @@ impl Shared {
         self.work.notify_all();
     }
 
-    /// Waits for something to read; nothing when it is time to stop.
-    pub(crate) fn wait_for_job(&self) -> Option<Job> {
-        let mut state = self.lock();
-        while !state.stop {
-            match self.next_job(&mut state) {
-                Some(job) => return Some(job),
-                None => state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
-            }
-        }
-        None
-    }
-
-    /// Something to read, if there is any now.
-    pub(crate) fn poll_job(&self) -> Option<Job> {
-        let mut state = self.lock();
-        if state.stop { None } else { self.next_job(&mut state) }
-    }
-
-    /// What there is to read for `job`.
-    pub(crate) fn extents(&self, job: &Job) -> impl Iterator<Item = Extent> + use<> {
-        let to = job.to;
-        let whole_pages = self.plan.is_direct();
-        self.plan.tiles()[job.tile].parts.into_iter().filter(|part| part.len > 0).map(move |part| {
-            let need = part.skew + part.len;
-            Extent {
-                shard: part.shard,
-                offset: part.offset - part.skew as u64,
-                // SAFETY: the part's room lies within the tile's, which is the job's.
-                to: unsafe { to.add(part.room) },
-                len: if whole_pages { need.next_multiple_of(PAGE) } else { need },
-                need,
-            }
-        })
-    }
-
-    /// The bytes of `job` are there, or are not to be had.
-    pub(crate) fn finish(&self, job: &Job, result: Result<(), StoreError>) {
-        let tile = &self.plan.tiles()[job.tile];
-        if result.is_ok() {
-            self.bytes_read.fetch_add(tile.len as u64, Ordering::Relaxed);
-            if job.slot.is_none() {
-                for part in tile.parts.iter().filter(|part| part.skew > 0) {
-                    // SAFETY: both ranges lie within the part's room, which is the job's alone.
-                    unsafe {
-                        let room = job.to.add(part.room);
-                        std::ptr::copy(room.add(part.skew), room, part.len);
-                    }
-                }
-            }
-        }
-        let arrival = match result {
-            Ok(()) => Arrival::Here,
-            Err(error) => Arrival::Failed(Some(Box::new(error))),
-        };
-        let mut state = self.lock();
-        let end = state.clock.end_read();
-        if matches!(arrival, Arrival::Here) {
-            state.clock.arrived(job.tile, job.slot.is_none(), tile.len, job.begun, end);
-        }
-        match job.slot {
-            Some(slot) => {
-                let index = (slot - state.front) as usize;
-                state.slots[index].arrival = arrival;
-            }
-            None => {
-                if matches!(arrival, Arrival::Here) {
-                    self.here[job.tile].store(true, Ordering::Release);
-                }
-                state.pinned[job.tile] = arrival;
-            }
-        }
-        self.arrived.notify_all();
-    }
-
-    pub(crate) fn source(&self, shard: usize) -> &Source {
-        &self.sources[shard]
-    }
-
     /// Moves the cursor to the next tile that is to be read and has room.
     fn next_job(&self, state: &mut State) -> Option<Job> {
         let tiles = self.plan.tiles();
@@ -575,6 +480,97 @@ impl Shared {
                 return job;
             }
         }
+    }
+}
+
+impl Feed for Shared {
+    type Job = Job;
+    const NAME: &'static str = "rheostat-read";
+
+    fn io(&self) -> Io {
+        self.plan.io()
+    }
+
+    fn is_direct(&self) -> bool {
+        self.plan.is_direct()
+    }
+
+    fn reads(&self) -> bool {
+        self.plan.pinned_bytes() + self.plan.streamed_bytes() > 0
+    }
+
+    fn sources(&self) -> &[Source] {
+        &self.sources
+    }
+
+    fn wait_for_job(&self) -> Option<Job> {
+        let mut state = self.lock();
+        while !state.stop {
+            match self.next_job(&mut state) {
+                Some(job) => return Some(job),
+                None => state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+        None
+    }
+
+    fn poll_job(&self) -> Option<Job> {
+        let mut state = self.lock();
+        if state.stop { None } else { self.next_job(&mut state) }
+    }
+
+    fn fetches(&self, job: &Job) -> impl Iterator<Item = Fetch> {
+        let to = job.to;
+        let whole_pages = self.plan.is_direct();
+        self.plan.tiles()[job.tile].parts.into_iter().filter(|part| part.len > 0).map(move |part| {
+            let need = part.skew + part.len;
+            Fetch {
+                shard: part.shard,
+                offset: part.offset - part.skew as u64,
+                // SAFETY: the part's room lies within the tile's, which is the job's.
+                to: unsafe { to.add(part.room) },
+                len: if whole_pages { need.next_multiple_of(PAGE) } else { need },
+                need,
+            }
+        })
+    }
+
+    fn finish(&self, job: Job, result: Result<(), StoreError>) {
+        let tile = &self.plan.tiles()[job.tile];
+        if result.is_ok() {
+            self.bytes_read.fetch_add(tile.len as u64, Ordering::Relaxed);
+            if job.slot.is_none() {
+                for part in tile.parts.iter().filter(|part| part.skew > 0) {
+                    // SAFETY: both ranges lie within the part's room, which is the job's alone.
+                    unsafe {
+                        let room = job.to.add(part.room);
+                        std::ptr::copy(room.add(part.skew), room, part.len);
+                    }
+                }
+            }
+        }
+        let arrival = match result {
+            Ok(()) => Arrival::Here,
+            Err(error) => Arrival::Failed(Some(Box::new(error))),
+        };
+        let mut state = self.lock();
+        let end = state.clock.end_read();
+        if matches!(arrival, Arrival::Here) {
+            state.clock.arrived(job.tile, job.slot.is_none(), tile.len, job.begun, end);
+        }
+        match job.slot {
+            Some(slot) => {
+                let index = (slot - state.front) as usize;
+                state.slots[index].arrival = arrival;
+            }
+            None => {
+                if matches!(arrival, Arrival::Here) {
+                    self.here[job.tile].store(true, Ordering::Release);
+                }
+                state.pinned[job.tile] = arrival;
+            }
+        }
+        self.arrived.notify_all();
     }
 }
 

@@ -7,27 +7,28 @@ use std::os::fd::AsRawFd as _;
 use io_uring::{IoUring, opcode, types};
 
 use crate::error::StoreError;
+use crate::feed::Feed;
 use crate::plan::PAGE;
-use crate::stream::{Job, Shared};
 
 /// Requests under way at once.
 const DEPTH: usize = 8;
-/// Bytes of a request, at most.
-const REQUEST: usize = 4 << 20;
+/// Bytes of a request, about. Eight of these in flight are as many bytes as disks need to be busy; with more, what arrives leaves the
+/// caches of the CPU before it is used, which made reading a quarter slower where memory is slow to be written.
+const REQUEST: usize = 1 << 20;
 
-/// A ring of requests.
-pub(crate) struct Uring {
+/// A ring of requests for the jobs of a feed.
+pub(crate) struct Uring<F: Feed> {
     ring: IoUring,
     /// By the number that its request carries; a place is free once it has come back.
     under_way: [Option<Request>; DEPTH],
     /// Not yet asked for.
     waiting: VecDeque<Request>,
-    jobs: Vec<Option<Active>>,
+    jobs: Vec<Option<Active<F::Job>>>,
 }
 
 /// A job of which not everything has come.
-struct Active {
-    job: Job,
+struct Active<J> {
+    job: J,
     requests: usize,
     failed: Option<StoreError>,
 }
@@ -45,11 +46,11 @@ struct Request {
 }
 
 // SAFETY: the pointers are those of jobs, whose memory is theirs alone, on whichever thread.
-unsafe impl Send for Uring {}
+unsafe impl<F: Feed> Send for Uring<F> {}
 
-impl Uring {
+impl<F: Feed> Uring<F> {
     /// A ring that works, or the system's reason why there is none.
-    pub(crate) fn new() -> io::Result<Uring> {
+    pub(crate) fn new() -> io::Result<Uring<F>> {
         let ring = IoUring::new(DEPTH as u32)?;
         let mut probe = io_uring::Probe::new();
         ring.submitter().register_probe(&mut probe)?;
@@ -60,17 +61,17 @@ impl Uring {
     }
 
     /// Reads until told to stop.
-    pub(crate) fn serve(mut self, shared: &Shared) {
+    pub(crate) fn serve(mut self, feed: &F) {
         loop {
             if self.is_idle() {
-                let Some(job) = shared.wait_for_job() else { return };
-                self.take(shared, job);
+                let Some(job) = feed.wait_for_job() else { return };
+                self.take(feed, job);
             }
             while self.waiting.len() + self.ahead() < DEPTH {
-                let Some(job) = shared.poll_job() else { break };
-                self.take(shared, job);
+                let Some(job) = feed.poll_job() else { break };
+                self.take(feed, job);
             }
-            self.ask(shared);
+            self.ask(feed);
             // Whatever goes wrong with waiting, nothing that was asked for may be forgotten: the system writes to its memory.
             if self.ring.submit_and_wait(1).is_err() {
                 std::thread::yield_now();
@@ -78,7 +79,7 @@ impl Uring {
             loop {
                 let Some(done) = self.ring.completion().next() else { break };
                 if let Some(request) = self.under_way[done.user_data() as usize].take() {
-                    self.answer(shared, request, done.result());
+                    self.answer(feed, request, done.result());
                 }
             }
         }
@@ -93,19 +94,22 @@ impl Uring {
     }
 
     /// Cuts `job` into requests.
-    fn take(&mut self, shared: &Shared, job: Job) {
+    fn take(&mut self, feed: &F, job: F::Job) {
         let index = self.jobs.iter().position(Option::is_none).unwrap_or(self.jobs.len());
         let before = self.waiting.len();
-        for extent in shared.extents(&job) {
-            for start in (0..extent.len).step_by(REQUEST) {
+        for fetch in feed.fetches(&job) {
+            // Equal parts, so that no request is small.
+            let count = (fetch.len / REQUEST).max(1);
+            let part = (fetch.len / count).next_multiple_of(PAGE);
+            for start in (0..fetch.len).step_by(part) {
                 self.waiting.push_back(Request {
                     job: index,
-                    shard: extent.shard,
-                    offset: extent.offset + start as u64,
-                    // SAFETY: `start < len`, within the extent's memory.
-                    to: unsafe { extent.to.add(start) },
-                    len: REQUEST.min(extent.len - start),
-                    need: REQUEST.min(extent.need - start),
+                    shard: fetch.shard,
+                    offset: fetch.offset + start as u64,
+                    // SAFETY: `start < len`, within the fetch's memory.
+                    to: unsafe { fetch.to.add(start) },
+                    len: part.min(fetch.len - start),
+                    need: part.min(fetch.need.saturating_sub(start)),
                 });
             }
         }
@@ -118,10 +122,10 @@ impl Uring {
     }
 
     /// Hands over as many requests as there are places for.
-    fn ask(&mut self, shared: &Shared) {
+    fn ask(&mut self, feed: &F) {
         for (place, slot) in self.under_way.iter_mut().enumerate().filter(|(_, slot)| slot.is_none()) {
             let Some(request) = self.waiting.pop_front() else { return };
-            let source = shared.source(request.shard);
+            let source = &feed.sources()[request.shard];
             let Some(file) = source.direct().or_else(|| source.file()) else { continue };
             let len = u32::try_from(request.len).unwrap_or(u32::MAX);
             let entry = opcode::Read::new(types::Fd(file.as_raw_fd()), request.to, len)
@@ -129,7 +133,7 @@ impl Uring {
                 .build()
                 .user_data(place as u64);
             // SAFETY: the memory is the job's alone until the job is finished, which it is not before every one of its
-            // requests has come back; the file is open as long as `shared`.
+            // requests has come back; the file is open as long as `feed`.
             if unsafe { self.ring.submission().push(&entry) }.is_err() {
                 // No room in the queue: later.
                 self.waiting.push_front(request);
@@ -140,8 +144,8 @@ impl Uring {
     }
 
     /// What came of a request: bytes, or the negative of an error's number.
-    fn answer(&mut self, shared: &Shared, mut request: Request, result: i32) {
-        let source = shared.source(request.shard);
+    fn answer(&mut self, feed: &F, mut request: Request, result: i32) {
+        let source = &feed.sources()[request.shard];
         // SAFETY: as in `ask`; the request has come back.
         let to = unsafe { std::slice::from_raw_parts_mut(request.to, request.need) };
         let result = match usize::try_from(result) {
@@ -172,11 +176,11 @@ impl Uring {
                 }
             }
         };
-        self.finish_one(shared, request.job, result);
+        self.finish_one(feed, request.job, result);
     }
 
     /// One request of a job is done with.
-    fn finish_one(&mut self, shared: &Shared, index: usize, result: Result<(), StoreError>) {
+    fn finish_one(&mut self, feed: &F, index: usize, result: Result<(), StoreError>) {
         let Some(active) = &mut self.jobs[index] else { return };
         active.requests -= 1;
         if let Err(error) = result {
@@ -185,7 +189,7 @@ impl Uring {
         if active.requests == 0
             && let Some(active) = self.jobs[index].take()
         {
-            shared.finish(&active.job, active.failed.map_or(Ok(()), Err));
+            feed.finish(active.job, active.failed.map_or(Ok(()), Err));
         }
     }
 }

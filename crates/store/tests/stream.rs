@@ -4,11 +4,14 @@
 use std::collections::HashMap;
 use std::fs;
 use std::mem::ManuallyDrop;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
-use rheostat_store::{Checkpoint, Head, Io, Phase, Place, Plan, Record, StoreErrorKind, TooSmall, Use, Way, Weights};
+use rheostat_store::{
+    Checkpoint, Cut, Head, Io, MOST_PARTS, Phase, Place, Plan, Record, StoreErrorKind, TooSmall, Use, Way, Weights,
+};
 use rustix::fs::{Mode, OFlags};
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -42,9 +45,10 @@ fn checkpoint(dir: &Path) -> Checkpoint {
 /// All matrices in order; the last is the head.
 fn uses(checkpoint: &Checkpoint) -> Vec<Use> {
     (0..ROWS.len())
-        .map(|i| Use {
-            parts: [format!("w{i}"), format!("s{i}")].iter().filter_map(|t| checkpoint.tensor(t)).cloned().collect(),
-            phase: if i == ROWS.len() - 1 { Phase::Head } else { Phase::Body },
+        .map(|i| {
+            let parts =
+                [format!("w{i}"), format!("s{i}")].iter().filter_map(|t| checkpoint.tensor(t)).cloned().collect();
+            Use::by_rows(parts, if i == ROWS.len() - 1 { Phase::Head } else { Phase::Body })
         })
         .collect()
 }
@@ -56,16 +60,32 @@ fn sweep(weights: &Weights, checkpoint: &Checkpoint, uses: &[Use], head: Head) {
         if u.phase == Phase::Head && head == Head::Skip {
             continue;
         }
-        let mut got = [Vec::new(), Vec::new()];
+        let mut got = [const { Vec::new() }; MOST_PARTS];
+        let mut rows = 0;
         for t in weights.plan().tiles_of(i) {
-            assert_eq!(weights.plan().tiles()[t].first_row * COLS * 4, got[0].len());
-            for (got, part) in got.iter_mut().zip(weights.acquire(t).unwrap().parts()) {
-                got.extend_from_slice(part);
+            let tile = weights.plan().tiles()[t];
+            assert_eq!(tile.first_row, rows);
+            rows += tile.rows;
+            let bytes = weights.acquire(t).unwrap();
+            for (p, (got, part)) in got.iter_mut().zip(bytes.parts()).enumerate() {
+                match u.parts.get(p).map(|(_, cut)| *cut) {
+                    Some(Cut::Rows(step)) => {
+                        assert!(tile.first_row.is_multiple_of(step.get()), "{step} rows belong together");
+                        got.extend_from_slice(part);
+                    }
+                    Some(Cut::Whole) => *got = part.to_vec(),
+                    None => assert!(part.is_empty()),
+                }
+            }
+            for ((tensor, cut), part) in u.parts.iter().zip(bytes.parts()) {
+                if *cut == Cut::Whole {
+                    assert_eq!(*part, checkpoint.read_tensor(tensor).unwrap(), "{} with tile {t}", tensor.name());
+                }
             }
         }
-        for (p, got) in got.iter().enumerate() {
-            let want = u.parts.get(p).map_or_else(Vec::new, |t| checkpoint.read_tensor(t).unwrap());
-            assert_eq!(*got, want, "matrix {i} part {p}");
+        assert_eq!(rows, u.rows);
+        for (got, (tensor, _)) in got.iter().zip(&u.parts) {
+            assert_eq!(*got, checkpoint.read_tensor(tensor).unwrap(), "{} of matrix {i}", tensor.name());
         }
     }
 }
@@ -105,6 +125,74 @@ fn every_way_of_reading_gives_the_same_bytes() {
     }
 }
 
+/// Rows that share a scale with others stay together; what all rows need comes with each tile; and what cannot be cut by
+/// rows is one tile, whose rows are the matrix's and not its tensor's.
+#[test]
+fn matrices_are_cut_where_their_tensors_allow_it() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let rows_of = |n| Cut::Rows(NonZeroUsize::new(n).unwrap());
+    // Rows of each matrix, and of each of its tensors: rows, bytes to a row, cut.
+    let matrices: [(usize, &[(usize, usize, Cut)]); 6] = [
+        (300, &[(300, 384, Cut::EACH_ROW), (43, 12, rows_of(7))]),
+        (41, &[(41, 400, Cut::EACH_ROW), (41, 10, Cut::EACH_ROW), (6, 20, rows_of(8)), (100, 4, Cut::Whole)]),
+        (40, &[(96, 160, Cut::Whole)]),
+        (64, &[(12, 256, Cut::Whole), (3, 128, Cut::Whole), (3, 32, Cut::Whole), (96, 4, Cut::Whole)]),
+        (50, &[(50, 384, Cut::EACH_ROW), (1, 4, rows_of(1000))]),
+        (70, &[(70, 384, Cut::EACH_ROW), (12, 4, rows_of(6)), (18, 4, rows_of(4)), (1, 4, Cut::Whole)]),
+    ];
+    let name = |i: usize, p: usize| format!("m{i}.{p}");
+    let mut tensors = Vec::new();
+    for (i, (_, parts)) in matrices.iter().enumerate() {
+        for (p, (rows, bytes, _)) in parts.iter().enumerate() {
+            let data: Vec<u8> = (0..rows * bytes).map(|b| (b * 7 + b / 256 + 31 * i + p) as u8).collect();
+            tensors.push((name(i, p), vec![*rows, *bytes], data));
+        }
+    }
+    let views = tensors.iter().map(|(n, shape, data)| (n, TensorView::new(Dtype::U8, shape.clone(), data).unwrap()));
+    fs::write(dir.path().join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let tensor = |i: usize, p: usize| checkpoint.tensor(&name(i, p)).unwrap().clone();
+    let uses: Vec<Use> = matrices
+        .iter()
+        .enumerate()
+        .map(|(i, (rows, parts))| {
+            let parts = parts.iter().enumerate().map(|(p, (_, _, cut))| (tensor(i, p), *cut)).collect();
+            Use { rows: *rows, parts, phase: if i == 5 { Phase::Head } else { Phase::Body } }
+        })
+        .collect();
+    let total = checkpoint.total_bytes();
+    for io in [Io::Auto, Io::Uring, Io::Direct, Io::Buffered] {
+        for (budget, tile) in [
+            (total * 3, None),
+            (total * 9 / 10, Some(1000)),
+            (total * 9 / 10, Some(30_000)),
+            (total * 2 / 3, Some(1)),
+            (total * 2 / 3, Some(9000)),
+            (100_000, Some(2000)),
+        ] {
+            let plan = match Plan::with_tiles(&checkpoint, &uses, budget, tile, io) {
+                Ok(plan) => plan,
+                // The largest matrix that is not cut, twice.
+                Err(TooSmall { needed }) => panic!("{needed} bytes needed of {budget}"),
+            };
+            assert!(plan.pinned_bytes() + plan.ring_bytes() <= budget, "{budget}: {plan:?}");
+            assert_eq!((plan.tiles_of(2).len(), plan.tiles_of(3).len()), (1, 1));
+            assert!(tile != Some(1) || plan.tiles_of(0).len() > 10 && plan.tiles_of(5).len() > 3, "{plan:?}");
+            let weights = match Weights::new(&checkpoint, plan) {
+                Ok(weights) => weights,
+                Err(error) if error.kind() == StoreErrorKind::IoRefused => {
+                    println!("not tried: {error}");
+                    continue;
+                }
+                Err(error) => panic!("{error}"),
+            };
+            for head in [Head::Use, Head::Skip, Head::Use] {
+                sweep(&weights, &checkpoint, &uses, head);
+            }
+        }
+    }
+}
+
 /// Whether a file can be opened for reads past the page cache.
 fn takes_direct_reads(file: &fs::File) -> bool {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -120,7 +208,7 @@ fn the_way_of_reading_follows_the_plan() {
     let view = TensorView::new(Dtype::F32, vec![rows, 16], &data).unwrap();
     fs::write(dir.path().join("model.safetensors"), safetensors::serialize([("w", view)], None).unwrap()).unwrap();
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    let uses = [Use { parts: vec![checkpoint.tensor("w").unwrap().clone()], phase: Phase::Body }];
+    let uses = [Use::by_rows(vec![checkpoint.tensor("w").unwrap().clone()], Phase::Body)];
     let fits = Weights::new(&checkpoint, Plan::new(&checkpoint, &uses, 4 << 20).unwrap()).unwrap();
     assert_eq!(fits.way(), Way::Buffered);
     let streams = Weights::new(&checkpoint, Plan::new(&checkpoint, &uses, 1 << 20).unwrap()).unwrap();
@@ -349,7 +437,7 @@ fn a_read_that_fails_is_an_error_and_no_wrong_byte() {
         let path = fs::canonicalize(dir.path().join("model.safetensors")).unwrap();
         let want: Vec<_> = uses
             .iter()
-            .map(|u| u.parts.iter().map(|t| checkpoint.read_tensor(t).unwrap()).collect::<Vec<_>>())
+            .map(|u| u.parts.iter().map(|(t, _)| checkpoint.read_tensor(t).unwrap()).collect::<Vec<_>>())
             .collect();
         let plan = Plan::with_tiles(&checkpoint, &uses, budget, Some(800), io).unwrap();
         let weights = match Weights::new(&checkpoint, plan) {
@@ -413,8 +501,7 @@ fn a_small_budget_for_a_huge_checkpoint_has_a_small_plan() {
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(8 + header.len() as u64 + count * bytes).unwrap();
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    let uses: Vec<Use> =
-        checkpoint.tensors().iter().map(|t| Use { parts: vec![t.clone()], phase: Phase::Body }).collect();
+    let uses: Vec<Use> = checkpoint.tensors().iter().map(|t| Use::by_rows(vec![t.clone()], Phase::Body)).collect();
     let TooSmall { needed } = Plan::new(&checkpoint, &uses, 1 << 20).unwrap_err();
     for budget in [needed, 64 << 20, 1 << 30] {
         let plan = Plan::new(&checkpoint, &uses, budget).unwrap();

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 use rheostat::chat::ChatTemplates;
+use rheostat::rope::Rope;
 use rheostat::session::{Contents, Session};
 use rheostat::tokenizer::{ShowSpecial, Tokenizer};
 use rheostat::{
@@ -241,7 +242,8 @@ impl Conversation {
     /// The sequence, rolled back to what it shares with `tokens`; at least one token is left to read.
     fn reuse(&mut self, model: &Model, tokens: &[u32]) -> Sequence {
         // Frequencies that depend on the length of the text do not allow an old beginning in a longer text.
-        let sequence = self.sequence.take().filter(|_| !model.decoder().rope.depends_on_length());
+        let depends = model.decoder().ropes.iter().any(Rope::depends_on_length);
+        let sequence = self.sequence.take().filter(|_| !depends);
         let mut sequence = sequence.unwrap_or_else(|| model.sequence(tokens.len()));
         let shared = self.read.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         sequence.truncate(shared.min(tokens.len() - 1));

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use rheostat::decoder::{Block, Decoder, Head};
+use rheostat::decoder::{Decoder, Head};
 use rheostat::memory::format_size;
-use rheostat::rope::RopeScaling;
+use rheostat::rope::{Rope, RopeScaling};
 use rheostat::{MemoryPlan, Options, Package, plan_memory};
 use serde_json::json;
 
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let dtypes = dtypes(&package);
     let odd = odd(&package, &decoder);
     if args.json {
-        let block = &decoder.blocks[0];
+        let attention = decoder.blocks.iter().find_map(|b| b.mixer.attention());
         return output::print_json(&json!({
             "model": package.name(),
             "family": decoder.family,
@@ -35,15 +35,15 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
             "files": package.checkpoint().sources().len(),
             "num_hidden_layers": decoder.blocks.len(),
             "hidden_size": decoder.hidden_size,
-            "intermediate_size": block.ffn.gate.out_features,
-            "num_attention_heads": block.mixer.n_heads,
-            "num_key_value_heads": block.mixer.n_kv_heads,
-            "head_dim": block.mixer.head_dim,
+            "intermediate_size": decoder.blocks[0].ffn.intermediate(),
+            "num_attention_heads": attention.map(|a| a.n_heads),
+            "num_key_value_heads": attention.map(|a| a.n_kv_heads),
+            "head_dim": attention.map(|a| a.head_dim),
             "vocab_size": decoder.vocab_size,
             "context": decoder.context,
             "tied_head": decoder.head == Head::Tied,
-            "block": words(block),
-            "rope": rope(&decoder),
+            "blocks": decoder.kinds().into_iter().map(|(words, layers)| json!({"layers": layers, "block": words})).collect::<Vec<_>>(),
+            "rope": decoder.ropes.iter().map(rope).collect::<Vec<_>>(),
             "tokenizer": package.tokenizer().is_ok(),
             "chat_template": package.chat_templates().is_ok_and(|t| t.is_some()),
             "plan": plan.as_ref().ok(),
@@ -64,7 +64,6 @@ fn table(
     let mut out = String::new();
     let mut line = |name: &str, value: String| writeln!(out, "{name:14}{value}");
     let checkpoint = package.checkpoint();
-    let block = &decoder.blocks[0];
     let stored: Vec<_> = dtypes.iter().map(|(name, bytes)| format!("{name} {}", format_size(*bytes))).collect();
     line("model", package.name().to_owned())?;
     line("family", decoder.family.to_owned())?;
@@ -81,24 +80,21 @@ fn table(
     line(
         "shape",
         format!(
-            "{} layers, hidden {}, intermediate {}, vocabulary {}, context {}",
+            "{} layers, hidden {}, vocabulary {}, context {}",
             decoder.blocks.len(),
             decoder.hidden_size,
-            block.ffn.gate.out_features,
             decoder.vocab_size,
             decoder.context
         ),
     )?;
-    line(
-        "attention",
-        format!(
-            "{} heads over {} key-value heads of {}",
-            block.mixer.n_heads, block.mixer.n_kv_heads, block.mixer.head_dim
-        ),
-    )?;
-    line("block", words(block))?;
-    line("windows", windows(decoder))?;
-    line("rope", rope(decoder))?;
+    let kinds = decoder.kinds();
+    for (i, (words, layers)) in kinds.iter().enumerate() {
+        let which = if kinds.len() == 1 { String::new() } else { format!("{}: ", ranges(layers)) };
+        line(if i == 0 { "blocks" } else { "" }, format!("{which}{words}"))?;
+    }
+    for (i, rope) in decoder.ropes.iter().enumerate() {
+        line(if i == 0 { "rope" } else { "" }, self::rope(rope))?;
+    }
     line("head", if decoder.head == Head::Tied { "the embedding table" } else { "a table of its own" }.to_owned())?;
     let tokenizer = match package.tokenizer() {
         Ok(tokenizer) => format!("{} tokens", tokenizer.vocab_size()),
@@ -134,42 +130,27 @@ fn dtypes(package: &Package) -> BTreeMap<&'static str, u64> {
     bytes
 }
 
-/// A block in words.
-fn words(block: &Block) -> String {
-    let biased: Vec<_> = ["q", "k", "v", "o", "gate", "up", "down"]
-        .into_iter()
-        .zip(block.linears())
-        .filter(|(_, l)| l.bias.is_some())
-        .map(|(name, _)| name)
-        .collect();
-    let norm = if block.mixer.qk_norm.is_some() { ", a norm on every query and key head" } else { "" };
-    let biases = if biased.is_empty() { String::new() } else { format!(", biases on {}", biased.join(", ")) };
-    format!("RMS norm, attention{norm}; RMS norm, gated feed-forward (silu){biases}")
+/// Layers, briefly: "0 to 3, 5".
+fn ranges(layers: &[usize]) -> String {
+    let runs = layers.chunk_by(|a, b| a + 1 == *b).map(|run| match run {
+        [one] => one.to_string(),
+        [a, b] => format!("{a}, {b}"),
+        [first, .., last] => format!("{first} to {last}"),
+        [] => String::new(),
+    });
+    format!("layers {}", runs.collect::<Vec<_>>().join(", "))
 }
 
-fn windows(decoder: &Decoder) -> String {
-    let windowed: Vec<_> =
-        decoder.blocks.iter().enumerate().filter_map(|(i, b)| b.mixer.window.map(|w| (i, w))).collect();
-    match windowed[..] {
-        [] => "none: every layer sees all".to_owned(),
-        [(_, w), ..] if windowed.len() == decoder.blocks.len() => format!("{w} tokens in every layer"),
-        [(_, w), ..] => {
-            let layers: Vec<_> = windowed.iter().map(|(i, _)| i.to_string()).collect();
-            format!("{w} tokens in layers {}", layers.join(", "))
-        }
-    }
-}
-
-fn rope(decoder: &Decoder) -> String {
-    let rope = &decoder.rope;
+fn rope(rope: &Rope) -> String {
     let scaling = match rope.scaling() {
         RopeScaling::Default => "unscaled".to_owned(),
         RopeScaling::Linear { factor } => format!("linear × {factor}"),
         RopeScaling::Dynamic { factor } => format!("dynamic × {factor}"),
         RopeScaling::Llama3 { factor, original, .. } => format!("llama3 × {factor} from {original}"),
         RopeScaling::Yarn(yarn) => format!("yarn × {} from {}", yarn.factor, yarn.original),
+        RopeScaling::LongRope(long) => format!("longrope beyond {}", long.original),
     };
-    format!("theta {}, {} of {} elements, {scaling}", rope.theta(), rope.dim(), decoder.blocks[0].mixer.head_dim)
+    format!("theta {}, {} elements of a head, {scaling}", rope.theta(), rope.dim())
 }
 
 /// What a user should know before trusting the model.
@@ -181,6 +162,16 @@ fn odd(package: &Package, decoder: &Decoder) -> Vec<String> {
         odd.push(format!(
             "{buffers} stored rotary_emb.inv_freq buffers are not used: frequencies follow from config.json"
         ));
+    }
+    if !decoder.ignored.is_empty() {
+        let left = |name: &str| decoder.ignored.iter().any(|start| name.starts_with(start.as_str()));
+        let count = checkpoint.tensors().iter().filter(|t| left(t.name())).count();
+        if count > 0 {
+            odd.push(format!(
+                "{count} tensors are of other parts than the text model and are not used: {}",
+                decoder.ignored.iter().map(|start| format!("{start}*")).collect::<Vec<_>>().join(", ")
+            ));
+        }
     }
     let says_tied = package.config().get("tie_word_embeddings").and_then(serde_json::Value::as_bool) == Some(true);
     if says_tied && decoder.head != Head::Tied {

@@ -1,41 +1,152 @@
 //! The shape that Llama and its kin share: pre-norm blocks of rotary attention and a gated feed-forward,
-//! with the tensor names of transformers' `modeling_llama.py`.
-
-use rheostat_kernels::Activation;
+//! with the tensor names of transformers' `modeling_llama.py`. Families that differ change what comes out.
 
 use super::Tensors;
-use crate::config::{ConfigError, Keys, read_rope};
-use crate::decoder::{Attention, Block, Decoder, Gated, Head, Linear, Norm, QkNorm, Table};
+use super::parts::{KvHeads, Sizes, activation, eps};
+use crate::config::{ConfigError, Keys, RopeDefaults, read_rope};
+use crate::decoder::{
+    Activation, Attention, Block, Decoder, Ffn, Flow, Gated, Linear, Mixer, Nonlinearity, Norm, NormKind, Pairing,
+    Plain, QkNorm, QkNormPlace, Rotary, Xielu,
+};
+use crate::rope::Rope;
 
 /// What sets one dense family apart from another.
 pub(super) struct Dense {
     pub(super) family: &'static str,
     /// Key-value heads where the config has no such key (null always means: as many as query heads).
-    pub(super) default_kv_heads: DefaultKvHeads,
+    pub(super) kv_heads: KvHeads,
     /// `head_dim` where the config has none; otherwise `hidden_size / num_attention_heads`.
-    pub(super) default_head_dim: Option<usize>,
-    pub(super) default_context: usize,
+    pub(super) head_dim: Option<usize>,
+    /// `max_position_embeddings` where the config has none.
+    pub(super) context: usize,
     pub(super) biases: Biases,
-    pub(super) qk_norm: Option<QkNormNames>,
+    /// The last part of the names of the query and key norms, over each head.
+    pub(super) qk_norm: Option<[&'static str; 2]>,
+    /// All norms but those of queries and keys, which are RMS.
+    pub(super) norm: NormStyle,
+    /// Which norms a block has.
+    pub(super) norms: Norms,
+    /// The key of the number that is added in norms, and what it is without the key; an empty one where no key says so.
+    pub(super) eps: (&'static str, f64),
+    /// Where the config says nothing.
+    pub(super) rope: RopeDefaults,
+    /// Which elements of a head turn together.
+    pub(super) pairing: Pairing,
+    pub(super) tied: bool,
+    /// How the maps of the feed-forward are called.
+    pub(super) ffn: FfnStyle,
+    /// Its non-linearity where the config has none.
+    pub(super) act: &'static str,
+    /// The key of it.
+    pub(super) act_key: &'static str,
 }
 
-pub(super) enum DefaultKvHeads {
-    AsQueryHeads,
-    Fixed(usize),
+impl Default for Dense {
+    fn default() -> Dense {
+        Dense {
+            family: "llama",
+            kv_heads: KvHeads::AsQueryHeads,
+            head_dim: None,
+            context: 2048,
+            biases: Biases::default(),
+            qk_norm: None,
+            norm: NormStyle::Rms,
+            norms: Norms::PRE,
+            eps: ("rms_norm_eps", 1e-6),
+            rope: RopeDefaults::default(),
+            pairing: Pairing::Half,
+            tied: false,
+            ffn: FfnStyle::Gated,
+            act: "silu",
+            act_key: "hidden_act",
+        }
+    }
+}
+
+/// Which norms a block has, by the last part of their names, and what its feed-forward works on.
+#[derive(Clone, Copy)]
+pub(super) struct Norms {
+    /// Of the mixer's input and of its output.
+    pub(super) mixer: [Option<&'static str>; 2],
+    /// Of the feed-forward's input and of its output.
+    pub(super) ffn: [Option<&'static str>; 2],
+    pub(super) flow: Flow,
+}
+
+impl Norms {
+    /// `x + f(norm(x))`, as Llama has it.
+    pub(super) const PRE: Norms = Norms {
+        mixer: [Some("input_layernorm"), None],
+        ffn: [Some("post_attention_layernorm"), None],
+        flow: Flow::Serial,
+    };
+    /// `x + norm(f(x))`, as OLMo 2 has it.
+    pub(super) const POST: Norms = Norms {
+        mixer: [None, Some("post_attention_layernorm")],
+        ffn: [None, Some("post_feedforward_layernorm")],
+        flow: Flow::Serial,
+    };
+    /// `x + norm(f(norm(x)))`, as Gemma 2 has it.
+    pub(super) const BOTH: Norms = Norms {
+        mixer: [Some("input_layernorm"), Some("post_attention_layernorm")],
+        ffn: [Some("pre_feedforward_layernorm"), Some("post_feedforward_layernorm")],
+        flow: Flow::Serial,
+    };
+    /// One norm for mixer and feed-forward, whose outputs are added together.
+    pub(super) const PARALLEL: Norms =
+        Norms { mixer: [Some("input_layernorm"), None], ffn: [None, None], flow: Flow::Parallel };
+}
+
+/// How the maps of a feed-forward are called.
+#[derive(Clone, Copy)]
+pub(super) enum FfnStyle {
+    /// `gate_proj`, `up_proj` and `down_proj`.
+    Gated,
+    /// `gate_up_proj`, which has the rows of the gate before those of up, and `down_proj`.
+    Stacked,
+    /// Up and down under these names, without a gate.
+    Plain([&'static str; 2]),
+    /// `up_proj` and `down_proj` without a gate, and the parameters of xIELU in `act_fn`.
+    Xielu,
 }
 
 /// Which projections have a bias.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Biases {
     pub(super) qkv: bool,
     pub(super) o: bool,
     pub(super) mlp: bool,
 }
 
-/// The last part of the names of the query and key norms.
-pub(super) struct QkNormNames {
-    pub(super) q: &'static str,
-    pub(super) k: &'static str,
+/// How rows are normalised, and with what.
+#[derive(Clone, Copy)]
+pub(super) enum NormStyle {
+    /// RMS, with a weight.
+    Rms,
+    /// RMS, with a weight that is stored as a difference from 1.
+    ZeroCentred,
+    /// Layer norm, with a weight and possibly a bias.
+    Layer {
+        /// Whether there is a bias.
+        bias: bool,
+    },
+    /// Layer norm with a weight that is stored as a difference from 1, and a bias.
+    LayerZeroCentred,
+    /// Layer norm without either.
+    Bare,
+}
+
+impl NormStyle {
+    /// The norm of the module `name`.
+    pub(super) fn norm(self, name: &str, width: usize, eps: f32) -> Norm {
+        match self {
+            NormStyle::Rms => Norm::rms(format!("{name}.weight"), width, eps),
+            NormStyle::ZeroCentred => Norm::rms(format!("{name}.weight"), width, eps).zero_centred(),
+            NormStyle::Layer { bias } => Norm::layer(name, bias, width, eps),
+            NormStyle::LayerZeroCentred => Norm::layer(name, true, width, eps).zero_centred(),
+            NormStyle::Bare => Norm::bare(NormKind::Layer, width, eps),
+        }
+    }
 }
 
 impl Dense {
@@ -46,105 +157,88 @@ impl Dense {
         tensors: &dyn Tensors,
         windows: impl Fn(usize) -> Option<usize>,
     ) -> Result<Decoder, ConfigError> {
-        let hidden_size = keys.size("hidden_size")?;
-        let vocab_size = keys.size("vocab_size")?;
-        let layers = keys.layers("num_hidden_layers")?;
+        self.describe_turned(keys, tensors, windows, |sizes, max_positions| {
+            Ok(vec![read_rope(keys, self.family, sizes.head_dim, max_positions, self.rope)?])
+        })
+    }
+
+    /// As [`Dense::describe`], with rotary embeddings that `ropes` reads, given `max_position_embeddings`. All layers use the first.
+    pub(super) fn describe_turned(
+        &self,
+        keys: &Keys<'_>,
+        tensors: &dyn Tensors,
+        windows: impl Fn(usize) -> Option<usize>,
+        ropes: impl FnOnce(&Sizes, usize) -> Result<Vec<Rope>, ConfigError>,
+    ) -> Result<Decoder, ConfigError> {
+        let sizes = Sizes::read(keys, self.kv_heads, self.head_dim)?;
         let intermediate = keys.size("intermediate_size")?;
-        let n_heads = keys.size("num_attention_heads")?;
-        let n_kv_heads = match (keys.opt_size("num_key_value_heads")?, &self.default_kv_heads) {
-            (Some(n), _) => n,
-            (None, DefaultKvHeads::Fixed(n)) if !keys.contains("num_key_value_heads") => *n,
-            (None, _) => n_heads,
+        let eps = eps(keys, self.eps.0, self.eps.1)?;
+        let act = match self.ffn {
+            FfnStyle::Xielu => None,
+            _ => Some(activation(keys, self.act_key, self.act)?),
         };
-        if !n_heads.is_multiple_of(n_kv_heads) {
-            let expected = format!("a divisor of num_attention_heads ({n_heads})");
-            return Err(keys.invalid("num_key_value_heads", expected));
-        }
-        let head_dim = match (keys.opt_size("head_dim")?, self.default_head_dim) {
-            (Some(d), _) => d,
-            (None, Some(d)) if !keys.contains("head_dim") => d,
-            (None, _) if hidden_size.is_multiple_of(n_heads) => hidden_size / n_heads,
-            (None, _) => {
-                return Err(keys.invalid("hidden_size", format!("a multiple of num_attention_heads ({n_heads})")));
+        let max_positions = keys.size_or("max_position_embeddings", self.context)?;
+        let ropes = ropes(&sizes, max_positions)?;
+        let block = |i: usize| {
+            let name = |last: &str| format!("model.layers.{i}.{last}");
+            let norm = |last: Option<&str>| last.map(|last| self.norm.norm(&name(last), sizes.hidden, eps));
+            let [mixer_norm, mixer_post_norm] = self.norms.mixer.map(norm);
+            let [ffn_norm, ffn_post_norm] = self.norms.ffn.map(norm);
+            let mixer = self.attention(&sizes, &name("self_attn"), eps, windows(i));
+            Block {
+                mixer_norm,
+                mixer: Mixer::Attention(Box::new(mixer)),
+                mixer_post_norm,
+                ffn_norm,
+                ffn: self.feed_forward(&sizes, &name("mlp"), act, intermediate),
+                ffn_post_norm,
+                flow: self.norms.flow,
+                residual_scale: 1.0,
             }
         };
-        if head_dim % 2 != 0 || !(4..=4096).contains(&head_dim) {
-            return Err(keys.invalid("head_dim", "an even number from 4 to 4096"));
-        }
-        let eps = keys.opt_positive("rms_norm_eps")?.unwrap_or(1e-6) as f32;
-        if !eps.is_finite() {
-            return Err(keys.invalid("rms_norm_eps", "a small positive number, such as 1e-6"));
-        }
-        let act = match keys.opt_str("hidden_act")?.unwrap_or("silu") {
-            "silu" | "swish" => Activation::Silu,
-            _ => return Err(keys.invalid("hidden_act", "one of silu, swish")),
+        let blocks = (0..sizes.layers).map(block).collect();
+        let ends = sizes.ends(keys, tensors, self.norm.norm("model.norm", sizes.hidden, eps), self.tied)?;
+        let context = ropes.iter().map(Rope::context).max().unwrap_or(max_positions);
+        Ok(sizes.decoder(self.family, ropes, context, blocks, ends))
+    }
+
+    fn attention(&self, sizes: &Sizes, name: &str, eps: f32, window: Option<usize>) -> Attention {
+        let inputs = sizes.qkv(name, self.biases.qkv);
+        let o = Linear::new(format!("{name}.o_proj.weight"), sizes.width(), sizes.hidden).biased(self.biases.o);
+        let mut mixer = sizes.attention(inputs, o);
+        mixer.window = window;
+        mixer.rotary = mixer.rotary.map(|rotary| Rotary { pairing: self.pairing, ..rotary });
+        let head_norm = |last: &str| {
+            let style = if matches!(self.norm, NormStyle::ZeroCentred) { self.norm } else { NormStyle::Rms };
+            style.norm(&format!("{name}.{last}"), sizes.head_dim, eps)
         };
-        let max_position_embeddings = keys.size_or("max_position_embeddings", self.default_context)?;
-        let rope = read_rope(keys, self.family, head_dim, max_position_embeddings)?;
-        let norm = |tensor: String, width| Norm { tensor, width, eps };
-        let blocks = (0..layers)
-            .map(|i| {
-                let name = |rest: &str| format!("model.layers.{i}.{rest}");
-                let linear = |rest: &str, in_features, out_features, bias| Linear {
-                    weight: name(&format!("{rest}.weight")),
-                    bias: if bias { Some(name(&format!("{rest}.bias"))) } else { None },
-                    in_features,
-                    out_features,
-                    packing: None,
-                };
-                let Biases { qkv, o, mlp } = self.biases;
-                let (width, kv_width) = (n_heads * head_dim, n_kv_heads * head_dim);
-                Block {
-                    mixer_norm: norm(name("input_layernorm.weight"), hidden_size),
-                    mixer: Attention {
-                        n_heads,
-                        n_kv_heads,
-                        head_dim,
-                        window: windows(i),
-                        scale: (1.0 / (head_dim as f64).sqrt()) as f32,
-                        q: linear("self_attn.q_proj", hidden_size, width, qkv),
-                        k: linear("self_attn.k_proj", hidden_size, kv_width, qkv),
-                        v: linear("self_attn.v_proj", hidden_size, kv_width, qkv),
-                        o: linear("self_attn.o_proj", width, hidden_size, o),
-                        qk_norm: self.qk_norm.as_ref().map(|names| QkNorm {
-                            q: norm(name(&format!("self_attn.{}.weight", names.q)), head_dim),
-                            k: norm(name(&format!("self_attn.{}.weight", names.k)), head_dim),
-                        }),
-                    },
-                    ffn_norm: norm(name("post_attention_layernorm.weight"), hidden_size),
-                    ffn: Gated {
-                        act,
-                        gate: linear("mlp.gate_proj", hidden_size, intermediate, mlp),
-                        up: linear("mlp.up_proj", hidden_size, intermediate, mlp),
-                        down: linear("mlp.down_proj", intermediate, hidden_size, mlp),
-                    },
-                }
-            })
-            .collect();
-        // A head that is stored is used even where the config ties it, as transformers does: the two may differ.
-        let tied = keys.bool_or("tie_word_embeddings", false)?;
-        let head = if tied && !tensors.has("lm_head.weight") && !tensors.has("lm_head.weight_packed") {
-            Head::Tied
-        } else {
-            Head::Own(Linear {
-                weight: "lm_head.weight".to_owned(),
-                bias: None,
-                in_features: hidden_size,
-                out_features: vocab_size,
-                packing: None,
-            })
+        mixer.qk_norm =
+            self.qk_norm.map(|[q, k]| QkNorm { q: head_norm(q), k: head_norm(k), place: QkNormPlace::BeforeRotation });
+        mixer
+    }
+
+    fn feed_forward(&self, sizes: &Sizes, name: &str, act: Option<Activation>, intermediate: usize) -> Ffn {
+        let hidden = sizes.hidden;
+        let linear = |last: &str, in_features, out_features| {
+            Linear::new(format!("{name}.{last}.weight"), in_features, out_features).biased(self.biases.mlp)
         };
-        Ok(Decoder {
-            family: self.family,
-            vocab_size,
-            hidden_size,
-            context: rope.context(),
-            embed: Table { tensor: "model.embed_tokens.weight".to_owned() },
-            rope,
-            blocks,
-            norm: norm("model.norm.weight".to_owned(), hidden_size),
-            head,
-        })
+        let (up, down) = (|last| linear(last, hidden, intermediate), |last| linear(last, intermediate, hidden));
+        match (self.ffn, act) {
+            (FfnStyle::Gated, Some(act)) => {
+                Ffn::Gated(Gated::new(act, up("gate_proj"), up("up_proj"), down("down_proj")))
+            }
+            (FfnStyle::Stacked, Some(act)) => {
+                let half = |first| up("gate_up_proj").rows(first, 2 * intermediate);
+                Ffn::Gated(Gated::new(act, half(0), half(intermediate), down("down_proj")))
+            }
+            (FfnStyle::Plain([first, last]), Some(act)) => {
+                Ffn::Plain(Plain { act: Nonlinearity::Fixed(act), up: up(first), down: down(last) })
+            }
+            (FfnStyle::Xielu, _) | (_, None) => {
+                let act = Nonlinearity::Xielu(Xielu::new(&format!("{name}.act_fn")));
+                Ffn::Plain(Plain { act, up: up("up_proj"), down: down("down_proj") })
+            }
+        }
     }
 }
 
@@ -156,21 +250,10 @@ pub(super) fn qwen_windows(keys: &Keys<'_>) -> Result<Vec<Option<usize>>, Config
     let size = if keys.contains("sliding_window") { size } else { Some(4096) };
     let window = if keys.bool_or("use_sliding_window", false)? { size } else { None };
     let first = keys.count_or("max_window_layers", 28)?;
-    let Some(types) = keys.opt_array("layer_types")? else {
-        return Ok((0..layers).map(|i| window.filter(|_| i >= first)).collect());
-    };
-    if types.len() != layers {
-        return Err(keys.invalid("layer_types", format!("a list of num_hidden_layers ({layers}) entries")));
+    let known = ["full_attention", "sliding_attention"];
+    let types = super::parts::layer_types(keys, layers, &known, |i| usize::from(window.is_some() && i >= first))?;
+    if window.is_none() && types.contains(&1) {
+        return Err(keys.invalid("layer_types", "without sliding_attention unless use_sliding_window is true"));
     }
-    types
-        .iter()
-        .map(|t| match (t.as_str(), window) {
-            (Some("full_attention"), _) => Ok(None),
-            (Some("sliding_attention"), Some(w)) => Ok(Some(w)),
-            (Some("sliding_attention"), None) => {
-                Err(keys.invalid("layer_types", "without sliding_attention unless use_sliding_window is true"))
-            }
-            _ => Err(keys.invalid("layer_types", "made of full_attention and sliding_attention")),
-        })
-        .collect()
+    Ok(types.into_iter().map(|kind| window.filter(|_| kind == 1)).collect())
 }

@@ -3,7 +3,7 @@
 //! Mirrors `modeling_llama.py`. Switches: `attention_bias` (q, k, v and o together), `mlp_bias`, `head_dim`.
 
 use super::Tensors;
-use super::dense::{Biases, DefaultKvHeads, Dense};
+use super::dense::{Biases, Dense};
 use crate::config::{ConfigError, Keys};
 use crate::decoder::Decoder;
 
@@ -13,11 +13,9 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
     let mlp = keys.bool_or("mlp_bias", false)?;
     let dense = Dense {
         family: "llama",
-        default_kv_heads: DefaultKvHeads::AsQueryHeads,
-        default_head_dim: None,
-        default_context: 2048,
+        context: 2048,
         biases: Biases { qkv: attention, o: attention, mlp },
-        qk_norm: None,
+        ..Dense::default()
     };
     dense.describe(keys, tensors, |_| None)
 }

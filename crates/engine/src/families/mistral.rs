@@ -3,7 +3,8 @@
 //! Mirrors `modeling_mistral.py`. A config without `sliding_window` means 4096; null means none.
 
 use super::Tensors;
-use super::dense::{Biases, DefaultKvHeads, Dense};
+use super::dense::Dense;
+use super::parts::KvHeads;
 use crate::config::{ConfigError, Keys};
 use crate::decoder::Decoder;
 
@@ -17,13 +18,6 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
     }
     keys.must_be("attention_bias", false)?;
     keys.must_be("mlp_bias", false)?;
-    let dense = Dense {
-        family: "mistral",
-        default_kv_heads: DefaultKvHeads::Fixed(8),
-        default_head_dim: None,
-        default_context: 131_072,
-        biases: Biases::default(),
-        qk_norm: None,
-    };
+    let dense = Dense { family: "mistral", kv_heads: KvHeads::Fixed(8), context: 131_072, ..Dense::default() };
     dense.describe(keys, tensors, |_| window)
 }

@@ -6,7 +6,7 @@
 //! or `OpensciForCausalLM`.
 
 use super::Tensors;
-use super::dense::{Biases, DefaultKvHeads, Dense, QkNormNames};
+use super::dense::{Biases, Dense};
 use crate::config::{ConfigError, Keys};
 use crate::decoder::Decoder;
 
@@ -14,18 +14,17 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
     let attention = keys.bool_or("attention_bias", true)?;
     let mlp = keys.bool_or("mlp_bias", true)?;
     let names = if tensors.has("model.layers.0.self_attn.q_layernorm.weight") {
-        QkNormNames { q: "q_layernorm", k: "k_layernorm" }
+        ["q_layernorm", "k_layernorm"]
     } else {
-        QkNormNames { q: "q_norm", k: "k_norm" }
+        ["q_norm", "k_norm"]
     };
     let qk_norm = keys.bool_or("qk_layernorm", true)?.then_some(names);
     let dense = Dense {
         family: "opensci",
-        default_kv_heads: DefaultKvHeads::AsQueryHeads,
-        default_head_dim: None,
-        default_context: 2048,
+        context: 2048,
         biases: Biases { qkv: attention, o: attention, mlp },
         qk_norm,
+        ..Dense::default()
     };
     dense.describe(keys, tensors, |_| None)
 }

@@ -3,7 +3,8 @@
 //! Mirrors `modeling_qwen2.py`. Switches: `use_sliding_window`, `sliding_window`, `max_window_layers`, `layer_types`.
 
 use super::Tensors;
-use super::dense::{Biases, DefaultKvHeads, Dense, qwen_windows};
+use super::dense::{Biases, Dense, qwen_windows};
+use super::parts::KvHeads;
 use crate::config::{ConfigError, Keys};
 use crate::decoder::Decoder;
 
@@ -12,11 +13,10 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
     keys.must_be("use_mrope", false)?;
     let dense = Dense {
         family: "qwen2",
-        default_kv_heads: DefaultKvHeads::Fixed(32),
-        default_head_dim: None,
-        default_context: 32_768,
+        kv_heads: KvHeads::Fixed(32),
+        context: 32_768,
         biases: Biases { qkv: true, o: false, mlp: false },
-        qk_norm: None,
+        ..Dense::default()
     };
     dense.describe(keys, tensors, |i| windows[i])
 }

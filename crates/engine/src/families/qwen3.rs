@@ -4,7 +4,8 @@
 //! A config without `head_dim` means 128.
 
 use super::Tensors;
-use super::dense::{Biases, DefaultKvHeads, Dense, QkNormNames, qwen_windows};
+use super::dense::{Biases, Dense, qwen_windows};
+use super::parts::KvHeads;
 use crate::config::{ConfigError, Keys};
 use crate::decoder::Decoder;
 
@@ -13,11 +14,12 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
     let attention = keys.bool_or("attention_bias", false)?;
     let dense = Dense {
         family: "qwen3",
-        default_kv_heads: DefaultKvHeads::Fixed(32),
-        default_head_dim: Some(128),
-        default_context: 32_768,
+        kv_heads: KvHeads::Fixed(32),
+        head_dim: Some(128),
+        context: 32_768,
         biases: Biases { qkv: attention, o: attention, mlp: false },
-        qk_norm: Some(QkNormNames { q: "q_norm", k: "k_norm" }),
+        qk_norm: Some(["q_norm", "k_norm"]),
+        ..Dense::default()
     };
     dense.describe(keys, tensors, |i| windows[i])
 }

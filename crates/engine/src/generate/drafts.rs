@@ -154,8 +154,9 @@ impl DraftModel {
             let Wish { seat, text, .. } = &mut *one.wish;
             let seat = seat.get_or_insert_with(|| Seat { sequence: self.model.sequence(text.len()), read: Vec::new() });
             let common = seat.read.iter().zip(*text).take_while(|(a, b)| a == b).count().min(text.len() - 1);
-            seat.read.truncate(common);
             seat.sequence.truncate(common);
+            let common = seat.sequence.len();
+            seat.read.truncate(common);
             // All but the last token; the last goes together with those of the other texts.
             let rest = &text[common..text.len() - 1];
             if !rest.is_empty() {

@@ -6,20 +6,16 @@ use rheostat_store::{Checkpoint, TensorInfo};
 
 use super::error::QuantizeError;
 use super::{GROUPS, Options, Part, kind, module, names};
-use crate::decoder::{Block, Decoder, Head, Linear};
+use crate::decoder::{Decoder, Experts, Head, Layout, Linear, Slice};
 
 /// Which linear maps are quantised, and the modules that `ignore` is to name.
-pub(super) struct Choice<'a> {
-    pub(super) quantized: Vec<&'a Linear>,
+pub(super) struct Choice {
+    pub(super) quantized: Vec<Linear>,
     pub(super) ignore: Vec<String>,
 }
 
 /// Chooses what is quantised.
-pub(super) fn choose<'a>(
-    checkpoint: &Checkpoint,
-    decoder: &'a Decoder,
-    options: &Options,
-) -> Result<Choice<'a>, QuantizeError> {
+pub(super) fn choose(checkpoint: &Checkpoint, decoder: &Decoder, options: &Options) -> Result<Choice, QuantizeError> {
     let path = || checkpoint.path().to_owned();
     let names = || checkpoint.tensors().iter().map(TensorInfo::name);
     let matches = |pattern: &str, tensor: &str| names::names_of(tensor).any(|name| names::matches(pattern, name));
@@ -31,8 +27,11 @@ pub(super) fn choose<'a>(
     }
     let kept_by = |linear: &Linear| options.keep.iter().find(|pattern| matches(pattern, &linear.weight));
     let mut choice = Choice { quantized: Vec::new(), ignore: Vec::new() };
-    for linear in decoder.blocks.iter().flat_map(Block::linears) {
-        if kept_by(linear).is_some() {
+    let routers = routers(decoder);
+    for linear in stored(decoder) {
+        // Packed rows are those of `nn.Linear`; a router decides too much by too little.
+        let packs = linear.layout == Layout::OutIn && linear.slice.slab.is_none() && !routers.contains(&linear.weight);
+        if !packs || kept_by(&linear).is_some() {
             choice.ignore.push(module(&linear.weight).to_owned());
         } else {
             choice.quantized.push(linear);
@@ -44,7 +43,7 @@ pub(super) fn choose<'a>(
             if let Some(pattern) = kept_by(linear) {
                 return Err(QuantizeError::HeadKept { pattern: pattern.clone() });
             }
-            choice.quantized.push(linear);
+            choice.quantized.push(linear.clone());
         }
         // A tied head is a module all the same.
         Head::Tied => choice.ignore.push("lm_head".to_owned()),
@@ -56,8 +55,39 @@ pub(super) fn choose<'a>(
     Ok(choice)
 }
 
+/// The matrices of all blocks as they are stored: each tensor once, as a whole.
+fn stored(decoder: &Decoder) -> Vec<Linear> {
+    let head = match &decoder.head {
+        Head::Own(head) => Some(head.weight.as_str()),
+        Head::Tied => None,
+    };
+    let mut seen = BTreeSet::new();
+    let mut all = Vec::new();
+    for mut linear in decoder.all_linears() {
+        if Some(linear.weight.as_str()) == head || !seen.insert(linear.weight.clone()) {
+            continue;
+        }
+        if linear.slice.of > 0 {
+            linear.out_features = linear.slice.of;
+        }
+        linear.slice = Slice { first: 0, of: 0, ..linear.slice };
+        all.push(linear);
+    }
+    all
+}
+
+/// The weights that decide which experts work, and how much.
+fn routers(decoder: &Decoder) -> BTreeSet<String> {
+    let experts = decoder.blocks.iter().filter_map(|block| block.ffn.experts());
+    let gates = |e: &Experts| {
+        let shared = e.shared.as_ref().and_then(|shared| shared.gate.as_ref());
+        [Some(&e.router.linear), shared].into_iter().flatten().map(|linear| linear.weight.clone()).collect::<Vec<_>>()
+    };
+    experts.flat_map(gates).collect()
+}
+
 /// Whether groups divide the rows of all that is quantised.
-pub(super) fn check_groups(checkpoint: &Checkpoint, quantized: &[&Linear], group: usize) -> Result<(), QuantizeError> {
+pub(super) fn check_groups(checkpoint: &Checkpoint, quantized: &[Linear], group: usize) -> Result<(), QuantizeError> {
     let divides = |linear: &Linear, group: usize| linear.in_features.is_multiple_of(group);
     let Some(linear) = quantized.iter().find(|linear| !divides(linear, group)) else { return Ok(()) };
     let keep: BTreeSet<String> = quantized
@@ -77,19 +107,20 @@ pub(super) fn check_groups(checkpoint: &Checkpoint, quantized: &[&Linear], group
 }
 
 /// All tensors in the order in which the engine uses them; those that it does not know come last.
-pub(super) fn parts(checkpoint: &Checkpoint, decoder: &Decoder, quantized: &[&Linear]) -> Vec<Part> {
+pub(super) fn parts(checkpoint: &Checkpoint, decoder: &Decoder, quantized: &[Linear]) -> Vec<Part> {
+    let all: Vec<Linear> = decoder.all_linears().collect();
     let mut order: Vec<&str> = vec![&decoder.embed.tensor];
+    order.extend(decoder.embed.positions.as_ref().map(|positions| positions.tensor.as_str()));
     for block in &decoder.blocks {
-        order.extend(block.norms().map(|norm| norm.tensor.as_str()));
-        order.extend(block.linears().flat_map(|linear| linear.bias.as_deref()));
-        order.extend(block.linears().map(|linear| linear.weight.as_str()));
+        order.extend(block.norms().flat_map(|norm| norm.weights.iter().map(String::as_str)));
+        order.extend(block.norms().filter_map(|norm| norm.bias.as_deref()));
+        order.extend(block.vectors().into_iter().map(|(name, _)| name));
     }
-    order.push(&decoder.norm.tensor);
-    if let Head::Own(head) = &decoder.head {
-        order.push(&head.weight);
-    }
+    order.extend(all.iter().filter_map(|linear| linear.bias.as_deref()));
+    order.extend(all.iter().map(|linear| linear.weight.as_str()));
+    order.extend(decoder.norm.weights.iter().map(String::as_str));
     let place: BTreeMap<&str, usize> = order.into_iter().enumerate().map(|(i, name)| (name, i)).collect();
-    let quantized: BTreeMap<&str, &Linear> = quantized.iter().map(|linear| (linear.weight.as_str(), *linear)).collect();
+    let quantized: BTreeMap<&str, &Linear> = quantized.iter().map(|linear| (linear.weight.as_str(), linear)).collect();
     let mut tensors: Vec<&TensorInfo> = checkpoint.tensors().iter().collect();
     tensors.sort_by_key(|tensor| place.get(tensor.name()).copied().unwrap_or(usize::MAX));
     let part = |tensor: &TensorInfo| Part {

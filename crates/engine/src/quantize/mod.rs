@@ -292,7 +292,7 @@ impl Quantization<'_> {
 /// Weights that each thread may have in memory at once.
 fn slice(
     checkpoint: &Checkpoint,
-    quantized: &[&Linear],
+    quantized: &[Linear],
     options: &Options,
     threads: NonZeroUsize,
 ) -> Result<usize, Error> {

@@ -37,6 +37,9 @@ enum Kind {
 }
 
 impl Isa {
+    /// What every CPU can run.
+    pub(crate) const PORTABLE: Isa = Isa(Kind::Portable);
+
     /// The widest instruction set of this CPU.
     #[must_use]
     pub fn detect() -> Isa {

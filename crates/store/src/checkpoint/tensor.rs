@@ -10,7 +10,8 @@ const CHUNK: usize = 16 * 1024;
 /// One tensor of a file or a checkpoint: what it is and where its bytes are.
 ///
 /// Made only from a checked header: the range lies inside the file, and its length is that of the
-/// shape and the element type. The offset need not be a multiple of the element size.
+/// shape and the element type. The offset need not be a multiple of the element size. Parts of a tensor
+/// ([`TensorInfo::rows`], [`TensorInfo::entry`]) are tensors, too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
     pub(super) name: String,
@@ -57,6 +58,50 @@ impl TensorInfo {
     pub fn elements(&self) -> u64 {
         // Does not overflow: the header's check multiplied the same extents.
         self.shape.iter().map(|&extent| extent as u64).product()
+    }
+
+    /// `count` entries along the first axis from `first` on, as a tensor of their own, which keeps the name: of `[rows, …]`
+    /// a `[count, …]`, such as the rows of one projection in a fused one. Nothing when it has no such entries, when
+    /// `count` is 0, or when packed elements make them end within a byte.
+    #[must_use]
+    pub fn rows(&self, first: usize, count: usize) -> Option<Self> {
+        let (&all, rest) = self.shape.split_first()?;
+        let shape = std::iter::once(count).chain(rest.iter().copied()).collect();
+        self.entries(first, count, all, shape)
+    }
+
+    /// The `index`-th entry along the first axis, without that axis: of `[experts, out, in]` the `[out, in]` of one
+    /// expert. Nothing where [`TensorInfo::rows`] gives nothing.
+    #[must_use]
+    pub fn entry(&self, index: usize) -> Option<Self> {
+        let (&all, rest) = self.shape.split_first()?;
+        self.entries(index, 1, all, rest.to_vec())
+    }
+
+    /// The same bytes with the two outermost axes as one: `[experts, out, in]` as `[experts · out, in]`. Nothing for a
+    /// tensor with fewer than two axes.
+    #[must_use]
+    pub fn flattened(&self) -> Option<Self> {
+        let [outer, inner, rest @ ..] = &self.shape[..] else { return None };
+        let shape = std::iter::once(outer.checked_mul(*inner)?).chain(rest.iter().copied()).collect();
+        Some(Self { shape, ..self.clone() })
+    }
+
+    /// `count` of `all` equal entries from `first` on, in the given shape.
+    fn entries(&self, first: usize, count: usize, all: usize, shape: Vec<usize>) -> Option<Self> {
+        let inside = first.checked_add(count).is_some_and(|end| end <= all);
+        let bytes = self.byte_len.checked_div(all as u64)?;
+        if count == 0 || !inside || !self.byte_len.is_multiple_of(all as u64) {
+            return None;
+        }
+        Some(Self {
+            name: self.name.clone(),
+            shard: self.shard,
+            offset: self.offset + first as u64 * bytes,
+            byte_len: count as u64 * bytes,
+            dtype: self.dtype,
+            shape,
+        })
     }
 
     /// All bytes, from the source that this tensor's header was read from.

@@ -5,6 +5,7 @@
 mod attacks;
 mod files;
 mod mutations;
+mod views;
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;

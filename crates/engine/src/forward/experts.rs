@@ -1,0 +1,172 @@
+//! Mixtures of experts: the router speaks, the experts that it named are asked for, and each of them works on its rows.
+//!
+//! What a row gets is a sum over its experts in the order of their numbers, so that neither the rows beside it nor the cache of
+//! experts changes a bit. Mirrors transformers' `Qwen3MoeSparseMoeBlock.forward` and its kin.
+
+use rheostat_kernels as kernels;
+use rheostat_kernels::route;
+use rheostat_store::ExpertBytes;
+
+use super::Pass;
+use super::ffn::gate;
+use super::products::Product;
+use super::workspace::Workspace;
+use crate::bind::{BoundExperts, BoundLinear, format};
+use crate::decoder::{Experts, Gated, Part, Shared};
+use crate::error::Error;
+use crate::profile::Op;
+
+impl Pass<'_> {
+    /// `delta = Σ weight · expert(normed) (+ shared(normed))`.
+    pub(super) fn experts(
+        &self,
+        i: usize,
+        experts: &Experts,
+        linears: &[BoundLinear],
+        n: usize,
+        ws: &mut Workspace,
+    ) -> Result<(), Error> {
+        let hidden = self.decoder.hidden_size;
+        let bound_block = &self.bound.blocks[i];
+        let (Some(layer), Some(cache)) = (bound_block.experts, self.experts) else {
+            unreachable!("a model with experts was bound and loaded with them")
+        };
+        let bound = &self.bound.experts[layer];
+        self.choose(experts, linears, bound_block.vectors.last().map(Vec::as_slice), n, ws)?;
+        let mut wanted: Vec<u32> = ws.experts.order.iter().map(|(expert, ..)| *expert).collect();
+        wanted.dedup();
+        cache.request(layer, &wanted);
+        self.done(Op::Router);
+        if let Some(shared) = &experts.shared {
+            // It is at hand, or streams, while experts arrive.
+            self.shared(shared, &linears[1..], n, ws)?;
+        }
+        let order = std::mem::take(&mut ws.experts.order);
+        ws.delta[..n * hidden].fill(0.0);
+        let result: Result<(), Error> = order.chunk_by(|a, b| a.0 == b.0).try_for_each(|rows| {
+            self.recorder.borrow_mut().pause();
+            let bytes = cache.acquire(layer, rows[0].0);
+            self.recorder.borrow_mut().resume();
+            self.one_expert(&experts.expert, bound, &bytes?, rows, ws);
+            Ok(())
+        });
+        ws.experts.order = order;
+        result?;
+        if experts.shared.is_some() {
+            kernels::add_assign(self.exec, &mut ws.delta[..n * hidden], &ws.experts.shared[..n * hidden]);
+        }
+        self.done(Op::Experts);
+        Ok(())
+    }
+
+    /// Which experts each row gets: `ws.experts.order`.
+    fn choose(
+        &self,
+        experts: &Experts,
+        linears: &[BoundLinear],
+        correction: Option<&[f32]>,
+        n: usize,
+        ws: &mut Workspace,
+    ) -> Result<(), Error> {
+        let hidden = self.decoder.hidden_size;
+        let router = &experts.router;
+        let scores = &mut ws.experts.scores[..n * experts.n_experts];
+        let product = Product { linear: &linears[0], out: scores };
+        self.products(&ws.normed[..n * hidden], n, &mut ws.prepared, &mut [product])?;
+        let shape = kernels::Router {
+            n_experts: experts.n_experts,
+            top_k: router.top_k,
+            scores: router.scores,
+            bias: router.correction_bias.as_ref().and(correction),
+            groups: router.groups,
+            normalise: router.normalise,
+            scaling: router.scaling,
+        };
+        let room = &mut ws.experts;
+        let (chosen, weights) = (&mut room.chosen[..n * router.top_k], &mut room.weights[..n * router.top_k]);
+        route(self.exec, &shape, &room.scores[..n * experts.n_experts], chosen, weights);
+        room.order.clear();
+        let by_row = chosen.iter().zip(&*weights).enumerate();
+        room.order.extend(by_row.map(|(at, (expert, weight))| (*expert, (at / router.top_k) as u32, *weight)));
+        room.order.sort_unstable_by_key(|(expert, row, _)| (*expert, *row));
+        Ok(())
+    }
+
+    /// `ws.experts.shared = shared(normed)`, times its gate.
+    fn shared(&self, shared: &Shared, linears: &[BoundLinear], n: usize, ws: &mut Workspace) -> Result<(), Error> {
+        let hidden = self.decoder.hidden_size;
+        let (gates, linears) = linears.split_at(usize::from(shared.gate.is_some()));
+        if let [linear] = gates {
+            let product = Product { linear, out: &mut ws.experts.shared_gate[..n] };
+            self.products(&ws.normed[..n * hidden], n, &mut ws.prepared, &mut [product])?;
+        }
+        self.gated(&shared.ffn, linears, n, ws)?;
+        let room = &mut ws.experts;
+        let delta = &ws.delta[..n * hidden];
+        if gates.is_empty() {
+            room.shared[..n * hidden].copy_from_slice(delta);
+        } else {
+            let gate = &mut room.shared_gate[..n];
+            kernels::activate(self.exec, kernels::Activation::Sigmoid, gate);
+            room.shared[..n * hidden].fill(0.0);
+            kernels::add_scaled_rows(self.exec, &mut room.shared[..n * hidden], delta, gate);
+        }
+        self.done(Op::Down);
+        Ok(())
+    }
+
+    /// Adds what an expert makes of its rows to `delta`.
+    fn one_expert(
+        &self,
+        ffn: &Gated,
+        bound: &BoundExperts,
+        bytes: &ExpertBytes<'_>,
+        rows: &[(u32, u32, f32)],
+        ws: &mut Workspace,
+    ) {
+        let hidden = self.decoder.hidden_size;
+        let n = rows.len();
+        for ((_, row, _), to) in rows.iter().zip(ws.experts.rows.chunks_exact_mut(hidden)) {
+            let at = *row as usize * hidden;
+            to.copy_from_slice(&ws.normed[at..at + hidden]);
+        }
+        let mut part = 0;
+        for (m, info) in bound.matrices.iter().enumerate() {
+            let parts: Vec<&[u8]> = (part..part + info.parts.len()).map(|p| bytes.part(p)).collect();
+            part += parts.len();
+            let weight = info.matrix(&parts, info.rows);
+            let bias = &mut ws.experts.bias;
+            bias.clear();
+            if bound.biased[m] {
+                bias.resize(info.rows, 0.0);
+                let stored = format(bound.tensors[0][part].dtype());
+                kernels::widen(self.exec, bytes.part(part), stored, bias);
+                part += 1;
+            }
+            let bias = bound.biased[m].then_some(bias.as_slice());
+            let Some(projection) = ffn.inputs.get(m) else {
+                gate(self, ffn, &mut ws.parts, n * ffn.intermediate);
+                let down = &mut ws.experts.out[..n * hidden];
+                let gate = &ws.parts[Part::Gate as usize][..n * ffn.intermediate];
+                self.product(gate, n, &mut ws.prepared, weight, bias, down);
+                continue;
+            };
+            let x = &ws.experts.rows[..n * hidden];
+            if projection.is_whole() {
+                let out = &mut ws.parts[projection.pieces[0].part as usize][..n * info.rows];
+                self.product(x, n, &mut ws.prepared, weight, bias, out);
+                continue;
+            }
+            let whole = &mut ws.whole[..n * info.rows];
+            self.product(x, n, &mut ws.prepared, weight, bias, whole);
+            for (part, runs) in &bound.runs[m] {
+                let out = &mut ws.parts[*part as usize][..n * ffn.intermediate];
+                kernels::copy_columns(self.exec, whole, info.rows, runs, out, ffn.intermediate);
+            }
+        }
+        for ((_, row, weight), out) in rows.iter().zip(ws.experts.out.chunks_exact(hidden)) {
+            let at = *row as usize * hidden;
+            kernels::scaled_add_assign(self.exec, &mut ws.delta[at..at + hidden], out, *weight);
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! The forward pass. There is one: prefill, decode, batches of sequences of different lengths and chunks of a
+//! prompt are all a flat list of rows `[n_rows, hidden]`, each row knowing its sequence and its position.
+//!
+//! Mirrors transformers' `LlamaDecoderLayer.forward` and its kin; the switches are in the [`Decoder`].
+
+mod attention;
+mod experts;
+mod ffn;
+mod latent;
+mod products;
+mod recurrent;
+mod workspace;
+
+pub(crate) use workspace::{Workspace, workspace_elements};
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rheostat_kernels as kernels;
+use rheostat_kernels::{Exec, SPAN_ROWS, Span};
+use rheostat_store::{Checkpoint, Experts, Head, TensorInfo, Weights};
+
+use crate::bind::{self, Bound, BoundNorm};
+use crate::decoder::{Block, Decoder, Flow, Mixer};
+use crate::error::Error;
+use crate::kv::{self, Sequence};
+use crate::model::all_reads;
+use crate::profile::{Op, Phase, Recorder};
+use products::Product;
+
+/// In which numbers the matrix products are computed. Everything else is f32 in both modes.
+///
+/// Each has its own fixed order of operations, so that within a mode the results are the same bits whatever the
+/// threads, the batch, the chunks, the instruction set and the memory budget.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Compute {
+    /// f32 activations, weights widened exactly: agrees with `transformers` in f32.
+    #[default]
+    F32,
+    /// Activations and weights rounded to bf16 before each product, sums in f32: faster where the CPU multiplies
+    /// bf16, and as exact as bf16 is.
+    Bf16,
+    /// Products with packed int8 and int4 weights in integers, on activations rounded to 8-bit integers in blocks of
+    /// 32 with a scale each, sums in f32; all other products as in [`Compute::F32`]. Decoding is as fast as memory
+    /// allows. For models with packed weights only.
+    Int8,
+}
+
+/// Where keys and values are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum KvPlace {
+    /// In memory.
+    Memory,
+    /// In memory near the end of a text, else on disk.
+    Disk,
+}
+
+impl Compute {
+    /// The name that the command line has for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Compute::F32 => "f32",
+            Compute::Bf16 => "bf16",
+            Compute::Int8 => "int8",
+        }
+    }
+}
+
+/// A sequence's part of a pass: the tokens that follow what it has read so far.
+pub struct Input<'a> {
+    /// The sequence. It grows by the tokens.
+    pub sequence: &'a mut Sequence,
+    /// The tokens, at least one.
+    pub tokens: &'a [u32],
+    /// For which of them logits are wanted.
+    pub want: Want,
+}
+
+/// For which rows of an [`Input`] logits are wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Want {
+    /// For none: the tokens are only read.
+    Nothing,
+    /// For the last.
+    Last,
+    /// For the last so many, or all if they are fewer.
+    Tail(usize),
+    /// For all.
+    All,
+}
+
+/// What a pass gives: one row for each row that was wanted, in order.
+#[derive(Clone, Copy, Debug)]
+pub struct Output<'a> {
+    /// `[wanted rows, vocab_size]`.
+    pub logits: &'a [f32],
+    /// `[wanted rows, hidden_size]`, after the final norm.
+    pub final_hidden: &'a [f32],
+}
+
+/// Looks on while a pass goes by. Points carry the names of TransformerLens.
+pub trait Observer {
+    /// `blocks.{block}.hook_resid_post`, `[rows, hidden_size]`: the residual stream after a block.
+    fn resid_post(&mut self, block: usize, rows: &[f32]);
+}
+
+/// Nobody looks on.
+impl Observer for () {
+    #[inline(always)]
+    fn resid_post(&mut self, _block: usize, _rows: &[f32]) {}
+}
+
+/// What a pass reads and does not change.
+pub(crate) struct Pass<'a> {
+    pub(crate) decoder: &'a Decoder,
+    pub(crate) checkpoint: &'a Checkpoint,
+    pub(crate) bound: &'a Bound,
+    pub(crate) weights: &'a Weights,
+    /// The routed experts, of a model that has any.
+    pub(crate) experts: Option<&'a Experts>,
+    pub(crate) exec: &'a Exec,
+    /// Set from outside when the pass is to be given up.
+    pub(crate) cancel: &'a AtomicBool,
+    /// Where the time goes.
+    pub(crate) recorder: RefCell<&'a mut Recorder>,
+}
+
+impl Pass<'_> {
+    /// One pass over `inputs`, whose rows fit `ws`. On an error every sequence is as it was.
+    pub(crate) fn run<'w, O: Observer>(
+        &self,
+        inputs: &mut [Input<'_>],
+        ws: &'w mut Workspace,
+        observer: &mut O,
+    ) -> Result<Output<'w>, Error> {
+        let result = self.blocks_and_head(inputs, ws, observer);
+        self.recorder.borrow_mut().end();
+        for input in inputs.iter_mut() {
+            match result {
+                Ok(_) => input.sequence.advance(input.tokens.len()),
+                // Room that was reserved is given back.
+                Err(_) => input.sequence.undo(),
+            }
+        }
+        if result.is_err()
+            && let Some(experts) = self.experts
+        {
+            experts.reset();
+        }
+        let wanted = result?;
+        // The next pass is taken to go on with the same sequences.
+        kv::expect(inputs);
+        Ok(Output {
+            logits: &ws.logits[..wanted * self.decoder.vocab_size],
+            final_hidden: &ws.final_hidden[..wanted * self.decoder.hidden_size],
+        })
+    }
+
+    /// The pass itself; returns the number of wanted rows, which are in `ws`.
+    fn blocks_and_head<O: Observer>(
+        &self,
+        inputs: &mut [Input<'_>],
+        ws: &mut Workspace,
+        observer: &mut O,
+    ) -> Result<usize, Error> {
+        let n: usize = inputs.iter().map(|i| i.tokens.len()).sum();
+        let wanted: usize = inputs.iter().map(wanted_rows).sum();
+        let reads = all_reads(self.weights, self.experts);
+        self.recorder.borrow_mut().begin(phase(inputs), n, wanted, reads);
+        for input in inputs.iter_mut() {
+            input.sequence.reserve(input.tokens.len())?;
+        }
+        kv::expect(inputs);
+        self.weights.begin_sweep(if wanted > 0 { Head::Use } else { Head::Skip });
+        self.embed(inputs, ws)?;
+        self.done(Op::Embed);
+        self.angles(inputs, ws);
+        self.done(Op::Rotate);
+        spans(inputs, &mut ws.spans);
+        for (i, block) in self.decoder.blocks.iter().enumerate() {
+            if self.cancel.load(Ordering::Relaxed) {
+                return Err(Error::Cancelled);
+            }
+            self.recorder.borrow_mut().layer(Some(i));
+            self.block(i, block, n, inputs, ws)?;
+            observer.resid_post(i, &ws.x[..n * self.decoder.hidden_size]);
+        }
+        self.recorder.borrow_mut().layer(None);
+        self.head(inputs, wanted, ws)?;
+        Ok(wanted)
+    }
+
+    /// `op` is done: the time since the step before it was spent on it, but for what was waited.
+    fn done(&self, op: Op) {
+        self.recorder.borrow_mut().done(op);
+    }
+
+    /// `x` = the tokens' rows of the embedding table, scaled, and those of their positions.
+    fn embed(&self, inputs: &[Input<'_>], ws: &mut Workspace) -> Result<(), Error> {
+        let hidden = self.decoder.hidden_size;
+        let embed = &self.decoder.embed;
+        let tokens = inputs.iter().flat_map(|i| i.tokens).map(|token| *token as usize);
+        self.gather(&self.bound.embed, tokens, &mut ws.x, &mut ws.row, &mut ws.gathered)?;
+        let n: usize = inputs.iter().map(|i| i.tokens.len()).sum();
+        let x = &mut ws.x[..n * hidden];
+        if embed.scale != 1.0 {
+            kernels::scale(self.exec, x, embed.scale);
+        }
+        if let Some(table) = &self.bound.positions {
+            let positions = inputs.iter().flat_map(|i| i.sequence.len()..i.sequence.len() + i.tokens.len());
+            self.gather(table, positions, &mut ws.normed, &mut ws.row, &mut ws.gathered)?;
+            kernels::add_assign(self.exec, x, &ws.normed[..n * hidden]);
+        }
+        Ok(())
+    }
+
+    /// Rows of a table `[…, hidden]`, from memory if it is there, else from disk.
+    fn gather(
+        &self,
+        table: &TensorInfo,
+        rows: impl Iterator<Item = usize>,
+        to: &mut [f32],
+        row: &mut Vec<u8>,
+        gathered: &mut u64,
+    ) -> Result<(), Error> {
+        let hidden = self.decoder.hidden_size;
+        let format = bind::format(table.dtype());
+        let row_bytes = format.row_bytes(hidden);
+        for (index, x) in rows.zip(to.chunks_exact_mut(hidden)) {
+            let start = index * row_bytes;
+            let stored = match self.weights.resident(table, start, row_bytes) {
+                Some(stored) => stored,
+                None => {
+                    row.resize(row_bytes, 0);
+                    self.recorder.borrow_mut().pause();
+                    self.checkpoint.read_range(table, start as u64, row)?;
+                    *gathered += row_bytes as u64;
+                    self.recorder.borrow_mut().resume();
+                    self.recorder.borrow_mut().gathered(row_bytes);
+                    &*row
+                }
+            };
+            kernels::widen(self.exec, stored, format, x);
+        }
+        Ok(())
+    }
+
+    /// `cos` and `sin` of every row's position, for each rotary embedding.
+    fn angles(&self, inputs: &[Input<'_>], ws: &mut Workspace) {
+        for (rope, angles) in self.decoder.ropes.iter().zip(&mut ws.angles) {
+            let half = rope.dim() / 2;
+            let rows = inputs.iter().flat_map(|i| (0..i.tokens.len()).map(|t| (&*i.sequence, i.sequence.len() + t)));
+            for (r, (sequence, pos)) in rows.enumerate() {
+                let at = r * half..(r + 1) * half;
+                let len = sequence.text_len(pos);
+                rope.angles(pos, len, &mut angles.cos[at.clone()], &mut angles.sin[at]);
+            }
+        }
+    }
+
+    /// A block: what its mixer and its feed-forward give is added to the residual stream.
+    ///
+    /// Mirrors transformers' `LlamaDecoderLayer.forward`, `Gemma2DecoderLayer.forward`, `GPTNeoXLayer.forward` and their kin.
+    fn block(
+        &self,
+        i: usize,
+        block: &Block,
+        n: usize,
+        inputs: &mut [Input<'_>],
+        ws: &mut Workspace,
+    ) -> Result<(), Error> {
+        let bound = &self.bound.blocks[i];
+        let len = n * self.decoder.hidden_size;
+        self.norm_into(bound.mixer_norm.as_ref(), &ws.x[..len], &mut ws.normed[..len]);
+        match &block.mixer {
+            Mixer::Attention(mixer) => self.attention(i, mixer, n, inputs, ws)?,
+            Mixer::Latent(mixer) => self.latent(i, mixer, n, inputs, ws)?,
+            Mixer::Delta(mixer) => self.linear_attention(i, mixer, n, inputs, ws)?,
+            Mixer::Conv(mixer) => self.short_conv(i, mixer, n, inputs, ws)?,
+        }
+        self.norm_in_place(bound.mixer_post_norm.as_ref(), &mut ws.delta[..len]);
+        match block.flow {
+            Flow::Serial => {
+                self.add(block, &mut ws.x[..len], &ws.delta[..len]);
+                self.norm_into(bound.ffn_norm.as_ref(), &ws.x[..len], &mut ws.normed[..len]);
+            }
+            Flow::Parallel => {
+                // Without a norm of its own, what the mixer took is still there.
+                if bound.ffn_norm.is_some() {
+                    self.norm_into(bound.ffn_norm.as_ref(), &ws.x[..len], &mut ws.normed[..len]);
+                }
+                self.add(block, &mut ws.x[..len], &ws.delta[..len]);
+            }
+        }
+        self.feed_forward(i, &block.ffn, n, ws)?;
+        self.norm_in_place(bound.ffn_post_norm.as_ref(), &mut ws.delta[..len]);
+        self.add(block, &mut ws.x[..len], &ws.delta[..len]);
+        Ok(())
+    }
+
+    /// `normed = norm(x)`; without a norm, `x`.
+    fn norm_into(&self, norm: Option<&BoundNorm>, x: &[f32], normed: &mut [f32]) {
+        match norm {
+            Some(norm) => kernels::norm(self.exec, &norm.norm(), 1, x, normed),
+            None => normed.copy_from_slice(x),
+        }
+        self.done(Op::Norm);
+    }
+
+    fn norm_in_place(&self, norm: Option<&BoundNorm>, x: &mut [f32]) {
+        if let Some(norm) = norm {
+            kernels::norm_in_place(self.exec, &norm.norm(), 1, x);
+            self.done(Op::Norm);
+        }
+    }
+
+    /// `x += delta`, scaled as the block says.
+    fn add(&self, block: &Block, x: &mut [f32], delta: &[f32]) {
+        if block.residual_scale == 1.0 {
+            kernels::add_assign(self.exec, x, delta);
+        } else {
+            kernels::scaled_add_assign(self.exec, x, delta, block.residual_scale);
+        }
+        self.done(Op::Residual);
+    }
+
+    /// The final norm and the output projection, for the wanted rows only.
+    fn head(&self, inputs: &[Input<'_>], wanted: usize, ws: &mut Workspace) -> Result<(), Error> {
+        if wanted == 0 {
+            return Ok(());
+        }
+        let hidden = self.decoder.hidden_size;
+        // Wanted rows move to the front of `delta`.
+        let (mut row, mut to) = (0, 0);
+        for input in inputs {
+            let end = row + input.tokens.len();
+            let count = wanted_rows(input);
+            let from = &ws.x[(end - count) * hidden..end * hidden];
+            ws.delta[to * hidden..(to + count) * hidden].copy_from_slice(from);
+            (row, to) = (end, to + count);
+        }
+        let final_hidden = &mut ws.final_hidden[..wanted * hidden];
+        self.norm_into(Some(&self.bound.norm), &ws.delta[..wanted * hidden], final_hidden);
+        let logits = &mut ws.logits[..wanted * self.decoder.vocab_size];
+        let product = Product { linear: &self.bound.head, out: logits };
+        self.products(final_hidden, wanted, &mut ws.prepared, &mut [product])?;
+        let logits = &mut ws.logits[..wanted * self.decoder.vocab_size];
+        let crate::decoder::Logits { scale, soft_cap } = self.decoder.logits;
+        if scale != 1.0 {
+            kernels::scale(self.exec, logits, scale);
+        }
+        if let Some(cap) = soft_cap {
+            kernels::soft_cap(self.exec, logits, cap);
+        }
+        self.done(Op::Head);
+        Ok(())
+    }
+}
+
+pub(crate) fn wanted_rows(input: &Input<'_>) -> usize {
+    match input.want {
+        Want::Nothing => 0,
+        Want::Last => 1,
+        Want::Tail(rows) => rows.min(input.tokens.len()),
+        Want::All => input.tokens.len(),
+    }
+}
+
+/// What a pass is for. A sequence whose guesses are checked wants the logits of all of its rows.
+fn phase(inputs: &[Input<'_>]) -> Phase {
+    let reads = |i: &Input<'_>| i.sequence.is_empty() || i.tokens.len() > wanted_rows(i).max(1);
+    if inputs.iter().any(reads) { Phase::Prefill } else { Phase::Decode }
+}
+
+/// Cuts each sequence's rows into spans.
+fn spans(inputs: &[Input<'_>], spans: &mut Vec<Span>) {
+    spans.clear();
+    let mut row = 0;
+    for (seq, input) in inputs.iter().enumerate() {
+        let n = input.tokens.len();
+        for t in (0..n).step_by(SPAN_ROWS) {
+            let len = SPAN_ROWS.min(n - t);
+            spans.push(Span { row: row + t, len, seq, pos: input.sequence.len() + t });
+        }
+        row += n;
+    }
+}

@@ -1,0 +1,458 @@
+//! Some queries of one key-value head against block after block: scores, softmax, weighted values, merging.
+
+use std::ops::Range;
+
+use super::Attention;
+use crate::kv::{KV_BLOCK, KvBlock, padded};
+use crate::math;
+use crate::matrix::Element;
+use crate::simd::{LANES, Simd};
+
+/// Terms of a score that are added one to the next. A longer score is the sum of such sums, which keeps more of its bits.
+const TERMS: usize = 8;
+
+/// Positions of a block that many queries go over before they go on.
+const PART: usize = 128;
+
+/// Queries that go over keys together in registers, at most.
+pub(super) const TILE: usize = 6;
+
+/// Queries that go over a block together.
+const QUERIES: usize = 96;
+
+/// The queries that go over the blocks together, and their running results.
+pub(super) struct Chunk<'a> {
+    /// Query vectors `[n, stride]`, of which `d` count.
+    q: &'a mut [f32],
+    /// Scores, then weights, `[n, KV_BLOCK]`.
+    scores: &'a mut [f32],
+    /// The block's `Σ weight · value`, `[n, value_stride]`.
+    part: &'a mut [f32],
+    /// The same merged over blocks, `[n, value_stride]`.
+    total: &'a mut [f32],
+    /// First and last visible position of each query, its running maximum and sum.
+    state: [Query; QUERIES],
+    n: usize,
+    /// `head_dim`, and the same in whole vectors.
+    d: usize,
+    stride: usize,
+    /// `value_dim` in whole vectors.
+    value_stride: usize,
+    scale: f32,
+    softcap: Option<f32>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Query {
+    pub(super) first: usize,
+    pub(super) last: usize,
+    pub(super) max: f32,
+    pub(super) sum: f32,
+}
+
+/// Queries of this shape that a chunk in a scratch buffer of `room` elements can hold.
+pub(super) fn at_once(shape: &Attention<'_>, room: usize) -> usize {
+    QUERIES.min(room / (padded(shape.head_dim) + KV_BLOCK + 2 * padded(shape.value_dim)))
+}
+
+impl<'a> Chunk<'a> {
+    /// Room for `n` queries in `scratch`, at most [`at_once`].
+    #[inline(always)]
+    pub(super) fn new(shape: &Attention<'_>, n: usize, scratch: &'a mut [f32]) -> Chunk<'a> {
+        let (d, stride, value_stride) = (shape.head_dim, padded(shape.head_dim), padded(shape.value_dim));
+        let (q, rest) = scratch.split_at_mut(n * stride);
+        let (scores, rest) = rest.split_at_mut(n * KV_BLOCK);
+        let (part, rest) = rest.split_at_mut(n * value_stride);
+        let total = &mut rest[..n * value_stride];
+        let nothing = Query { first: 0, last: 0, max: f32::NEG_INFINITY, sum: 0.0 };
+        let (scale, softcap) = (shape.scale, shape.softcap);
+        Chunk { q, scores, part, total, state: [nothing; QUERIES], n, d, stride, value_stride, scale, softcap }
+    }
+
+    /// Query `i`: its vector, first and last visible position.
+    #[inline(always)]
+    pub(super) fn set(&mut self, i: usize, q: &[f32], first: usize, last: usize) {
+        self.q[i * self.stride..][..self.d].copy_from_slice(q);
+        (self.state[i].first, self.state[i].last) = (first, last);
+    }
+
+    /// What was merged before into query `i`.
+    #[inline(always)]
+    pub(super) fn resume(&mut self, i: usize, total: &[f32], max: f32, sum: f32) {
+        self.total[i * self.value_stride..][..total.len()].copy_from_slice(total);
+        (self.state[i].max, self.state[i].sum) = (max, sum);
+    }
+
+    /// What is merged of query `i`: `value_dim` in whole vectors, and what goes with it.
+    #[inline(always)]
+    pub(super) fn result(&self, i: usize) -> (&[f32], Query) {
+        (&self.total[i * self.value_stride..(i + 1) * self.value_stride], self.state[i])
+    }
+
+    /// The blocks in which some query sees something.
+    pub(super) fn blocks_seen(&self) -> Range<usize> {
+        // Positions grow with the index, so the first query sees furthest back and the last furthest on.
+        self.state[0].first / KV_BLOCK..self.state[self.n - 1].last / KV_BLOCK + 1
+    }
+
+    /// Merges what the queries see of `block`, which is block `b` of the sequence.
+    #[inline(always)]
+    pub(super) fn over_block<S: Simd, W: Element>(&mut self, s: S, b: usize, block: &KvBlock, kv_head: usize) {
+        let start = b * KV_BLOCK;
+        let keys = of_head(block.keys.bytes(), kv_head, W::bytes(KV_BLOCK * self.d));
+        let values = of_head(block.values.bytes(), kv_head, W::bytes(KV_BLOCK * self.value_stride));
+        // What of this block each query sees, relative to its start; possibly nothing.
+        let mut seen = [(0usize, 0usize); QUERIES];
+        for i in 0..self.n {
+            let Query { first, last, .. } = self.state[i];
+            let lo = first.max(start) - start;
+            let hi = (last + 1).clamp(start, start + KV_BLOCK) - start;
+            seen[i] = if lo < hi { (lo, hi) } else { (0, 0) };
+        }
+        // One tile of queries goes over the whole block in long runs; many go over a part of it, which stays near.
+        let step = if self.n <= TILE { KV_BLOCK } else { PART };
+        for part in (0..KV_BLOCK).step_by(step) {
+            self.score::<S, W>(s, keys, part..part + step, &seen);
+        }
+        let mut stats = [(0.0f32, 0.0f32); QUERIES];
+        for i in 0..self.n {
+            if seen[i].0 < seen[i].1 {
+                let row = &mut self.scores[i * KV_BLOCK..(i + 1) * KV_BLOCK];
+                // Capped scores are ready; times 1 they stay as they are.
+                let scale = match self.softcap {
+                    None => self.scale,
+                    Some(cap) => {
+                        cap_scores(s, row, self.scale, cap);
+                        1.0
+                    }
+                };
+                row[..seen[i].0].fill(f32::NEG_INFINITY);
+                row[seen[i].1..].fill(f32::NEG_INFINITY);
+                stats[i] = softmax_block(s, row, scale);
+            }
+        }
+        self.part.fill(0.0);
+        for part in (0..KV_BLOCK).step_by(step) {
+            self.weigh_all::<S, W>(s, values, part..part + step, &seen);
+        }
+        for i in 0..self.n {
+            if seen[i].0 < seen[i].1 {
+                self.merge(s, i, stats[i]);
+            }
+        }
+    }
+
+    /// Dot products of every query with the keys of `part` that it sees, and with some that it does not see; the rest of `scores`
+    /// is left as it was.
+    #[inline(always)]
+    fn score<S: Simd, W: Element>(&mut self, s: S, keys: &[u8], part: Range<usize>, seen: &[(usize, usize); QUERIES]) {
+        let mut i = 0;
+        while i < self.n {
+            let left = self.n - i;
+            i += if S::WIDE_TILE {
+                match left {
+                    1 => self.score_rows::<S, W, 1, 8>(s, i, keys, part.clone(), seen),
+                    2 => self.score_rows::<S, W, 2, 8>(s, i, keys, part.clone(), seen),
+                    3 => self.score_rows::<S, W, 3, 8>(s, i, keys, part.clone(), seen),
+                    4 | 5 => self.score_rows::<S, W, 4, 4>(s, i, keys, part.clone(), seen),
+                    _ => self.score_rows::<S, W, 6, 4>(s, i, keys, part.clone(), seen),
+                }
+            } else {
+                match left {
+                    1 => self.score_rows::<S, W, 1, 4>(s, i, keys, part.clone(), seen),
+                    2 => self.score_rows::<S, W, 2, 2>(s, i, keys, part.clone(), seen),
+                    _ => self.score_rows::<S, W, 3, 2>(s, i, keys, part.clone(), seen),
+                }
+            };
+        }
+    }
+
+    /// `R` queries from `i` on, `C` vectors of keys at once. Returns `R`.
+    #[inline(always)]
+    fn score_rows<S: Simd, W: Element, const R: usize, const C: usize>(
+        &mut self,
+        s: S,
+        i: usize,
+        keys: &[u8],
+        part: Range<usize>,
+        seen: &[(usize, usize); QUERIES],
+    ) -> usize {
+        let seen = seen[i..i + R].iter().map(|seen| within(*seen, &part)).filter(|r| r.0 < r.1);
+        let start = seen.clone().map(|r| r.0 / LANES).min().unwrap_or(0);
+        let end = seen.map(|r| r.1.div_ceil(LANES)).max().unwrap_or(0);
+        // A tile's vectors lie a `C`-th of the range apart, so that each of `C` runs goes on in the next tile.
+        let run = (end - start) / C;
+        for g in start..start + run {
+            self.score_tile::<S, W, R, C>(s, i, keys, g, run);
+        }
+        let mut g = start + C * run;
+        while g + 2 <= end {
+            self.score_tile::<S, W, R, 2>(s, i, keys, g, 1);
+            g += 2;
+        }
+        if g < end {
+            self.score_tile::<S, W, R, 1>(s, i, keys, g, 1);
+        }
+        R
+    }
+
+    /// The vectors of keys `g`, `g + step`, ….
+    #[inline(always)]
+    fn score_tile<S: Simd, W: Element, const R: usize, const C: usize>(
+        &mut self,
+        s: S,
+        i: usize,
+        keys: &[u8],
+        g: usize,
+        step: usize,
+    ) {
+        let (d, stride) = (self.d, self.stride);
+        let size = W::bytes(LANES * d);
+        let keys = &keys[g * size..(g + step * (C - 1) + 1) * size];
+        let q = &self.q[i * stride..(i + R) * stride];
+        let scores = &mut self.scores[i * KV_BLOCK..(i + R) * KV_BLOCK];
+        assert!(d <= stride && (g + step * (C - 1) + 1) * LANES <= KV_BLOCK);
+        // SAFETY: `keys` holds `C` groups of `d` vectors, `step` groups apart, `q` and `scores` hold `R` rows, and the tile lies in them.
+        unsafe {
+            let group = W::open(s, std::ptr::null());
+            for first in (0..d).step_by(TERMS) {
+                let mut sums = [[s.zero(); C]; R];
+                for k in first..d.min(first + TERMS) {
+                    let mut key = [s.zero(); C];
+                    for c in 0..C {
+                        key[c] = W::load(s, keys.as_ptr().add(c * step * size + W::bytes(k * LANES)), group);
+                    }
+                    for r in 0..R {
+                        let q = s.splat(*q.get_unchecked(r * stride + k));
+                        for c in 0..C {
+                            sums[r][c] = s.fma(q, key[c], sums[r][c]);
+                        }
+                    }
+                }
+                for r in 0..R {
+                    for c in 0..C {
+                        let score = scores.as_mut_ptr().add(r * KV_BLOCK + (g + c * step) * LANES);
+                        let before = if first == 0 { s.zero() } else { s.load(score) };
+                        s.store(score, s.add(before, sums[r][c]));
+                    }
+                }
+            }
+        }
+    }
+
+    /// `self.part += weights · values` for every query, over what it sees of `part`, in order.
+    #[inline(always)]
+    fn weigh_all<S: Simd, W: Element>(
+        &mut self,
+        s: S,
+        values: &[u8],
+        part: Range<usize>,
+        seen: &[(usize, usize); QUERIES],
+    ) {
+        let mut i = 0;
+        while i < self.n {
+            let left = self.n - i;
+            i += if S::WIDE_TILE {
+                match left {
+                    1 => self.weigh::<S, W, 1>(s, i, values, part.clone(), seen),
+                    2 | 3 => self.weigh::<S, W, 2>(s, i, values, part.clone(), seen),
+                    4 | 5 => self.weigh::<S, W, 4>(s, i, values, part.clone(), seen),
+                    _ => self.weigh::<S, W, 6>(s, i, values, part.clone(), seen),
+                }
+            } else {
+                match left {
+                    1 => self.weigh::<S, W, 1>(s, i, values, part.clone(), seen),
+                    _ => self.weigh::<S, W, 2>(s, i, values, part.clone(), seen),
+                }
+            };
+        }
+    }
+
+    /// The same for `R` queries from `i` on. Returns `R`.
+    #[inline(always)]
+    fn weigh<S: Simd, W: Element, const R: usize>(
+        &mut self,
+        s: S,
+        i: usize,
+        values: &[u8],
+        part: Range<usize>,
+        seen: &[(usize, usize); QUERIES],
+    ) -> usize {
+        let seen: [_; R] = std::array::from_fn(|r| within(seen[i + r], &part));
+        let lo = seen.iter().map(|r| r.0).max().unwrap_or(0);
+        let hi = seen.iter().map(|r| r.1).min().unwrap_or(0);
+        if lo < hi {
+            // Before and after what all see in common, one query at a time.
+            for (r, own) in seen.iter().enumerate() {
+                self.weigh_range::<S, W, 1>(s, i + r, values, own.0, lo);
+            }
+            self.weigh_range::<S, W, R>(s, i, values, lo, hi);
+            for (r, own) in seen.iter().enumerate() {
+                self.weigh_range::<S, W, 1>(s, i + r, values, hi, own.1);
+            }
+        } else {
+            for (r, own) in seen.iter().enumerate() {
+                self.weigh_range::<S, W, 1>(s, i + r, values, own.0, own.1);
+            }
+        }
+        R
+    }
+
+    #[inline(always)]
+    fn weigh_range<S: Simd, W: Element, const R: usize>(
+        &mut self,
+        s: S,
+        i: usize,
+        values: &[u8],
+        lo: usize,
+        hi: usize,
+    ) {
+        if lo >= hi {
+            return;
+        }
+        let mut k = 0;
+        // As much of a value at once as there are registers for.
+        while S::WIDE_TILE && R <= 2 && k + 8 * LANES <= self.value_stride {
+            self.weigh_columns::<S, W, R, 8>(s, i, values, lo, hi, k);
+            k += 8 * LANES;
+        }
+        while k + 4 * LANES <= self.value_stride {
+            self.weigh_columns::<S, W, R, 4>(s, i, values, lo, hi, k);
+            k += 4 * LANES;
+        }
+        while k < self.value_stride {
+            self.weigh_columns::<S, W, R, 1>(s, i, values, lo, hi, k);
+            k += LANES;
+        }
+    }
+
+    /// `D` vectors of the value dimension from element `k` on.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "the coordinates of a tile")]
+    fn weigh_columns<S: Simd, W: Element, const R: usize, const D: usize>(
+        &mut self,
+        s: S,
+        i: usize,
+        values: &[u8],
+        lo: usize,
+        hi: usize,
+        k: usize,
+    ) {
+        let stride = self.value_stride;
+        assert!(k + D * LANES <= stride && W::bytes(KV_BLOCK * stride) <= values.len() && hi <= KV_BLOCK);
+        let weights = &self.scores[i * KV_BLOCK..(i + R) * KV_BLOCK];
+        let part = &mut self.part[i * stride..(i + R) * stride];
+        // SAFETY: by the checks and slices above, every access lies within `values` and `part`.
+        unsafe {
+            let group = W::open(s, std::ptr::null());
+            let mut acc = [[s.zero(); D]; R];
+            for r in 0..R {
+                for c in 0..D {
+                    acc[r][c] = s.load(part.as_ptr().add(r * stride + k + c * LANES));
+                }
+            }
+            for j in lo..hi {
+                let row = values.as_ptr().add(W::bytes(k * KV_BLOCK + j * LANES));
+                let mut v = [s.zero(); D];
+                for c in 0..D {
+                    v[c] = W::load(s, row.add(W::bytes(c * KV_BLOCK * LANES)), group);
+                }
+                for r in 0..R {
+                    let w = s.splat(*weights.get_unchecked(r * KV_BLOCK + j));
+                    for c in 0..D {
+                        acc[r][c] = s.fma(w, v[c], acc[r][c]);
+                    }
+                }
+            }
+            for r in 0..R {
+                for c in 0..D {
+                    s.store(part.as_mut_ptr().add(r * stride + k + c * LANES), acc[r][c]);
+                }
+            }
+        }
+    }
+
+    /// Merges the block's partial result of query `i` into its running one.
+    #[inline(always)]
+    fn merge<S: Simd>(&mut self, s: S, i: usize, (max, sum): (f32, f32)) {
+        let range = i * self.value_stride..(i + 1) * self.value_stride;
+        let total = &mut self.total[range.clone()];
+        let part = &self.part[range];
+        let state = &mut self.state[i];
+        if state.max == f32::NEG_INFINITY {
+            total.copy_from_slice(part);
+            (state.max, state.sum) = (max, sum);
+            return;
+        }
+        let new_max = if max > state.max { max } else { state.max };
+        let old = scalar_exp(s, state.max - new_max);
+        let new = scalar_exp(s, max - new_max);
+        state.max = new_max;
+        state.sum = (sum * new) + (state.sum * old);
+        let (old, new) = (s.splat(old), s.splat(new));
+        for k in (0..total.len()).step_by(LANES) {
+            // SAFETY: `total` and `part` hold `value_stride` elements, a multiple of 16.
+            unsafe {
+                let scaled = s.mul(s.load(total.as_ptr().add(k)), old);
+                let merged = s.fma(s.load(part.as_ptr().add(k)), new, scaled);
+                s.store(total.as_mut_ptr().add(k), merged);
+            }
+        }
+    }
+}
+
+/// The bytes of one head, of which each has `len`.
+#[inline(always)]
+fn of_head(all: &[u8], kv_head: usize, len: usize) -> &[u8] {
+    &all[kv_head * len..(kv_head + 1) * len]
+}
+
+/// What of `(first, end)` lies in `part`.
+#[inline(always)]
+fn within((lo, hi): (usize, usize), part: &Range<usize>) -> (usize, usize) {
+    let (lo, hi) = (lo.max(part.start), hi.min(part.end));
+    if lo < hi { (lo, hi) } else { (0, 0) }
+}
+
+#[inline(always)]
+pub(super) fn scalar_exp<S: Simd>(s: S, x: f32) -> f32 {
+    s.max_lane(math::exp(s, s.splat(x)))
+}
+
+/// Turns a block's raw dot products into `e^(score − max)`; returns `(max, Σ)`.
+#[inline(always)]
+fn softmax_block<S: Simd>(s: S, row: &mut [f32], scale: f32) -> (f32, f32) {
+    assert_eq!(row.len(), KV_BLOCK);
+    let p = row.as_mut_ptr();
+    // SAFETY: `row` holds KV_BLOCK elements, a multiple of 16.
+    unsafe {
+        let scale = s.splat(scale);
+        let mut max = s.splat(f32::NEG_INFINITY);
+        for k in (0..KV_BLOCK).step_by(LANES) {
+            let v = s.mul(s.load(p.add(k)), scale);
+            s.store(p.add(k), v);
+            max = s.max(max, v);
+        }
+        let max = s.max_lane(max);
+        let top = s.splat(max);
+        let mut sum = s.zero();
+        for k in (0..KV_BLOCK).step_by(LANES) {
+            let e = math::exp(s, s.sub(s.load(p.add(k)), top));
+            s.store(p.add(k), e);
+            sum = s.add(sum, e);
+        }
+        (max, s.sum(sum))
+    }
+}
+
+/// Turns a block's raw dot products into capped scores.
+#[inline(always)]
+fn cap_scores<S: Simd>(s: S, row: &mut [f32], scale: f32, cap: f32) {
+    assert_eq!(row.len(), KV_BLOCK);
+    let p = row.as_mut_ptr();
+    let (scale, cap) = (s.splat(scale), s.splat(cap));
+    for k in (0..KV_BLOCK).step_by(LANES) {
+        // SAFETY: `row` holds KV_BLOCK elements, a multiple of 16.
+        unsafe { s.store(p.add(k), math::soft_cap(s, s.mul(s.load(p.add(k)), scale), cap)) }
+    }
+}
