@@ -41,9 +41,9 @@ impl Block {
             }
             Mixer::Delta(m) => {
                 m.norm.names_mut(change);
-                [&mut m.conv, &mut m.a_log, &mut m.dt_bias].into_iter().for_each(change);
+                [&mut m.conv, &mut m.a_log, &mut m.dt_bias].into_iter().for_each(&mut *change);
             }
-            Mixer::Conv(m) => [&mut m.conv].into_iter().chain(&mut m.conv_bias).for_each(change),
+            Mixer::Conv(m) => [&mut m.conv].into_iter().chain(&mut m.conv_bias).for_each(&mut *change),
         }
         self.ffn.linears_mut().into_iter().for_each(|linear| linear.names_mut(change));
         match &mut self.ffn {
@@ -53,10 +53,7 @@ impl Block {
                     [&mut act.alpha_p, &mut act.alpha_n, &mut act.beta, &mut act.eps].into_iter().for_each(change);
                 }
             }
-            Ffn::Experts(f) => {
-                f.template_mut().into_iter().for_each(|linear| linear.names_mut(change));
-                f.router.correction_bias.iter_mut().for_each(change);
-            }
+            Ffn::Experts(f) => f.router.correction_bias.iter_mut().for_each(change),
         }
     }
 }
