@@ -106,6 +106,36 @@ pub enum Error {
         /// The tensor of another that it differs from.
         other: String,
     },
+    /// A quantised tensor of which only a part would be used.
+    #[error("{}: the tensor \"{tensor}\" holds several matrices together, and in this quantised form they cannot be taken apart; use another form of the model", path.display())]
+    CannotBeCut {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// A tensor that says to which groups inputs belong names some that do not exist.
+    #[error("{}: the tensor \"{tensor}\" names groups beyond the {groups} that there are; the file is damaged, download it again", path.display())]
+    GroupOutOfRange {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// How many groups there are.
+        groups: usize,
+    },
+    /// A quantised matrix of a shape that its form cannot have.
+    #[error("{}: \"{tensor}\" is a matrix of {rows} rows of {cols} elements, which does not go with the sizes of groups and blocks that quantization_config asks for", path.display())]
+    UnfitForm {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Its first tensor.
+        tensor: String,
+        /// Outputs.
+        rows: usize,
+        /// Inputs.
+        cols: usize,
+    },
     /// The groups of a packed matrix are not whole.
     #[error("{}: rows of {cols} elements of \"{tensor}\" cannot be cut into groups of {group}, as quantization_config asks; quantise the model again with a group_size that divides {cols}", path.display())]
     GroupDoesNotDivide {

@@ -119,6 +119,7 @@ fn rotary_frequencies_are_those_of_transformers() {
 struct Continuation {
     prompt: Vec<u32>,
     new: Vec<u32>,
+    max_new_tokens: usize,
     /// Whether an end token came; it is then the last of `new`.
     stopped: bool,
     /// The prompt and the continuation as texts, where there is a tokenizer.
@@ -130,6 +131,7 @@ fn greedy(case: &Case) -> Vec<Continuation> {
     let continuation = |g: &serde_json::Value| Continuation {
         prompt: ids(&g["prompt_ids"]),
         new: ids(&g["new_ids"]),
+        max_new_tokens: g["max_new_tokens"].as_u64().unwrap() as usize,
         stopped: g["stopped_by_eos"].as_bool().unwrap(),
         texts: g["prompt"].as_str().map(|p| (p.to_owned(), g["text"].as_str().unwrap().to_owned())),
     };
@@ -143,10 +145,10 @@ fn greedy_texts_are_those_of_transformers() {
         let package = Package::open(&case.dir).unwrap();
         let config = package.generation_config().unwrap();
         let mut model = case.load(&Options { chunk: Some(7), ..options() });
-        for Continuation { prompt, new: want, stopped, texts: in_words } in greedy(&case) {
+        for Continuation { prompt, new: want, max_new_tokens, stopped, texts: in_words } in greedy(&case) {
             let sampling =
                 Sampling { repetition_penalty: config.repetition_penalty.unwrap_or(1.0), ..Sampling::default() };
-            let request = Request { max_new_tokens: 64, eos: config.eos.clone(), sampling };
+            let request = Request { max_new_tokens, eos: config.eos.clone(), sampling };
             let sequence = model.sequence(prompt.len());
             let mut text = Text::new(&model, sequence, prompt.clone(), request).unwrap();
             let mut seen = Vec::new();

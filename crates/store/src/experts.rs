@@ -6,11 +6,13 @@
 //! [acquires](Experts::acquire) one after the other; each is given back by dropping it and stays in memory until its
 //! place is needed. What the next layer will likely choose can be [hinted at](Experts::hint).
 //!
-//!     ExpertPlan   experts/plan.rs     where the bytes are, how many experts fit into memory, in slots of which size
-//!     State        experts/state.rs    what is here, what is on its way, what is read next and what has to go for it
-//!     Policy       experts/policy.rs   which experts will be used soonest
-//!     Experts      here                the memory, the lock, and readers (`reader.rs`, `uring.rs`), who take one piece of an expert
-//!                                      after the other
+//! ```text
+//! ExpertPlan   experts/plan.rs     where the bytes are, how many experts fit into memory, in slots of which size
+//! State        experts/state.rs    what is here, what is on its way, what is read next and what has to go for it
+//! Policy       experts/policy.rs   which experts will be used soonest
+//! Experts      here                the memory, the lock, and readers (reader.rs, uring.rs), who take one piece of an
+//!                                  expert after the other
+//! ```
 
 mod plan;
 mod policy;

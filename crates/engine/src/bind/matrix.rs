@@ -2,11 +2,11 @@
 
 use std::num::NonZeroUsize;
 
-use rheostat_kernels::{Format, Matrix, Packed, Part, Scales};
+use rheostat_kernels::{Affine, Awq, Format, Fp8, Gptq, Matrix, Order, Packed, Part, Scales, Zeros, valid_order};
 use rheostat_store::{Cut, Dtype, Phase, TensorInfo, Use};
 
 use super::Binder;
-use crate::decoder::{Layout, Linear, Packing, Slice};
+use crate::decoder::{Fp8Block, Fp8Scales, GptqPacking, Layout, Linear, Packing, Slice, Storage};
 use crate::error::Error;
 
 /// A matrix of the checkpoint.
@@ -58,7 +58,7 @@ pub(crate) fn format(dtype: Dtype) -> Format {
     }
 }
 
-/// What a slice is of a tensor whose own axes are `[rows, …]`, and the shape of the tensor as a whole.
+/// The shape of a tensor as a whole, of which a slice has `rows` rows of `rest` each.
 fn whole_shape(slice: Slice, rows: usize, rest: &[usize]) -> Vec<usize> {
     let rows = if slice.of == 0 { rows } else { slice.of };
     slice.slab.map(|slab| slab.of).into_iter().chain([rows]).chain(rest.iter().copied()).collect()
@@ -72,67 +72,214 @@ fn cut(tensor: &TensorInfo, slice: Slice, rows: usize) -> TensorInfo {
     part.unwrap_or_else(|| tensor.clone())
 }
 
+/// The same slice of a tensor of which each row goes with `step` rows of the matrix.
+fn coarser(slice: Slice, step: usize) -> Option<Slice> {
+    let whole = slice.first.is_multiple_of(step);
+    whole.then(|| Slice { first: slice.first / step, of: slice.of.div_ceil(step), ..slice })
+}
+
+/// The kernels' name of the type of scales.
+fn scales_of(tensor: &TensorInfo) -> Scales {
+    match format(tensor.dtype()) {
+        Format::Bf16 => Scales::Bf16,
+        Format::F16 => Scales::F16,
+        _ => Scales::F32,
+    }
+}
+
 impl Binder<'_> {
     pub(super) fn matrix(&mut self, linear: &Linear) -> Result<MatrixInfo, Error> {
         let (rows, cols) = (linear.out_features, linear.in_features);
-        if let Some(packing) = linear.packing {
-            return self.packed(linear, packing);
+        let (parts, format) = match linear.storage {
+            Storage::Packed(packing) => self.packed(linear, packing)?,
+            Storage::Fp8(scales) => self.fp8(linear, scales)?,
+            Storage::Mxfp4 => self.mxfp4(linear)?,
+            Storage::Gptq(packing) => self.gptq(linear, packing)?,
+            Storage::Awq { group } => self.awq(linear, group.unwrap_or(cols))?,
+            Storage::Float if linear.layout == Layout::InOut => {
+                let shape = whole_shape(Slice { of: cols, ..linear.slice }, cols, &[rows]);
+                let tensor = self.find(&linear.weight, &shape)?;
+                let tensor = cut(&tensor, Slice { of: 0, ..linear.slice }, cols);
+                let format = format(tensor.dtype()).transposed();
+                (vec![tensor], format.expect("floating-point numbers may be stored in either order"))
+            }
+            Storage::Float => {
+                let tensor = self.find(&linear.weight, &whole_shape(linear.slice, rows, &[cols]))?;
+                let tensor = cut(&tensor, linear.slice, rows);
+                let format = format(tensor.dtype());
+                (vec![tensor], format)
+            }
+        };
+        if !format.fits(rows, cols) {
+            let tensor = parts[0].name().to_owned();
+            return Err(Error::UnfitForm { path: self.path(), tensor, rows, cols });
         }
-        if linear.layout == Layout::InOut {
-            let shape = whole_shape(Slice { of: cols, ..linear.slice }, cols, &[rows]);
-            let tensor = self.find(&linear.weight, &shape)?;
-            let tensor = cut(&tensor, Slice { of: 0, ..linear.slice }, cols);
-            let plain = MatrixInfo::plain(tensor, rows, cols);
-            let format = plain.format.transposed().expect("floating-point numbers may be stored in either order");
-            return Ok(MatrixInfo { format, ..plain });
-        }
-        let tensor = self.find(&linear.weight, &whole_shape(linear.slice, rows, &[cols]))?;
-        Ok(MatrixInfo::plain(cut(&tensor, linear.slice, rows), rows, cols))
+        Ok(MatrixInfo { parts, format, rows, cols, whole: false })
     }
 
-    fn packed(&mut self, linear: &Linear, packing: Packing) -> Result<MatrixInfo, Error> {
-        let (rows, cols) = (linear.out_features, linear.in_features);
+    /// Refuses a tensor of another type than `dtype`.
+    fn require(&self, tensor: &TensorInfo, dtype: Dtype) -> Result<(), Error> {
+        if tensor.dtype() == dtype {
+            return Ok(());
+        }
+        Err(Error::WrongDtype {
+            path: self.path(),
+            tensor: tensor.name().to_owned(),
+            found: tensor.dtype().name(),
+            expected: dtype.name(),
+        })
+    }
+
+    /// The tensor `name` of type `dtype`.
+    fn find_typed(&mut self, name: &str, shape: &[usize], dtype: Dtype) -> Result<TensorInfo, Error> {
+        let tensor = self.find_any(name, shape)?;
+        self.require(&tensor, dtype)?;
+        Ok(tensor)
+    }
+
+    /// Packed integers of compressed-tensors.
+    fn packed(&mut self, linear: &Linear, packing: Packing) -> Result<(Vec<TensorInfo>, Format), Error> {
+        let (rows, cols, slice) = (linear.out_features, linear.in_features, linear.slice);
         let name = |part: &str| format!("{}.weight_{part}", linear.module());
         let group = packing.group.unwrap_or(cols);
         if !cols.is_multiple_of(group) {
             return Err(Error::GroupDoesNotDivide { path: self.path(), tensor: name("packed"), cols, group });
         }
-        let whole = |last: usize| whole_shape(linear.slice, rows, &[last]);
-        let elements = self.find_any(&name("packed"), &whole(cols.div_ceil(packing.bits.per_word())))?;
+        let per_word = packing.bits.per_word();
+        let whole = |last: usize| whole_shape(slice, rows, &[last]);
+        let elements = self.find_typed(&name("packed"), &whole(cols.div_ceil(per_word)), Dtype::I32)?;
         let scales = self.find(&name("scale"), &whole(cols / group))?;
-        let shape = self.find_any(&name("shape"), &[2])?;
-        for (tensor, dtype) in [(&elements, Dtype::I32), (&shape, Dtype::I64)] {
-            if tensor.dtype() != dtype {
-                return Err(Error::WrongDtype {
-                    path: self.path(),
-                    tensor: tensor.name().to_owned(),
-                    found: tensor.dtype().name(),
-                    expected: dtype.name(),
-                });
-            }
+        let all_rows = if slice.of == 0 { rows } else { slice.of };
+        self.packed_shape(&name("shape"), [all_rows, cols])?;
+        let mut parts = vec![cut(&elements, slice, rows), cut(&scales, slice, rows)];
+        if packing.zeros == Zeros::Stored {
+            let Some(coarse) = coarser(slice, per_word) else { return Err(self.uncut(&name("zero_point"))) };
+            let shape = whole_shape(coarse, rows.div_ceil(per_word), &[cols / group]);
+            let zeros = self.find_typed(&name("zero_point"), &shape, Dtype::I32)?;
+            parts.push(cut(&zeros, coarse, rows.div_ceil(per_word)));
         }
+        let order = self.order(&name("g_idx"), cols, group)?;
+        let packed = Packed { bits: packing.bits, group, scales: scales_of(&scales) };
+        let ordered = if order.is_some() { Order::Stored } else { Order::Sequential };
+        parts.extend(order);
+        let format = match (packing.zeros, ordered) {
+            (Zeros::Absent, Order::Sequential) => Format::Packed(packed),
+            (zeros, order) => Format::Affine(Affine { packed, zeros, order }),
+        };
+        Ok((parts, format))
+    }
+
+    /// The tensor that says which shape a packed matrix has.
+    fn packed_shape(&mut self, name: &str, expected: [usize; 2]) -> Result<(), Error> {
+        let shape = self.find_typed(name, &[2], Dtype::I64)?;
         let stored = self.checkpoint.read_tensor(&shape)?;
         let stored: Vec<i64> = stored.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
-        let expected = [if linear.slice.of == 0 { rows } else { linear.slice.of }, cols];
-        if stored != expected.map(|n| n as i64) {
-            return Err(Error::WrongPackedShape {
+        if stored == expected.map(|n| n as i64) {
+            return Ok(());
+        }
+        Err(Error::WrongPackedShape {
+            path: self.path(),
+            tensor: name.to_owned(),
+            found: stored,
+            expected: expected.to_vec(),
+        })
+    }
+
+    /// The tensor that says to which group each input belongs, if there is one that says more than that neighbours go together.
+    fn order(&mut self, name: &str, cols: usize, group: usize) -> Result<Option<TensorInfo>, Error> {
+        if self.checkpoint.tensor(name).is_none() {
+            return Ok(None);
+        }
+        let tensor = self.find_typed(name, &[cols], Dtype::I32)?;
+        let order = self.checkpoint.read_tensor(&tensor)?;
+        if !valid_order(&order, cols.div_ceil(group)) {
+            return Err(Error::GroupOutOfRange {
                 path: self.path(),
-                tensor: shape.name().to_owned(),
-                found: stored,
-                expected: expected.to_vec(),
+                tensor: name.to_owned(),
+                groups: cols.div_ceil(group),
             });
         }
-        let format = Format::Packed(Packed {
+        let neighbours = (0..cols).map(|i| (i / group) as i32);
+        let plain = order.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b)).eq(neighbours);
+        Ok((!plain).then_some(tensor))
+    }
+
+    /// Numbers of 8 bits.
+    fn fp8(&mut self, linear: &Linear, stored: Fp8Scales) -> Result<(Vec<TensorInfo>, Format), Error> {
+        let (rows, cols, slice) = (linear.out_features, linear.in_features, linear.slice);
+        let elements = self.find_typed(&linear.weight, &whole_shape(slice, rows, &[cols]), Dtype::F8E4M3)?;
+        let name = format!("{}{}", linear.module(), stored.suffix);
+        let all_rows = if slice.of == 0 { rows } else { slice.of };
+        let (block_rows, block_cols) = match stored.block {
+            Fp8Block::Tensor => (all_rows, cols),
+            Fp8Block::Row => (1, cols),
+            Fp8Block::Block(block_rows, block_cols) => (block_rows, block_cols),
+        };
+        let (coarse, scales) = if stored.block == Fp8Block::Tensor {
+            // One number, with or without axes.
+            let shape = self.checkpoint.tensor(&name).map_or(vec![1], |t| t.shape().to_vec());
+            let single = shape.iter().product::<usize>() == 1 && slice.slab.is_none();
+            (Slice::default(), self.find(&name, if single { &shape } else { &[1] })?)
+        } else {
+            let Some(coarse) = coarser(slice, block_rows) else { return Err(self.uncut(&name)) };
+            let shape = whole_shape(coarse, rows.div_ceil(block_rows), &[cols.div_ceil(block_cols)]);
+            (coarse, self.find(&name, &shape)?)
+        };
+        let format = Format::Fp8(Fp8 { block_rows, block_cols, scales: scales_of(&scales) });
+        let parts = vec![cut(&elements, slice, rows), cut(&scales, coarse, rows.div_ceil(block_rows))];
+        Ok((parts, format))
+    }
+
+    /// Numbers of 4 bits with a scale for each 32.
+    fn mxfp4(&mut self, linear: &Linear) -> Result<(Vec<TensorInfo>, Format), Error> {
+        let (rows, cols, slice) = (linear.out_features, linear.in_features, linear.slice);
+        let name = |part: &str| format!("{}_{part}", linear.module());
+        let groups = cols.div_ceil(32);
+        let blocks = self.find_typed(&name("blocks"), &whole_shape(slice, rows, &[groups, 16]), Dtype::U8)?;
+        let scales = self.find_typed(&name("scales"), &whole_shape(slice, rows, &[groups]), Dtype::U8)?;
+        Ok((vec![cut(&blocks, slice, rows), cut(&scales, slice, rows)], Format::Mxfp4))
+    }
+
+    fn gptq(&mut self, linear: &Linear, packing: GptqPacking) -> Result<(Vec<TensorInfo>, Format), Error> {
+        let (rows, cols) = (linear.out_features, linear.in_features);
+        let name = |part: &str| format!("{}.{part}", linear.module());
+        if linear.slice != Slice::default() {
+            return Err(self.uncut(&name("qweight")));
+        }
+        let (group, per_word) = (packing.group.unwrap_or(cols), packing.bits.per_word());
+        let groups = cols.div_ceil(group);
+        let elements = self.find_typed(&name("qweight"), &[cols.div_ceil(per_word), rows], Dtype::I32)?;
+        let scales = self.find(&name("scales"), &[groups, rows])?;
+        let zeros = self.find_typed(&name("qzeros"), &[groups, rows.div_ceil(per_word)], Dtype::I32)?;
+        let order = self.order(&name("g_idx"), cols, group)?;
+        let ordered = if order.is_some() { Order::Stored } else { Order::Sequential };
+        let format = Format::Gptq(Gptq {
             bits: packing.bits,
             group,
-            scales: match format(scales.dtype()) {
-                Format::Bf16 => Scales::Bf16,
-                Format::F16 => Scales::F16,
-                _ => Scales::F32,
-            },
+            scales: scales_of(&scales),
+            zeros: packing.zeros,
+            order: ordered,
         });
-        let parts = vec![cut(&elements, linear.slice, rows), cut(&scales, linear.slice, rows)];
-        Ok(MatrixInfo { parts, format, rows, cols, whole: false })
+        Ok(([elements, scales, zeros].into_iter().chain(order).collect(), format))
+    }
+
+    fn awq(&mut self, linear: &Linear, group: usize) -> Result<(Vec<TensorInfo>, Format), Error> {
+        let (rows, cols) = (linear.out_features, linear.in_features);
+        let name = |part: &str| format!("{}.{part}", linear.module());
+        if linear.slice != Slice::default() {
+            return Err(self.uncut(&name("qweight")));
+        }
+        let (groups, words) = (cols.div_ceil(group), rows.div_ceil(8));
+        let elements = self.find_typed(&name("qweight"), &[cols, words], Dtype::I32)?;
+        let scales = self.find(&name("scales"), &[groups, rows])?;
+        let zeros = self.find_typed(&name("qzeros"), &[groups, words], Dtype::I32)?;
+        let format = Format::Awq(Awq { group, scales: scales_of(&scales) });
+        Ok((vec![elements, scales, zeros], format))
+    }
+
+    /// The error for a tensor of which a part is wanted that cannot be cut out.
+    fn uncut(&self, tensor: &str) -> Error {
+        Error::CannotBeCut { path: self.path(), tensor: tensor.to_owned() }
     }
 
     /// The bias of a linear map, if it has one.

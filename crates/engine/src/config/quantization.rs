@@ -1,133 +1,183 @@
-//! `quantization_config`: which linear maps are stored as packed integers, and how.
+//! `quantization_config`: which linear maps are stored in which quantised form.
 //!
-//! The form of compressed-tensors (`quantization_config.py`, `pack_quantized`): groups of modules by target, each with
-//! a scheme for its weights, and modules to ignore. Symmetric integers of 4 or 8 bits, by group or by channel.
+//! Forms: compressed-tensors (integers of 4 or 8 bits and 8-bit floats, by group, channel, block or tensor), fine-grained FP8 as
+//! Qwen3 and DeepSeek have it, MXFP4 as gpt-oss has it, GPTQ and AWQ. Weights alone count: where a checkpoint would have
+//! activations rounded as it runs, they are not.
 
-use regex::Regex;
+mod compressed;
 
+use rheostat_kernels::{Bits, GptqZeros};
+
+use self::compressed::Groups;
 use super::{ConfigError, Keys};
-use crate::decoder::Packing;
+use crate::decoder::{Fp8Block, Fp8Scales, GptqPacking, Linear, Storage};
+use crate::families::Tensors;
 
 /// What a `quantization_config` asks for.
 #[derive(Debug)]
-pub(crate) struct Quantization {
-    groups: Vec<(Vec<Target>, Packing)>,
-    ignore: Vec<Target>,
-}
-
-/// Modules by name.
-#[derive(Debug)]
-enum Target {
-    /// Every linear map.
-    Linear,
-    /// The module of this name.
-    Name(String),
-    /// Every module whose name begins with a match.
-    Pattern(Regex),
-}
-
-impl Target {
-    fn matches(&self, module: &str) -> bool {
-        match self {
-            Target::Linear => true,
-            Target::Name(name) => name == module,
-            Target::Pattern(pattern) => pattern.is_match(module),
-        }
-    }
+pub(crate) enum Quantization {
+    /// Of compressed-tensors: by groups of modules.
+    Compressed(Groups),
+    /// Blocks of FP8, for the modules that have scales.
+    Fp8(usize, usize),
+    /// MXFP4, for the experts that have scales.
+    Mxfp4,
+    /// GPTQ, for the modules that have it.
+    Gptq(GptqPacking),
+    /// AWQ, for the modules that have it.
+    Awq(Option<usize>),
 }
 
 impl Quantization {
-    /// How the weight of the linear map `module` is packed, if it is.
-    pub(crate) fn packing(&self, module: &str) -> Option<Packing> {
-        if self.ignore.iter().any(|t| t.matches(module)) {
-            return None;
+    /// The form in which `linear` is stored.
+    pub(crate) fn storage(&self, linear: &Linear, tensors: &dyn Tensors) -> Storage {
+        // Experts of a layer are alike: the first speaks for all, and binding makes sure.
+        let module = linear.module().replace("{}", "0");
+        let has = |suffix: &str| tensors.has(&format!("{module}{suffix}"));
+        match self {
+            Quantization::Compressed(groups) => groups.storage(&module),
+            Quantization::Fp8(rows, cols) if has(".weight_scale_inv") => {
+                Storage::Fp8(Fp8Scales { suffix: ".weight_scale_inv", block: Fp8Block::Block(*rows, *cols) })
+            }
+            Quantization::Mxfp4 if has("_blocks") => Storage::Mxfp4,
+            Quantization::Gptq(packing) if has(".qweight") => Storage::Gptq(*packing),
+            Quantization::Awq(group) if has(".qweight") => Storage::Awq { group: *group },
+            Quantization::Fp8(..) | Quantization::Mxfp4 | Quantization::Gptq(_) | Quantization::Awq(_) => {
+                Storage::Float
+            }
         }
-        // A name counts for more than a pattern, and that for more than the class.
-        let rank = |t: &Target| match t {
-            Target::Name(_) => 0,
-            Target::Pattern(_) => 1,
-            Target::Linear => 2,
-        };
-        let matching = self.groups.iter().flat_map(|(targets, packing)| targets.iter().map(move |t| (t, *packing)));
-        matching.filter(|(t, _)| t.matches(module)).min_by_key(|(t, _)| rank(t)).map(|(_, packing)| packing)
     }
 }
 
 /// Reads `quantization_config`, if there is one.
 ///
 /// # Errors
-/// When it asks for anything but packed symmetric integers of 4 or 8 bits.
+/// When it asks for a form that is not supported.
 pub(crate) fn read_quantization(keys: &Keys<'_>) -> Result<Option<Quantization>, ConfigError> {
     let Some(config) = keys.opt_object("quantization_config")? else { return Ok(None) };
-    if config.opt_str("quant_method")? != Some("compressed-tensors") {
-        return Err(config.invalid("quant_method", "\"compressed-tensors\", the only method that is supported yet"));
-    }
-    must_be(&config, "format", "pack-quantized")?;
-    must_be(&config, "quantization_status", "compressed")?;
-    for absent in ["kv_cache_scheme", "sparsity_config", "transform_config"] {
-        if config.opt_object(absent)?.is_some_and(|o| !o.is_empty()) {
-            return Err(config.invalid(absent, "absent or empty: it is not supported yet"));
+    let quantization = match config.opt_str("quant_method")? {
+        Some("compressed-tensors") => Quantization::Compressed(compressed::read(keys, &config)?),
+        Some("fp8") => fp8(&config)?,
+        Some("mxfp4") => {
+            // Experts alone have it, and their tensors tell.
+            config.ignore(&["modules_to_not_convert", "dequantize"]);
+            Quantization::Mxfp4
         }
-    }
-    config.ignore(&["version", "global_compression_ratio", "moe_sparsity_config"]);
-    let ignore = targets(&config, "ignore")?;
-    let groups = config.opt_object("config_groups")?.ok_or_else(|| config.missing("config_groups"))?;
-    let mut read = Vec::new();
-    for name in groups.names() {
-        let group = groups.opt_object(name)?.ok_or_else(|| groups.missing(name))?;
-        must_be(&group, "format", "pack-quantized")?;
-        for absent in ["input_activations", "output_activations"] {
-            if group.value(absent).is_some() {
-                return Err(group.invalid(absent, "null: only weights can be quantised"));
-            }
+        Some("gptq") => gptq(&config)?,
+        Some("awq") => awq(&config)?,
+        _ => {
+            let expected = "one of \"compressed-tensors\", \"fp8\", \"mxfp4\", \"gptq\", \"awq\", which are supported";
+            return Err(config.invalid("quant_method", expected));
         }
-        let weights = group.opt_object("weights")?.ok_or_else(|| group.missing("weights"))?;
-        read.push((targets(&group, "targets")?, packing(weights)?));
-        group.finish("quantised")?;
-    }
+    };
     config.finish("quantised")?;
-    if read.is_empty() {
-        return Err(keys.invalid("quantization_config", "one with at least one entry in config_groups"));
-    }
-    Ok(Some(Quantization { groups: read, ignore }))
+    Ok(Some(quantization))
 }
 
-/// One scheme of weights.
-fn packing(weights: Keys<'_>) -> Result<Packing, ConfigError> {
-    let bits = match weights.size("num_bits")? {
-        4 => rheostat_kernels::Bits::Four,
-        8 => rheostat_kernels::Bits::Eight,
-        _ => return Err(weights.invalid("num_bits", "4 or 8")),
+/// Fine-grained FP8 (`transformers/integrations/finegrained_fp8.py`).
+fn fp8(config: &Keys<'_>) -> Result<Quantization, ConfigError> {
+    must_be(config, "activation_scheme", "dynamic")?;
+    must_be(config, "fmt", "e4m3")?;
+    // Which modules have it, their tensors tell.
+    config.ignore(&["modules_to_not_convert", "ignored_layers", "dequantize", "scale_fmt"]);
+    let expected = "a list of two whole numbers, rows and columns of a block; the columns a multiple of 32";
+    let block = config.opt_array("weight_block_size")?.ok_or_else(|| config.missing("weight_block_size"))?;
+    let sizes: Vec<usize> = block.iter().filter_map(|v| v.as_u64()).map(|n| n as usize).collect();
+    match sizes[..] {
+        [rows, cols] if block.len() == 2 && rows > 0 && cols > 0 && cols.is_multiple_of(32) => {
+            Ok(Quantization::Fp8(rows, cols))
+        }
+        _ => Err(config.invalid("weight_block_size", expected)),
+    }
+}
+
+/// GPTQ, as auto-gptq and gptqmodel write it.
+fn gptq(config: &Keys<'_>) -> Result<Quantization, ConfigError> {
+    let bits = bits(config, "bits")?;
+    let zeros = match config.opt_str("checkpoint_format")?.unwrap_or("gptq") {
+        "gptq" => GptqZeros::MinusOne,
+        "gptq_v2" => GptqZeros::Plain,
+        _ => return Err(config.invalid("checkpoint_format", "\"gptq\" or \"gptq_v2\"")),
     };
-    must_be(&weights, "type", "int")?;
-    if !weights.bool_or("symmetric", true)? {
-        return Err(weights.invalid("symmetric", "true: zero points are not supported yet"));
+    must_be(config, "pack_dtype", "int32")?;
+    if config.opt_bool("lm_head")? == Some(true) {
+        return Err(config.invalid("lm_head", "false: a quantised head is not supported yet in this form"));
     }
-    if weights.bool_or("dynamic", false)? {
-        return Err(weights.invalid("dynamic", "false: weights are quantised once"));
+    // How it was found, and what tensors tell (`g_idx`).
+    config.ignore(&[
+        "desc_act",
+        "act_group_aware",
+        "sym",
+        "static_groups",
+        "damp_percent",
+        "damp_auto_increment",
+        "true_sequential",
+        "mse",
+        "model_name_or_path",
+        "model_file_base_name",
+        "quantizer",
+        "meta",
+        "is_marlin_format",
+        "dataset",
+        "tokenizer",
+        "batch_size",
+        "block_name_to_quantize",
+        "cache_block_outputs",
+        "exllama_config",
+        "max_input_length",
+        "model_seqlen",
+        "module_name_preceding_first_block",
+        "modules_in_block_to_quantize",
+        "pad_token_id",
+        "use_cuda_fp16",
+        "use_exllama",
+        "backend",
+        "disable_exllama",
+        "modules_to_not_convert",
+        "hyb_act",
+        "dynamic",
+    ]);
+    if config.opt_object("dynamic")?.is_some_and(|rules| !rules.is_empty()) {
+        return Err(
+            config.invalid("dynamic", "absent or empty: modules with settings of their own are not supported yet")
+        );
     }
-    for absent in ["actorder", "block_structure"] {
-        if weights.value(absent).is_some_and(|v| *v != false) {
-            return Err(weights.invalid(absent, "null: it is not supported yet"));
+    Ok(Quantization::Gptq(GptqPacking { bits, group: group(config, "group_size")?, zeros }))
+}
+
+/// AWQ, in the layout called GEMM.
+fn awq(config: &Keys<'_>) -> Result<Quantization, ConfigError> {
+    if bits(config, "bits")? != Bits::Four {
+        return Err(config.invalid("bits", "4"));
+    }
+    for (key, value) in [("version", "gemm"), ("backend", "autoawq")] {
+        let found = config.opt_str(key)?.map(str::to_lowercase);
+        if found.is_some_and(|found| found != value) {
+            return Err(config.invalid(key, format!("\"{value}\", the only one supported yet")));
         }
     }
-    let size = match weights.value("group_size") {
-        // As some writers say "by channel".
-        Some(v) if *v == -1 => None,
-        _ => weights.opt_size("group_size")?,
-    };
-    let strategy = weights.opt_str("strategy")?.unwrap_or(if size.is_some() { "group" } else { "channel" });
-    let group = match (strategy, size) {
-        ("group", Some(size)) if size.is_multiple_of(32) => Some(size),
-        ("group", _) => return Err(weights.invalid("group_size", "a multiple of 32")),
-        ("channel", None) => None,
-        ("channel", Some(_)) => return Err(weights.invalid("group_size", "null, where the strategy is channel")),
-        _ => return Err(weights.invalid("strategy", "\"group\" or \"channel\"")),
-    };
-    // How the integers were found, and types that the tensors themselves tell.
-    weights.ignore(&["observer", "observer_kwargs", "scale_dtype", "zp_dtype"]);
-    weights.finish("quantised")?;
-    Ok(Packing { bits, group })
+    if !config.bool_or("zero_point", true)? {
+        return Err(config.invalid("zero_point", "true"));
+    }
+    config.ignore(&["modules_to_not_convert", "do_fuse", "fuse_max_seq_len", "modules_to_fuse", "exllama_config"]);
+    let key = if config.contains("q_group_size") { "q_group_size" } else { "group_size" };
+    Ok(Quantization::Awq(group(config, key)?))
+}
+
+fn bits(config: &Keys<'_>, key: &str) -> Result<Bits, ConfigError> {
+    match config.size(key)? {
+        4 => Ok(Bits::Four),
+        8 => Ok(Bits::Eight),
+        _ => Err(config.invalid(key, "4 or 8")),
+    }
+}
+
+/// Consecutive inputs that share a scale; all, where the size is -1.
+fn group(config: &Keys<'_>, key: &str) -> Result<Option<usize>, ConfigError> {
+    match config.value(key) {
+        Some(v) if *v == -1 => Ok(None),
+        _ => config.opt_size(key),
+    }
 }
 
 fn must_be(keys: &Keys<'_>, key: &str, value: &str) -> Result<(), ConfigError> {
@@ -137,80 +187,5 @@ fn must_be(keys: &Keys<'_>, key: &str, value: &str) -> Result<(), ConfigError> {
     }
 }
 
-fn targets(keys: &Keys<'_>, key: &str) -> Result<Vec<Target>, ConfigError> {
-    let expected = "a list of module names, \"Linear\" or \"re:\" and a regular expression";
-    let target = |text: &str| match text.strip_prefix("re:") {
-        Some(pattern) => Regex::new(&format!("^(?:{pattern})")).map(Target::Pattern).ok(),
-        None if text == "Linear" => Some(Target::Linear),
-        None => Some(Target::Name(text.to_owned())),
-    };
-    let list = keys.opt_array(key)?.map_or(&[][..], Vec::as_slice);
-    list.iter().map(|v| v.as_str().and_then(target).ok_or_else(|| keys.invalid(key, expected))).collect()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rheostat_kernels::Bits;
-    use serde_json::{Value, json};
-
-    fn read(quantization: &Value) -> Result<Option<Quantization>, String> {
-        let config = json!({ "quantization_config": quantization });
-        let map = config.as_object().expect("an object");
-        read_quantization(&Keys::new("config.json", map)).map_err(|e| e.to_string())
-    }
-
-    fn config(weights: &Value) -> Value {
-        json!({
-            "quant_method": "compressed-tensors",
-            "format": "pack-quantized",
-            "ignore": ["lm_head", "re:.*down_proj"],
-            "config_groups": {
-                "group_0": { "targets": ["Linear"], "weights": weights, "input_activations": null },
-                "group_1": { "targets": ["model.a"], "weights": { "num_bits": 4, "group_size": 32 } },
-            },
-        })
-    }
-
-    #[test]
-    fn names_count_for_more_than_classes_and_ignored_ones_are_plain() {
-        let quantization =
-            read(&config(&json!({ "num_bits": 8, "group_size": 128, "symmetric": true }))).unwrap().unwrap();
-        assert_eq!(quantization.packing("model.b"), Some(Packing { bits: Bits::Eight, group: Some(128) }));
-        assert_eq!(quantization.packing("model.a"), Some(Packing { bits: Bits::Four, group: Some(32) }));
-        assert_eq!(quantization.packing("lm_head"), None);
-        assert_eq!(quantization.packing("model.layers.0.mlp.down_proj"), None);
-    }
-
-    #[test]
-    fn what_is_not_understood_is_refused_by_name() {
-        for (weights, says) in [
-            (json!({ "num_bits": 3 }), "num_bits"),
-            (json!({ "num_bits": 4, "group_size": 24 }), "group_size"),
-            (json!({ "num_bits": 4, "symmetric": false }), "zero points"),
-            (json!({ "num_bits": 4, "type": "float" }), "type"),
-            (json!({ "num_bits": 4, "actorder": "group" }), "actorder"),
-            (json!({ "num_bits": 4, "strategy": "tensor" }), "strategy"),
-            (json!({ "num_bits": 4, "unheard_of": 1 }), "unheard_of"),
-        ] {
-            let error = read(&config(&weights)).unwrap_err();
-            assert!(
-                error.contains("quantization_config.config_groups.group_0.weights") && error.contains(says),
-                "{error}"
-            );
-        }
-        for (key, value) in [
-            ("quant_method", json!("gptq")),
-            ("format", json!("float-quantized")),
-            ("kv_cache_scheme", json!({ "num_bits": 8 })),
-            ("ignore", json!(["re:["])),
-            ("config_groups", json!({})),
-            ("unheard_of", json!(true)),
-        ] {
-            let mut config = config(&json!({ "num_bits": 4 }));
-            config[key] = value;
-            let error = read(&config).unwrap_err();
-            assert!(error.contains(key), "{error}");
-        }
-    }
-}
+mod tests;

@@ -37,12 +37,7 @@ pub(crate) struct RopeSpelling {
 
 impl Default for RopeSpelling {
     fn default() -> RopeSpelling {
-        RopeSpelling {
-            theta: Some("rope_theta"),
-            partial: "partial_rotary_factor",
-            original: None,
-            of_layers: false,
-        }
+        RopeSpelling { theta: Some("rope_theta"), partial: "partial_rotary_factor", original: None, of_layers: false }
     }
 }
 
@@ -107,7 +102,9 @@ pub(crate) fn read_layer_ropes(
             return Err(all.invalid(other, format!("absent: there is an object for each of {}", kinds.join(", "))));
         }
         if scaling.is_some() {
-            return Err(keys.invalid("rope_scaling", "absent, since rope_parameters has an object for each kind of layer"));
+            return Err(
+                keys.invalid("rope_scaling", "absent, since rope_parameters has an object for each kind of layer")
+            );
         }
     }
     let mut scaling = scaling;
@@ -152,8 +149,15 @@ fn parse(
     };
     let Some(inner) = inner else {
         let theta = outer_theta.unwrap_or(defaults.theta);
-        return Ok(Rope::new(rotated(keys, spelling.partial, None)?, theta, RopeScaling::Default, max_position_embeddings));
+        return Ok(Rope::new(
+            rotated(keys, spelling.partial, None)?,
+            theta,
+            RopeScaling::Default,
+            max_position_embeddings,
+        ));
     };
+    // Among which axes of an image's positions the frequencies are shared out: of text, all axes say the same.
+    inner.ignore(&["mrope_section", "mrope_interleaved"]);
     let theta = inner.opt_positive("rope_theta")?.or(outer_theta).unwrap_or(defaults.theta);
     let legacy = inner.opt_str("type")?;
     let kind = inner.opt_str("rope_type")?.or(legacy).unwrap_or("default");

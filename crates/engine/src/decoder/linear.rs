@@ -1,6 +1,6 @@
 //! Linear maps and norms, and how checkpoints store them: alone, or as parts of larger tensors.
 
-use rheostat_kernels::Bits;
+use rheostat_kernels::{Bits, GptqZeros, Zeros};
 
 /// A linear map, `[out_features, in_features]` in the checkpoint unless its layout says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,9 +17,8 @@ pub struct Linear {
     pub layout: Layout,
     /// Which part of the tensors it is, if they hold more.
     pub slice: Slice,
-    /// How the weight is packed, if it is: it is then stored as `….weight_packed`, `….weight_scale` and
-    /// `….weight_shape`.
-    pub packing: Option<Packing>,
+    /// The form in which its elements are stored.
+    pub storage: Storage,
 }
 
 /// The order of the elements of a matrix.
@@ -51,6 +50,27 @@ pub struct Slab {
     pub of: usize,
 }
 
+/// The form in which the elements of a linear map are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// Floating-point numbers of 16 or 32 bits.
+    Float,
+    /// Small integers as compressed-tensors packs them: `….weight_packed`, `….weight_scale`, `….weight_shape` and, as far as there are
+    /// such, `….weight_zero_point` and `….weight_g_idx`.
+    Packed(Packing),
+    /// Numbers of 8 bits (e4m3) and their scales.
+    Fp8(Fp8Scales),
+    /// Numbers of 4 bits with a scale for each 32 (`…_blocks` and `…_scales`), `[out_features, in_features]` whatever the layout.
+    Mxfp4,
+    /// GPTQ: `….qweight`, `….qzeros`, `….scales` and possibly `….g_idx`.
+    Gptq(GptqPacking),
+    /// AWQ, in the layout called GEMM: `….qweight`, `….qzeros` and `….scales`.
+    Awq {
+        /// Consecutive inputs that share a scale; `None`: all.
+        group: Option<usize>,
+    },
+}
+
 /// How the weight of a linear map is stored as small integers with scales.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packing {
@@ -58,6 +78,39 @@ pub struct Packing {
     pub bits: Bits,
     /// Consecutive elements of a row that share a scale; `None`: the whole row.
     pub group: Option<usize>,
+    /// Whether there are zero points.
+    pub zeros: Zeros,
+}
+
+/// Scales of numbers of 8 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fp8Scales {
+    /// What follows the name of the module in that of their tensor.
+    pub suffix: &'static str,
+    /// Which elements share one.
+    pub block: Fp8Block,
+}
+
+/// Which elements of a matrix share a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fp8Block {
+    /// All.
+    Tensor,
+    /// Those of a row.
+    Row,
+    /// Those of a block of rows and columns.
+    Block(usize, usize),
+}
+
+/// How GPTQ packed a weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GptqPacking {
+    /// Bits of an element.
+    pub bits: Bits,
+    /// Consecutive inputs that share a scale; `None`: all.
+    pub group: Option<usize>,
+    /// How zero points are stored.
+    pub zeros: GptqZeros,
 }
 
 impl Linear {
@@ -71,7 +124,7 @@ impl Linear {
             out_features,
             layout: Layout::OutIn,
             slice: Slice::default(),
-            packing: None,
+            storage: Storage::Float,
         }
     }
 
@@ -114,6 +167,12 @@ impl Linear {
     #[must_use]
     pub fn module(&self) -> &str {
         self.weight.strip_suffix(".weight").unwrap_or(&self.weight)
+    }
+
+    /// Whether its elements are quantised.
+    #[must_use]
+    pub fn is_quantized(&self) -> bool {
+        self.storage != Storage::Float
     }
 
     /// Elements of weight and bias.
@@ -243,15 +302,7 @@ impl Norm {
     /// RMS norm with the weight `tensor`.
     #[must_use]
     pub fn rms(tensor: impl Into<String>, width: usize, eps: f32) -> Norm {
-        Norm {
-            kind: NormKind::Rms,
-            weights: vec![tensor.into()],
-            bias: None,
-            width,
-            groups: 1,
-            eps,
-            offset: 0.0,
-        }
+        Norm { kind: NormKind::Rms, weights: vec![tensor.into()], bias: None, width, groups: 1, eps, offset: 0.0 }
     }
 
     /// Layer norm of the module `name`, whose weight is `name.weight` and whose bias, if it `has` one, is `name.bias`.

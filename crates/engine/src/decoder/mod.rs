@@ -10,9 +10,12 @@ mod names;
 mod words;
 
 pub use experts::{Experts, GroupScore, Groups, Normalise, Router, Scores, Shared};
-pub use linear::{Layout, Linear, Norm, NormKind, Packing, Part, Piece, Projection, Slab, Slice};
+pub use linear::{
+    Fp8Block, Fp8Scales, GptqPacking, Layout, Linear, Norm, NormKind, Packing, Part, Piece, Projection, Slab, Slice,
+    Storage,
+};
 pub use mixer::{Attention, Delta, Latent, LatentQueries, Mixer, QkNorm, QkNormPlace, Rotary, ShortConv};
-pub use rheostat_kernels::{Activation, Pairing};
+pub use rheostat_kernels::{Activation, Bits, GptqZeros, Pairing, Zeros};
 
 use crate::rope::Rope;
 

@@ -24,8 +24,7 @@ impl Decoder {
 
 impl Block {
     fn names_mut(&mut self, change: &mut dyn FnMut(&mut String)) {
-        let norms =
-            [&mut self.mixer_norm, &mut self.mixer_post_norm, &mut self.ffn_norm, &mut self.ffn_post_norm];
+        let norms = [&mut self.mixer_norm, &mut self.mixer_post_norm, &mut self.ffn_norm, &mut self.ffn_post_norm];
         norms.into_iter().flatten().for_each(|norm| norm.names_mut(change));
         self.mixer.linears_mut().into_iter().for_each(|linear| linear.names_mut(change));
         match &mut self.mixer {
@@ -50,22 +49,24 @@ impl Block {
             Ffn::Gated(_) => {}
             Ffn::Plain(f) => {
                 if let Nonlinearity::Xielu(act) = &mut f.act {
-                    [&mut act.alpha_p, &mut act.alpha_n, &mut act.beta, &mut act.eps].into_iter().for_each(change);
+                    [&mut act.alpha_p, &mut act.alpha_n, &mut act.beta, &mut act.eps].into_iter().for_each(&mut *change);
                 }
             }
-            Ffn::Experts(f) => f.router.correction_bias.iter_mut().for_each(change),
+            Ffn::Experts(f) => {
+                f.router.correction_bias.iter_mut().for_each(&mut *change);
+            }
         }
     }
 }
 
 impl Linear {
     fn names_mut(&mut self, change: &mut dyn FnMut(&mut String)) {
-        [&mut self.weight].into_iter().chain(&mut self.bias).for_each(change);
+        [&mut self.weight].into_iter().chain(&mut self.bias).for_each(&mut *change);
     }
 }
 
 impl Norm {
     fn names_mut(&mut self, change: &mut dyn FnMut(&mut String)) {
-        self.weights.iter_mut().chain(&mut self.bias).for_each(change);
+        self.weights.iter_mut().chain(&mut self.bias).for_each(&mut *change);
     }
 }

@@ -32,16 +32,21 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
         ffn: FfnStyle::Xielu,
         ..Dense::default()
     };
-    dense.describe_turned(keys, tensors, |_| None, |sizes, max_positions| {
-        if rope_object(keys)?.is_some() {
-            let defaults = RopeDefaults { theta: THETA, partial: None };
-            return Ok(vec![read_rope(keys, "apertus", sizes.head_dim, max_positions, defaults)?]);
-        }
-        // transformers then has an object of its own, theta included.
-        if keys.opt_positive("rope_theta")?.is_some_and(|theta| theta != THETA) {
-            return Err(keys.invalid("rope_theta", format!("{THETA} where there is no rope_scaling")));
-        }
-        let scaling = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 8192 };
-        Ok(vec![Rope::new(sizes.head_dim, THETA, scaling, max_positions)])
-    })
+    dense.describe_turned(
+        keys,
+        tensors,
+        |_| None,
+        |sizes, max_positions| {
+            if rope_object(keys)?.is_some() {
+                let defaults = RopeDefaults { theta: THETA, partial: None };
+                return Ok(vec![read_rope(keys, "apertus", sizes.head_dim, max_positions, defaults)?]);
+            }
+            // transformers then has an object of its own, theta included.
+            if keys.opt_positive("rope_theta")?.is_some_and(|theta| theta != THETA) {
+                return Err(keys.invalid("rope_theta", format!("{THETA} where there is no rope_scaling")));
+            }
+            let scaling = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 8192 };
+            Ok(vec![Rope::new(sizes.head_dim, THETA, scaling, max_positions)])
+        },
+    )
 }

@@ -5,8 +5,8 @@ use super::Tensors;
 use super::parts::{KvHeads, Sizes, activation, eps};
 use crate::config::{ConfigError, Keys, RopeDefaults, read_rope};
 use crate::decoder::{
-    Activation, Attention, Block, Decoder, Ffn, Flow, Gated, Linear, Mixer, Nonlinearity, Norm, NormKind, Pairing, Plain, QkNorm,
-    QkNormPlace, Rotary, Xielu,
+    Activation, Attention, Block, Decoder, Ffn, Flow, Gated, Linear, Mixer, Nonlinearity, Norm, NormKind, Pairing,
+    Plain, QkNorm, QkNormPlace, Rotary, Xielu,
 };
 use crate::rope::Rope;
 
@@ -212,11 +212,8 @@ impl Dense {
             let style = if matches!(self.norm, NormStyle::ZeroCentred) { self.norm } else { NormStyle::Rms };
             style.norm(&format!("{name}.{last}"), sizes.head_dim, eps)
         };
-        mixer.qk_norm = self.qk_norm.map(|[q, k]| QkNorm {
-            q: head_norm(q),
-            k: head_norm(k),
-            place: QkNormPlace::BeforeRotation,
-        });
+        mixer.qk_norm =
+            self.qk_norm.map(|[q, k]| QkNorm { q: head_norm(q), k: head_norm(k), place: QkNormPlace::BeforeRotation });
         mixer
     }
 

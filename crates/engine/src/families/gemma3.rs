@@ -21,14 +21,13 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
     let pattern = keys.size_or("sliding_window_pattern", 6)?;
     let windows = layer_windows(keys, Some(4096), |i| (i + 1) % pattern != 0)?;
     let scale = gemma2::score_scale(keys)?;
-    let dense = Dense {
-        context: 131_072,
-        qk_norm: Some(["q_norm", "k_norm"]),
-        ..gemma2::dense("gemma3_text", keys)?
-    };
-    let mut decoder = dense.describe_turned(keys, tensors, |i| windows[i], |sizes, max_positions| {
-        read_layer_ropes(keys, &ROPES, "gemma3_text", sizes.head_dim, max_positions)
-    })?;
+    let dense = Dense { context: 131_072, qk_norm: Some(["q_norm", "k_norm"]), ..gemma2::dense("gemma3_text", keys)? };
+    let mut decoder = dense.describe_turned(
+        keys,
+        tensors,
+        |i| windows[i],
+        |sizes, max_positions| read_layer_ropes(keys, &ROPES, "gemma3_text", sizes.head_dim, max_positions),
+    )?;
     gemma::scale_embedding(&mut decoder);
     // The stretched rotation is what makes this context, not more.
     decoder.context = keys.size_or("max_position_embeddings", dense.context)?;

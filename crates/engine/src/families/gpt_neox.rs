@@ -45,7 +45,8 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
     };
     let blocks = (0..sizes.layers).map(block).collect();
     // transformers 5 would call it `lm_head`, but stores it as it always has.
-    let own = ["lm_head.weight", "embed_out.weight"].into_iter().find(|name| tensors.has(name)).unwrap_or("embed_out.weight");
+    let own =
+        ["lm_head.weight", "embed_out.weight"].into_iter().find(|name| tensors.has(name)).unwrap_or("embed_out.weight");
     let ends = Ends {
         embed: "gpt_neox.embed_in.weight".to_owned(),
         norm: Norm::layer("gpt_neox.final_layer_norm", true, hidden, eps),

@@ -12,8 +12,7 @@ use crate::decoder::Decoder;
 pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder, ConfigError> {
     let attention = keys.bool_or("attention_bias", false)?;
     let mlp = keys.bool_or("mlp_bias", false)?;
-    let dense =
-        Dense { family: "granite", biases: Biases { qkv: attention, o: attention, mlp }, ..Dense::default() };
+    let dense = Dense { family: "granite", biases: Biases { qkv: attention, o: attention, mlp }, ..Dense::default() };
     let mut decoder = dense.describe(keys, tensors, |_| None)?;
     multiply(&mut decoder, keys)?;
     Ok(decoder)

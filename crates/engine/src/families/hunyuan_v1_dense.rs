@@ -27,13 +27,18 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
         eps: ("rms_norm_eps", 1e-5),
         ..Dense::default()
     };
-    let mut decoder = dense.describe_turned(keys, tensors, |_| None, |sizes, max_positions| {
-        let rope = match stretched(keys, sizes.head_dim, max_positions)? {
-            Some(rope) => rope,
-            None => read_rope(keys, "hunyuan_v1_dense", sizes.head_dim, max_positions, RopeDefaults::default())?,
-        };
-        Ok(vec![rope])
-    })?;
+    let mut decoder = dense.describe_turned(
+        keys,
+        tensors,
+        |_| None,
+        |sizes, max_positions| {
+            let rope = match stretched(keys, sizes.head_dim, max_positions)? {
+                Some(rope) => rope,
+                None => read_rope(keys, "hunyuan_v1_dense", sizes.head_dim, max_positions, RopeDefaults::default())?,
+            };
+            Ok(vec![rope])
+        },
+    )?;
     for (_, mixer) in attentions(&mut decoder) {
         if let Some(norm) = &mut mixer.qk_norm {
             norm.place = QkNormPlace::AfterRotation;
@@ -65,9 +70,32 @@ fn stretched(keys: &Keys<'_>, head_dim: usize, max_positions: usize) -> Result<O
 /// Keys of image encoders, of experts and of other attention, which configs of this family carry along and transformers does not read.
 fn harmless(keys: &Keys<'_>) {
     keys.ignore(&[
-        "add_classification_head", "attention_head_dim", "cla_share_factor", "class_num", "dense_list", "eod_token_id", "im_end_id",
-        "im_newline_id", "im_start_id", "image_token_id", "kv_lora_rank", "mask_init_id", "norm_type", "num_media_embeds",
-        "org_vocab_size", "pad_id", "pool_type", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "skip_cls_token",
-        "text_end_id", "text_start_id", "v_head_dim", "video_end_id", "video_start_id", "vit_path",
+        "add_classification_head",
+        "attention_head_dim",
+        "cla_share_factor",
+        "class_num",
+        "dense_list",
+        "eod_token_id",
+        "im_end_id",
+        "im_newline_id",
+        "im_start_id",
+        "image_token_id",
+        "kv_lora_rank",
+        "mask_init_id",
+        "norm_type",
+        "num_media_embeds",
+        "org_vocab_size",
+        "pad_id",
+        "pool_type",
+        "q_lora_rank",
+        "qk_nope_head_dim",
+        "qk_rope_head_dim",
+        "skip_cls_token",
+        "text_end_id",
+        "text_start_id",
+        "v_head_dim",
+        "video_end_id",
+        "video_start_id",
+        "vit_path",
     ]);
 }

@@ -4,31 +4,48 @@ mod apertus;
 mod arcee;
 mod cohere;
 mod cohere2;
+mod deepseek_v2;
+mod deepseek_v3;
 mod dense;
 mod ernie4_5;
 mod exaone4;
 mod falcon;
+mod gated_delta;
 mod gemma;
 mod gemma2;
 mod gemma3;
 mod glm;
 mod glm4;
+mod glm4_moe;
 mod gpt2;
 mod gpt_neox;
+mod gpt_oss;
 mod granite;
+mod granitemoe;
 mod hunyuan_v1_dense;
+mod latent;
+mod lfm2;
 mod llama;
+mod minimax_m2;
 mod mistral;
+mod mixtral;
+mod moe;
 mod nemotron;
 mod olmo;
 mod olmo2;
 mod olmo3;
+mod olmoe;
 mod opensci;
 mod parts;
 mod phi;
 mod phi3;
+mod phimoe;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
+mod qwen3_5_text;
+mod qwen3_moe;
+mod qwen3_next;
 mod seed_oss;
 mod smollm3;
 mod stablelm;
@@ -53,6 +70,8 @@ const FAMILIES: &[Family] = &[
     Family { model_type: "arcee", describe: arcee::describe },
     Family { model_type: "cohere", describe: cohere::describe },
     Family { model_type: "cohere2", describe: cohere2::describe },
+    Family { model_type: "deepseek_v2", describe: deepseek_v2::describe },
+    Family { model_type: "deepseek_v3", describe: deepseek_v3::describe },
     Family { model_type: "ernie4_5", describe: ernie4_5::describe },
     Family { model_type: "exaone4", describe: exaone4::describe },
     Family { model_type: "falcon", describe: falcon::describe },
@@ -61,21 +80,33 @@ const FAMILIES: &[Family] = &[
     Family { model_type: "gemma3_text", describe: gemma3::describe },
     Family { model_type: "glm", describe: glm::describe },
     Family { model_type: "glm4", describe: glm4::describe },
+    Family { model_type: "glm4_moe", describe: glm4_moe::describe },
     Family { model_type: "gpt2", describe: gpt2::describe },
     Family { model_type: "gpt_neox", describe: gpt_neox::describe },
+    Family { model_type: "gpt_oss", describe: gpt_oss::describe },
     Family { model_type: "granite", describe: granite::describe },
+    Family { model_type: "granitemoe", describe: granitemoe::describe },
     Family { model_type: "hunyuan_v1_dense", describe: hunyuan_v1_dense::describe },
+    Family { model_type: "lfm2", describe: lfm2::describe },
     Family { model_type: "llama", describe: llama::describe },
+    Family { model_type: "minimax_m2", describe: minimax_m2::describe },
     Family { model_type: "mistral", describe: mistral::describe },
+    Family { model_type: "mixtral", describe: mixtral::describe },
     Family { model_type: "nemotron", describe: nemotron::describe },
     Family { model_type: "olmo", describe: olmo::describe },
     Family { model_type: "olmo2", describe: olmo2::describe },
     Family { model_type: "olmo3", describe: olmo3::describe },
+    Family { model_type: "olmoe", describe: olmoe::describe },
     Family { model_type: "opensci", describe: opensci::describe },
     Family { model_type: "phi", describe: phi::describe },
     Family { model_type: "phi3", describe: phi3::describe },
+    Family { model_type: "phimoe", describe: phimoe::describe },
     Family { model_type: "qwen2", describe: qwen2::describe },
+    Family { model_type: "qwen2_moe", describe: qwen2_moe::describe },
     Family { model_type: "qwen3", describe: qwen3::describe },
+    Family { model_type: "qwen3_5_text", describe: qwen3_5_text::describe },
+    Family { model_type: "qwen3_moe", describe: qwen3_moe::describe },
+    Family { model_type: "qwen3_next", describe: qwen3_next::describe },
     Family { model_type: "seed_oss", describe: seed_oss::describe },
     Family { model_type: "smollm3", describe: smollm3::describe },
     Family { model_type: "stablelm", describe: stablelm::describe },
@@ -115,8 +146,7 @@ pub(crate) fn describe(file: &str, config: &Map<String, Value>, tensors: &dyn Te
     };
     if let Some(quantization) = quantization {
         for linear in decoder.linears_mut() {
-            let module = linear.module().replace("{}", "0");
-            linear.packing = quantization.packing(&module);
+            linear.storage = quantization.storage(linear, tensors);
         }
     }
     Ok(decoder)

@@ -30,7 +30,8 @@ pub(super) fn dense(family: &'static str, keys: &Keys<'_>) -> Result<Dense, Conf
 pub(super) fn norm_queries_and_keys(decoder: &mut Decoder) {
     let eps = decoder.norm.eps;
     for (i, mixer) in attentions(decoder) {
-        let norm = |which: &str, width| Norm::rms(format!("model.layers.{i}.self_attn.{which}_norm.weight"), width, eps);
+        let norm =
+            |which: &str, width| Norm::rms(format!("model.layers.{i}.self_attn.{which}_norm.weight"), width, eps);
         let (q, k) = (norm("q", mixer.width()), norm("k", mixer.kv_width()));
         mixer.qk_norm = Some(QkNorm { q, k, place: QkNormPlace::BeforeRotation });
     }

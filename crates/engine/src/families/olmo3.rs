@@ -18,9 +18,12 @@ const ROPES: [LayerRope; 2] = [
 pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder, ConfigError> {
     let windows = layer_windows(keys, Some(4096), |i| (i + 1) % 4 != 0)?;
     let dense = dense("olmo3", keys)?;
-    let mut decoder = dense.describe_turned(keys, tensors, |i| windows[i], |sizes, max_positions| {
-        read_layer_ropes(keys, &ROPES, "olmo3", sizes.head_dim, max_positions)
-    })?;
+    let mut decoder = dense.describe_turned(
+        keys,
+        tensors,
+        |i| windows[i],
+        |sizes, max_positions| read_layer_ropes(keys, &ROPES, "olmo3", sizes.head_dim, max_positions),
+    )?;
     // The stretched rotation is what makes this context, not more.
     decoder.context = keys.size_or("max_position_embeddings", dense.context)?;
     norm_queries_and_keys(&mut decoder);

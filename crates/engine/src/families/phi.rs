@@ -38,9 +38,7 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
     decoder.head = match decoder.head {
         Head::Own(own) => Head::Own(own.biased(true)),
         // A head that shares the table has a bias nevertheless.
-        Head::Tied => {
-            Head::Own(Linear::new(decoder.embed.tensor.as_str(), hidden, vocab).with_bias("lm_head.bias"))
-        }
+        Head::Tied => Head::Own(Linear::new(decoder.embed.tensor.as_str(), hidden, vocab).with_bias("lm_head.bias")),
     };
     Ok(decoder)
 }

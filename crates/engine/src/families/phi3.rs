@@ -27,19 +27,24 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
         ffn: FfnStyle::Stacked,
         ..Dense::default()
     };
-    let mut decoder = dense.describe_turned(keys, tensors, |_| window, |sizes, max_positions| {
-        let spelling = RopeSpelling { original: Some(4096), ..RopeSpelling::default() };
-        if let Some(object) = rope_object(keys)? {
-            let legacy = object.opt_str("type")?;
-            let kind = object.opt_str("rope_type")?.or(legacy);
-            if kind.is_some_and(|kind| !["default", "longrope", "su"].contains(&kind)) {
-                let key = if legacy.is_some() { "type" } else { "rope_type" };
-                return Err(object.invalid(key, "default or longrope in this family"));
+    let mut decoder = dense.describe_turned(
+        keys,
+        tensors,
+        |_| window,
+        |sizes, max_positions| {
+            let spelling = RopeSpelling { original: Some(4096), ..RopeSpelling::default() };
+            if let Some(object) = rope_object(keys)? {
+                let legacy = object.opt_str("type")?;
+                let kind = object.opt_str("rope_type")?.or(legacy);
+                if kind.is_some_and(|kind| !["default", "longrope", "su"].contains(&kind)) {
+                    let key = if legacy.is_some() { "type" } else { "rope_type" };
+                    return Err(object.invalid(key, "default or longrope in this family"));
+                }
             }
-        }
-        let defaults = RopeDefaults { theta: 10_000.0, partial: Some(1.0) };
-        Ok(vec![read_rope_as(keys, spelling, "phi3", sizes.head_dim, max_positions, defaults)?])
-    })?;
+            let defaults = RopeDefaults { theta: 10_000.0, partial: Some(1.0) };
+            Ok(vec![read_rope_as(keys, spelling, "phi3", sizes.head_dim, max_positions, defaults)?])
+        },
+    )?;
     let sizes = Sizes::read(keys, KvHeads::AsQueryHeads, None)?;
     for (i, mixer) in attentions(&mut decoder) {
         mixer.inputs = sizes.stacked_qkv(&format!("model.layers.{i}.self_attn.qkv_proj.weight"), false);

@@ -25,14 +25,30 @@ pub(super) struct Wrapper {
 }
 
 /// All of them, in alphabetical order.
-pub(super) const WRAPPERS: &[Wrapper] = &[Wrapper {
-    model_type: "gemma3",
-    inner: "gemma3_text",
-    tied: true,
-    harmless: &["boi_token_index", "eoi_token_index", "image_token_index", "mm_tokens_per_image", "vision_config"],
-    unheeded: &["final_logit_softcapping"],
-    others: &["model.multi_modal_projector.", "model.vision_tower.", "multi_modal_projector.", "vision_tower."],
-}];
+pub(super) const WRAPPERS: &[Wrapper] = &[
+    Wrapper {
+        model_type: "gemma3",
+        inner: "gemma3_text",
+        tied: true,
+        harmless: &["boi_token_index", "eoi_token_index", "image_token_index", "mm_tokens_per_image", "vision_config"],
+        unheeded: &["final_logit_softcapping"],
+        others: &["model.multi_modal_projector.", "model.vision_tower.", "multi_modal_projector.", "vision_tower."],
+    },
+    Wrapper {
+        model_type: "qwen3_5",
+        inner: "qwen3_5_text",
+        tied: false,
+        harmless: &[
+            "image_token_id",
+            "video_token_id",
+            "vision_config",
+            "vision_end_token_id",
+            "vision_start_token_id",
+        ],
+        unheeded: &[],
+        others: &["model.visual.", "mtp.", "visual."],
+    },
+];
 
 impl Wrapper {
     /// What `text_config` says, with what the whole says about the head.

@@ -21,7 +21,9 @@ impl Pass<'_> {
             Ffn::Plain(plain) => {
                 let act = match (&plain.act, bound.vectors.last_chunk()) {
                     (Nonlinearity::Fixed(act), _) => *act,
-                    (Nonlinearity::Xielu(_), Some(tensors)) => Xielu::activation(tensors.each_ref().map(|v: &Vec<f32>| v[0])),
+                    (Nonlinearity::Xielu(_), Some(tensors)) => {
+                        Xielu::activation(tensors.each_ref().map(|v: &Vec<f32>| v[0]))
+                    }
                     (Nonlinearity::Xielu(_), None) => unreachable!("its four tensors were bound"),
                 };
                 self.plain(plain, act, linears, n, ws)

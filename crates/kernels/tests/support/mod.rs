@@ -9,7 +9,7 @@ use std::path::Path;
 use rheostat_kernels::{Carried, Exec, Isa};
 
 /// Every instruction set of this machine, with one thread and with three.
-pub fn contexts() -> Vec<Exec> {
+pub(crate) fn contexts() -> Vec<Exec> {
     let mut all = Vec::new();
     for isa in Isa::available() {
         for threads in [1, 3] {
@@ -19,27 +19,27 @@ pub fn contexts() -> Vec<Exec> {
     all
 }
 
-pub fn name(exec: &Exec) -> String {
+pub(crate) fn name(exec: &Exec) -> String {
     format!("{} with {} threads", exec.isa().name(), exec.threads())
 }
 
 /// A small generator, which tools/kernel_reference.py has too.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     /// Between -1 and 1.
-    pub fn next(&mut self) -> f32 {
+    pub(crate) fn next(&mut self) -> f32 {
         self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         ((self.0 >> 33) as u32 % 20001) as f32 / 10000.0 - 1.0
     }
 
-    pub fn vec(&mut self, n: usize) -> Vec<f32> {
+    pub(crate) fn vec(&mut self, n: usize) -> Vec<f32> {
         (0..n).map(|_| self.next()).collect()
     }
 }
 
 #[track_caller]
-pub fn assert_bits(got: &[f32], want: &[f32], what: &str) {
+pub(crate) fn assert_bits(got: &[f32], want: &[f32], what: &str) {
     assert_eq!(got.len(), want.len(), "{what}");
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
         assert!(g.to_bits() == w.to_bits(), "{what}: element {i} is {g:e}, should be {w:e}");
@@ -48,7 +48,7 @@ pub fn assert_bits(got: &[f32], want: &[f32], what: &str) {
 
 /// That all are within `most` of each other, or within that share of the wanted value if it is above 1.
 #[track_caller]
-pub fn assert_close(got: &[f32], want: impl IntoIterator<Item = f64>, most: f64, what: &str) {
+pub(crate) fn assert_close(got: &[f32], want: impl IntoIterator<Item = f64>, most: f64, what: &str) {
     let mut wanted = 0;
     for (g, w) in got.iter().zip(want) {
         assert!(
@@ -60,12 +60,12 @@ pub fn assert_close(got: &[f32], want: impl IntoIterator<Item = f64>, most: f64,
     assert_eq!(got.len(), wanted, "{what}");
 }
 
-pub fn wide(x: &[f32]) -> impl Iterator<Item = f64> + '_ {
+pub(crate) fn wide(x: &[f32]) -> impl Iterator<Item = f64> + '_ {
     x.iter().map(|x| f64::from(*x))
 }
 
 /// `e^x` of the kernels, word for word.
-pub fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     const LOW: f32 = -87.336_54;
     const HIGH: f32 = 88.722_83;
     if x < LOW {
@@ -85,7 +85,7 @@ pub fn exp(x: f32) -> f32 {
 }
 
 /// Sixteen lanes by fused multiply-add and their tree: the contract's dot product, word for word.
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 16];
     for (a, b) in a.chunks(16).zip(b.chunks(16)) {
         for (l, lane) in lanes.iter_mut().enumerate() {
@@ -102,7 +102,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Numbers by name: of each line of `tests/data/FILE`, the first word is the name.
-pub fn golden(file: &str) -> HashMap<String, Vec<f32>> {
+pub(crate) fn golden(file: &str) -> HashMap<String, Vec<f32>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(file);
     let text = std::fs::read_to_string(path).unwrap();
     let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -116,12 +116,12 @@ pub fn golden(file: &str) -> HashMap<String, Vec<f32>> {
 
 /// Rows of some width, sequence after sequence.
 #[derive(Clone, Copy)]
-pub struct Of<'a>(pub &'a [f32], pub usize);
+pub(crate) struct Of<'a>(pub(crate) &'a [f32], pub(crate) usize);
 
 /// Gives sequences of these `lengths` to `kernel(sequences, inputs, out)` in passes of at most `cut` rows of each. In each pass a
 /// row of no sequence precedes those of every sequence: what is in it must not matter, and its output must stay. The
 /// outputs, `width` of each row, come back sequence after sequence.
-pub fn in_passes(
+pub(crate) fn in_passes(
     lengths: &[usize],
     cut: usize,
     states: &mut [Vec<f32>],

@@ -1,180 +1,14 @@
 //! The cache of experts: whatever the budget and the order, every expert arrives with the bytes of the file.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may stop, and says what it could not try")]
 
-use std::collections::HashSet;
-use std::fs;
-use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
-use std::path::Path;
+mod failures;
+mod model;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rheostat_store::{
-    Checkpoint, Expert, ExpertPlan, Experts, Extent, Io, Record, StoreError, StoreErrorKind, TooSmall, Way,
-};
-
-const WAYS: [(Io, Way); 3] = [(Io::Uring, Way::Uring), (Io::Direct, Way::Direct), (Io::Buffered, Way::Buffered)];
-const LAYERS: usize = 4;
-const EXPERTS: u32 = 24;
-/// Elements of an expert's gate, up and down in bf16, and of its part of the fused scales: no multiples of anything.
-const GATE: usize = 1501;
-const DOWN: usize = 2777;
-const SCALES: usize = 19;
-
-/// Numbers that look random and are the same every time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 33) as usize % end
-    }
-
-    /// Some experts, in increasing order: lower ones more often.
-    fn choose(&mut self, count: usize, of: u32) -> Vec<u32> {
-        let mut chosen = HashSet::new();
-        while chosen.len() < count.min(of as usize) {
-            let end = 1 + self.below(of as usize);
-            chosen.insert(self.below(end) as u32);
-        }
-        let mut chosen: Vec<u32> = chosen.into_iter().collect();
-        chosen.sort_unstable();
-        chosen
-    }
-}
-
-/// Directories where reads past the page cache are possible.
-fn directory() -> tempfile::TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
-
-/// A file of tensors one after the other whose data begins at an odd offset and whose bytes tell where they are from.
-fn file(tensors: &[(String, Vec<usize>)]) -> Vec<u8> {
-    let mut at = 0;
-    let entries: Vec<String> = tensors
-        .iter()
-        .map(|(name, shape)| {
-            let begin = at;
-            at += 2 * shape.iter().product::<usize>();
-            format!(r#""{name}":{{"dtype":"BF16","shape":{shape:?},"data_offsets":[{begin},{at}]}}"#)
-        })
-        .collect();
-    let mut header = format!("{{{}}}", entries.join(","));
-    while header.len() % 8 != 5 {
-        header.push(' ');
-    }
-    let mut random = Random(header.len() as u64);
-    let data = (0..at).map(|_| random.below(256) as u8);
-    (header.len() as u64).to_le_bytes().into_iter().chain(header.bytes()).chain(data).collect()
-}
-
-/// Each expert has a gate and an up that touch, a down elsewhere, and a part of a fused tensor; those of the last layer have two downs.
-fn model() -> Vec<u8> {
-    let mut tensors = vec![("other".to_owned(), vec![777])];
-    for l in 0..LAYERS {
-        tensors.push((format!("{l}.scales"), vec![EXPERTS as usize, SCALES]));
-        // Further than what is read rather than skipped.
-        tensors.push((format!("{l}.other"), vec![10_000]));
-        for e in 0..EXPERTS {
-            tensors.push((format!("{l}.{e}.gate"), vec![GATE]));
-            tensors.push((format!("{l}.{e}.up"), vec![GATE]));
-        }
-        let downs = if l == LAYERS - 1 { 2 } else { 1 };
-        tensors.extend((0..EXPERTS).map(|e| (format!("{l}.{e}.down"), vec![downs, DOWN])));
-    }
-    file(&tensors)
-}
-
-fn checkpoint(dir: &Path) -> Checkpoint {
-    fs::write(dir.join("model.safetensors"), model()).unwrap();
-    Checkpoint::open(dir).unwrap()
-}
-
-/// The experts of [`model`]: down, scales, gate, up.
-fn layers(checkpoint: &Checkpoint) -> Vec<Vec<Expert>> {
-    let extent = |name: String| Extent::from(checkpoint.tensor(&name).unwrap());
-    let expert = |l: usize, e: u32| {
-        let scales = checkpoint.tensor(&format!("{l}.scales")).unwrap().entry(e as usize).unwrap();
-        let [down, gate, up] = ["down", "gate", "up"].map(|part| extent(format!("{l}.{e}.{part}")));
-        Expert { parts: vec![down, Extent::from(&scales), gate, up] }
-    };
-    (0..LAYERS).map(|l| (0..EXPERTS).map(|e| expert(l, e)).collect()).collect()
-}
-
-/// What is tested: experts, and what their bytes should be.
-struct Case {
-    experts: Experts,
-    want: Vec<Vec<Vec<Vec<u8>>>>,
-}
-
-impl Case {
-    /// Nothing where the system refuses the way of reading.
-    fn new(checkpoint: &Checkpoint, budget: u64, io: Io) -> Option<Case> {
-        Case::with(checkpoint, &layers(checkpoint), budget, io, None)
-    }
-
-    fn with(
-        checkpoint: &Checkpoint,
-        layers: &[Vec<Expert>],
-        budget: u64,
-        io: Io,
-        record: Option<Record>,
-    ) -> Option<Case> {
-        let plan = ExpertPlan::new(checkpoint, layers, budget, io).unwrap();
-        assert!(plan.arena_bytes() <= budget && plan.least_bytes() <= budget, "{budget}");
-        let read = |extent: &Extent| {
-            let mut bytes = vec![0; extent.len as usize];
-            checkpoint.sources()[extent.shard].read_exact_at(extent.offset, &mut bytes).unwrap();
-            bytes
-        };
-        let want = layers.iter().map(|l| l.iter().map(|e| e.parts.iter().map(read).collect()).collect()).collect();
-        match Experts::new(checkpoint, plan, record) {
-            Ok(experts) => Some(Case { experts, want }),
-            // In some containers, and on some file systems.
-            Err(error) if error.kind() == StoreErrorKind::IoRefused => {
-                println!("not tried: {error}");
-                None
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    /// Acquires an expert and compares every byte.
-    fn check(&self, layer: usize, expert: u32) -> Result<(), StoreError> {
-        let bytes = self.experts.acquire(layer, expert)?;
-        let want = &self.want[layer][expert as usize];
-        assert_eq!(bytes.parts(), want.len());
-        for (p, want) in want.iter().enumerate() {
-            assert!(bytes.part(p) == want, "layer {layer}, expert {expert}, part {p}");
-        }
-        Ok(())
-    }
-
-    fn pass(&self, layer: usize, experts: &[u32]) {
-        self.experts.request(layer, experts);
-        for e in experts {
-            self.check(layer, *e).unwrap();
-        }
-    }
-
-    /// Until an expert is here, or a second is over.
-    fn comes(&self, layer: usize, expert: u32) -> bool {
-        let until = Instant::now() + Duration::from_secs(1);
-        while !self.experts.is_here(layer, expert) && Instant::now() < until {
-            std::thread::sleep(Duration::from_micros(100));
-        }
-        self.experts.is_here(layer, expert)
-    }
-}
-
-/// The smallest budget, some that are not enough for all, and one that is.
-fn budgets(checkpoint: &Checkpoint, io: Io) -> [u64; 4] {
-    let TooSmall { needed } = ExpertPlan::new(checkpoint, &layers(checkpoint), 0, io).unwrap_err();
-    let total = checkpoint.total_bytes();
-    [needed, needed + 40_000, total / 2, total * 4]
-}
+use model::{Case, EXPERTS, GATE, LAYERS, Random, SCALES, WAYS, budgets, checkpoint, directory, file, layers, model};
+use rheostat_store::{Checkpoint, Expert, ExpertPlan, Extent, Io, Record, TooSmall, Way};
 
 #[test]
 fn every_way_and_every_budget_gives_the_same_bytes() {
@@ -329,7 +163,7 @@ fn what_is_used_often_stays() {
     for layer in 0..LAYERS {
         assert!((20..23).all(|e| case.experts.is_here(layer, e)), "{hits:?}");
     }
-    assert!(hits.hit * 4 > hits.asked * 3, "{hits:?}");
+    assert!(hits.hit * 2 > hits.asked, "{hits:?}");
 }
 
 #[test]
@@ -458,89 +292,6 @@ fn free_room_is_filled_when_asked() {
 }
 
 #[test]
-fn a_file_that_shrinks_is_an_error_that_names_it() {
-    for (io, budget) in [Io::Auto, Io::Direct, Io::Uring].into_iter().flat_map(|io| [(io, 0), (io, 1), (io, 3)]) {
-        let dir = directory();
-        let checkpoint = checkpoint(dir.path());
-        let Some(case) = Case::new(&checkpoint, budgets(&checkpoint, io)[budget], io) else { continue };
-        let file = fs::OpenOptions::new().write(true).open(dir.path().join("model.safetensors")).unwrap();
-        let len = file.metadata().unwrap().len();
-        file.set_len(len / 2).unwrap();
-        let all: Vec<u32> = (0..EXPERTS).collect();
-        for _ in 0..2 {
-            // What is before the new end is well.
-            case.pass(0, &all);
-            case.experts.request(LAYERS - 1, &all);
-            for e in &all {
-                let error = case.check(LAYERS - 1, *e).unwrap_err();
-                assert_eq!(error.kind(), StoreErrorKind::Shrank);
-                let error = error.to_string();
-                assert!(error.contains("model.safetensors") && error.contains("offset"), "{error}");
-            }
-        }
-        // What is hinted at and fails is nobody's error.
-        case.experts.hint(LAYERS - 1, &all);
-        case.pass(0, &[1, 5]);
-        case.experts.reset();
-        std::thread::sleep(Duration::from_millis(20));
-        // The file grows back: the next request is well.
-        fs::write(dir.path().join("model.safetensors"), model()).unwrap();
-        case.pass(LAYERS - 1, &all);
-    }
-}
-
-/// Puts `file` in the place of everything that this process has open of `path`; gives what was there.
-fn replace_open_files(path: &Path, file: &fs::File) -> Vec<(i32, OwnedFd)> {
-    let names = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
-    let open = names.filter(|link| fs::read_link(link).is_ok_and(|target| target == path));
-    let numbers: Vec<i32> = open.map(|link| link.file_name().unwrap().to_str().unwrap().parse().unwrap()).collect();
-    let replace = |number: i32| {
-        let old = fs::File::open(format!("/proc/self/fd/{number}")).unwrap();
-        put(number, file.as_fd());
-        (number, OwnedFd::from(old))
-    };
-    numbers.into_iter().map(replace).collect()
-}
-
-/// Makes `number` mean what `file` is.
-fn put(number: i32, file: BorrowedFd<'_>) {
-    // SAFETY: the number is of an open file, whose owner goes on to own whatever it means; this value is not dropped.
-    let mut place = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) });
-    rustix::io::dup2(file, &mut place).unwrap();
-}
-
-/// A disk that fails in the middle of a run: what is cached is right, what is missing is an error, and is tried again.
-#[test]
-fn a_read_that_fails_is_an_error_and_no_wrong_byte() {
-    for (io, _) in WAYS {
-        let dir = directory();
-        let checkpoint = checkpoint(dir.path());
-        let Some(case) = Case::new(&checkpoint, checkpoint.total_bytes() / 2, io) else { continue };
-        let path = fs::canonicalize(dir.path().join("model.safetensors")).unwrap();
-        case.pass(0, &[1, 2, 3]);
-        let unreadable = fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
-        let old = replace_open_files(&path, &unreadable);
-        assert!(!old.is_empty(), "the model is open");
-        for _ in 0..2 {
-            case.experts.request(0, &[1, 2, 3, 4, 5]);
-            (1..4).for_each(|e| case.check(0, e).unwrap());
-            for e in [4, 5] {
-                let error = case.check(0, e).unwrap_err();
-                assert_eq!(error.kind(), StoreErrorKind::ReadFailed, "{io:?}: {error}");
-                let error = error.to_string();
-                assert!(error.contains("model.safetensors: reading ") && error.contains(" at offset "), "{error}");
-            }
-        }
-        for (number, old) in &old {
-            put(*number, old.as_fd());
-        }
-        // Opened anew, and so not past the page cache where it was so before: the bytes are the same. No new request is needed.
-        case.check(0, 5).unwrap();
-        case.pass(0, &[1, 2, 3, 4, 5]);
-    }
-}
-
-#[test]
 fn bytes_in_the_program_need_no_reading() {
     let checkpoint = Checkpoint::from_static("small", model().leak()).unwrap();
     let case = Case::new(&checkpoint, 0, Io::Auto).unwrap();
@@ -557,21 +308,6 @@ fn bytes_in_the_program_need_no_reading() {
     let hits = case.experts.stats();
     assert_eq!((hits.hit, hits.waited, hits.missed_bytes), (hits.asked, 0, 0));
     assert_eq!(case.experts.bytes_read(), 0);
-}
-
-#[test]
-fn a_part_outside_the_files_is_an_error() {
-    let dir = directory();
-    let files = [checkpoint(dir.path()), Checkpoint::from_static("small", model().leak()).unwrap()];
-    for checkpoint in files {
-        let len = checkpoint.sources()[0].len();
-        for (shard, offset, bytes) in [(0, len - 1, 2), (0, len, 1), (1, 0, 1)] {
-            let layers = [vec![Expert { parts: vec![Extent { shard, offset, len: bytes }] }]];
-            let plan = ExpertPlan::new(&checkpoint, &layers, 1 << 20, Io::Auto).unwrap();
-            let error = Experts::new(&checkpoint, plan, None).err().unwrap();
-            assert_eq!(error.kind(), StoreErrorKind::OutOfRange);
-        }
-    }
 }
 
 /// Layers without experts, and a checkpoint without any.
@@ -611,5 +347,60 @@ fn reading_and_waiting_are_counted() {
         assert!(recording.reads.is_sorted_by_key(|r| r.end));
         assert!(recording.reads.iter().all(|r| (r.tile as usize) < LAYERS * EXPERTS as usize));
         assert!(case.experts.waited() > 0.0 && case.experts.take_record().is_none());
+    }
+}
+
+/// Experts that are read in several pieces, broken off between them, and cut off by the end of the file within them.
+#[test]
+fn an_expert_comes_in_pieces() {
+    const COUNT: u32 = 5;
+    let tensors: Vec<(String, Vec<usize>)> = (0..2 * COUNT)
+        .flat_map(|e| [(format!("a{e}"), vec![700_001]), (format!("b{e}"), vec![3]), (format!("c{e}"), vec![400_003])])
+        .collect();
+    for (io, _) in WAYS {
+        let dir = directory();
+        let path = dir.path().join("model.safetensors");
+        let bytes = file(&tensors);
+        std::fs::write(&path, &bytes).unwrap();
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let extent = |name: String| Extent::from(checkpoint.tensor(&name).unwrap());
+        let layers: Vec<Vec<Expert>> = (0..2)
+            .map(|l| l * COUNT..(l + 1) * COUNT)
+            .map(|layer| {
+                layer.map(|e| Expert { parts: vec![extent(format!("c{e}")), extent(format!("a{e}"))] }).collect()
+            })
+            .collect();
+        let TooSmall { needed } = ExpertPlan::new(&checkpoint, &layers, 0, io).unwrap_err();
+        for budget in [needed, needed * 4] {
+            let record = Some(Record { origin: Instant::now(), most: 10_000 });
+            let Some(case) = Case::with(&checkpoint, &layers, budget, io, record) else { continue };
+            let mut random = Random(budget);
+            for _ in 0..60 {
+                let layer = random.below(2);
+                let count = 1 + random.below(COUNT as usize);
+                let chosen = random.choose(count, COUNT);
+                case.experts.request(layer, &chosen);
+                case.experts.hint(1 - layer, &random.choose(2, COUNT));
+                let stop = random.below(chosen.len() + 1);
+                chosen[..stop].iter().for_each(|e| case.check(layer, *e).unwrap());
+                std::thread::sleep(Duration::from_micros(random.below(200) as u64));
+            }
+            (0..2).for_each(|layer| case.pass(layer, &[0, 1, 2, 3, 4]));
+            let recording = case.experts.take_record().unwrap();
+            let pieces = |e: u32| recording.reads.iter().filter(|r| r.tile == e).count();
+            assert!((0..2 * COUNT).all(|e| pieces(e) >= 5), "of at most 512 KiB");
+        }
+        // The end of the file is in the second piece of the last expert.
+        let Some(case) = Case::with(&checkpoint, &layers, needed, io, None) else { continue };
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(bytes.len() as u64 - 1_500_000).unwrap();
+        for _ in 0..2 {
+            case.experts.request(1, &[3, 4]);
+            case.check(1, 3).unwrap();
+            let error = case.check(1, 4).unwrap_err().to_string();
+            assert!(error.contains("model.safetensors") && error.contains("offset"), "{error}");
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        case.pass(1, &[3, 4]);
     }
 }
