@@ -48,6 +48,7 @@ pub mod probe;
 mod record;
 mod rope;
 mod rounded;
+mod router;
 mod simd;
 mod tile;
 
@@ -67,4 +68,5 @@ pub use pool::Pool;
 pub use record::{Interval, Worked};
 pub use rope::rotate_half;
 pub use rounded::Rounded;
+pub use router::{GroupScore, Groups, Normalise, Router, Scores, route};
 pub use simd::Isa;
