@@ -1,7 +1,8 @@
 //! What several commands say in the same words.
 
-use rheostat::MemoryPlan;
 use rheostat::memory::format_size;
+use rheostat::{Hits, MemoryPlan};
+use serde_json::{Value, json};
 
 /// How memory is spent: names and values, a line each; a name that is empty belongs to the one before.
 pub(crate) fn memory_plan(plan: &MemoryPlan) -> Vec<(&'static str, String)> {
@@ -36,4 +37,20 @@ pub(crate) fn memory_plan(plan: &MemoryPlan) -> Vec<(&'static str, String)> {
         lines.push(("experts", format!("{all} in all: those that a token needs are read if they are not in memory")));
     }
     lines
+}
+
+/// How often routed experts were in memory when they were needed.
+pub(crate) fn experts(hits: &Hits) -> String {
+    let share = 100.0 * hits.hit as f64 / hits.asked.max(1) as f64;
+    format!("{} asked for, {share:.1} % of them in memory, {} read", hits.asked, format_size(hits.missed_bytes))
+}
+
+/// The same for machines.
+pub(crate) fn experts_json(hits: &Hits) -> Value {
+    json!({
+        "asked": hits.asked,
+        "hit": hits.hit,
+        "missed_bytes": hits.missed_bytes,
+        "evicted": hits.evicted,
+    })
 }

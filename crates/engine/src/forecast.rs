@@ -44,6 +44,18 @@ impl Decoder {
         2.0 * (weights * rows + head * logit_rows)
     }
 
+    /// Routed experts of all blocks, and how many of them a pass of `rows` rows should need, were every choice of a router as likely as any
+    /// other. (Routers have their likings: real passes need fewer.)
+    #[must_use]
+    pub fn routed_experts(&self, rows: f64) -> (f64, f64) {
+        let blocks = self.blocks.iter().filter_map(|b| b.ffn.experts());
+        blocks.fold((0.0, 0.0), |(all, needed), experts| {
+            let count = experts.n_experts as f64;
+            let spared = (1.0 - experts.router.top_k as f64 / count).powf(rows);
+            (all + count, needed + count * (1.0 - spared))
+        })
+    }
+
     /// Bytes of keys and values that one row reads after `depth` tokens.
     #[must_use]
     pub fn cache_bytes(&self, depth: usize, kv: KvFormat) -> f64 {
@@ -136,10 +148,13 @@ impl Forecast {
     ) -> Forecast {
         let many = sequences as f64;
         let cache = many * decoder.cache_bytes(depth, kv);
-        let disk_bytes = plan.streamed as f64 + if plan.kv_disk > 0 { cache } else { 0.0 };
+        let (all, needed) = decoder.routed_experts((sequences * rows) as f64);
+        let experts = if all > 0.0 { plan.all_experts as f64 * needed / all } else { 0.0 };
+        let absent = 1.0 - (plan.experts as f64 / (plan.all_experts as f64).max(1.0)).min(1.0);
+        let disk_bytes = plan.streamed as f64 + experts * absent + if plan.kv_disk > 0 { cache } else { 0.0 };
         let disk =
             if disk_bytes == 0.0 { Some(0.0) } else { rates.disk_bytes_per_second.map(|rate| disk_bytes / rate) };
-        let bytes = plan.weights as f64 + cache;
+        let bytes = plan.weights as f64 + experts + cache;
         let memory = bytes / rates.memory_bytes_per_second / MEMORY_SHARE;
         let operations = many * decoder.operations(rows, depth, 1);
         let arithmetic = operations / rates.operations_per_second / ARITHMETIC_SHARE;

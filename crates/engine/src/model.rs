@@ -148,6 +148,10 @@ impl Model {
         let recorder = Recorder::new(room.as_ref().map(OpLog::new));
         let weights = Weights::recorded(&checkpoint, residency.sweep, record)?;
         let experts = residency.experts.map(|plan| Experts::new(&checkpoint, plan, None)).transpose()?;
+        if let Some(experts) = experts.as_ref().filter(|experts| experts.plan().fits()) {
+            // All of them will stay: they arrive while work begins.
+            experts.fill();
+        }
         let exec = Exec::new(options.isa.unwrap_or_else(Isa::detect), demand.threads).map_err(Error::Threads)?;
         if let Some(room) = room {
             exec.pool().record(room.origin, room.most);
@@ -278,7 +282,7 @@ impl Model {
         let held = resident.map(|t| self.weights.acquire(t)).collect::<Result<Vec<_>, _>>()?;
         let regions: Vec<&[u8]> = held.iter().flat_map(|tile| *tile.parts()).filter(|part| !part.is_empty()).collect();
         let read = (!regions.is_empty()).then(|| probe::read_rate(&self.exec, &regions, time / 2));
-        let disk = if self.plan.streamed > 0 { disk_rate(&self.checkpoint, time)? } else { None };
+        let disk = if self.plan.streams() { disk_rate(&self.checkpoint, time)? } else { None };
         Ok(Limits {
             disk_bytes_per_second: disk,
             read_bytes_per_second: read,

@@ -13,7 +13,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::exec::{Exec, SharedMut};
-use crate::kv::{KV_BLOCK, KvBlock, KvFormat, KvSource, padded};
+use crate::kv::{KvBlock, KvFormat, KvSource, padded};
 use crate::matrix::{Bf16, Element, F32};
 use crate::simd::{Isa, LANES, Op, Simd};
 

@@ -345,7 +345,7 @@ fn formats() -> Vec<Format> {
         Format::Mxfp4,
         affine(Bits::Four, 32, Zeros::Stored, Order::Sequential),
         affine(Bits::Eight, 64, Zeros::Stored, Order::Sequential),
-        affine(Bits::Four, 1000, Zeros::Stored, Order::Sequential),
+        affine(Bits::Four, usize::MAX, Zeros::Stored, Order::Sequential),
         affine(Bits::Four, 32, Zeros::Stored, Order::Stored),
         affine(Bits::Eight, 24, Zeros::Absent, Order::Stored),
         affine(Bits::Four, 16, Zeros::Absent, Order::Stored),

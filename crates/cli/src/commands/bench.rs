@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::args::BenchArgs;
-use crate::{interrupt, output, session};
+use crate::{interrupt, output, report, session};
 
 /// One line of the table.
 #[derive(Serialize)]
@@ -83,6 +83,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
             "limits": limits,
             "streamed_bytes_per_sweep": model.plan().streamed,
             "reading": model.reading_way().to_string(),
+            "experts": model.expert_hits().map(|hits| report::experts_json(&hits)),
             "tests": rows,
         }));
     }
@@ -116,6 +117,9 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         let rate = format!("{:.1} {}", row.rate, row.unit);
         let share = row.share_of_limit.map_or("-".to_owned(), |s| format!("{:.0} %", 100.0 * s));
         text += &format!("{:18}{:>10.2}{range:>22}{rate:>18}{share:>10}\n", row.test, row.tokens_per_second);
+    }
+    if let Some(hits) = model.expert_hits().filter(|hits| hits.asked > 0) {
+        text += &format!("\nexperts: {}\n", report::experts(&hits));
     }
     output::print(&text)
 }
@@ -153,7 +157,7 @@ impl Bench<'_> {
     fn decode(&mut self, texts: usize, depth: usize, n: usize) -> anyhow::Result<Row> {
         let tokens = session::meaningless(self.model.decoder(), depth + n);
         let plan = self.model.plan();
-        let streams = plan.streamed > 0;
+        let streams = plan.streams();
         // With weights from disk the memory is not the limit.
         let bytes = match plan.streamed {
             // A cache on disk is not read at the speed of memory.
@@ -174,6 +178,7 @@ impl Bench<'_> {
             self.model.prefill(sequence, &tokens[..depth])?;
         }
         let mut before = ceiling(self.measure_limits()?);
+        let mut read = 0;
         for _ in 0..self.repetitions {
             for sequence in &mut sequences {
                 sequence.truncate(depth);
@@ -183,6 +188,7 @@ impl Bench<'_> {
                     self.model.prefill(sequence, &tokens[..depth])?;
                 }
             }
+            let read_before = self.model.reading().bytes;
             let start = Instant::now();
             for token in &tokens[depth..] {
                 let tokens = std::slice::from_ref(token);
@@ -191,10 +197,17 @@ impl Bench<'_> {
                 self.model.forward(&mut inputs)?;
             }
             let seconds = start.elapsed().as_secs_f64();
+            read += self.model.reading().bytes - read_before;
             let after = ceiling(self.measure_limits()?);
             runs.push(Run { seconds, limit: before.max(after) });
             before = after;
         }
+        // Which experts a token needs is known when it was written.
+        let bytes = if self.model.decoder().has_experts() && streams {
+            read as f64 / (self.repetitions * n) as f64
+        } else {
+            bytes
+        };
         let many = if texts == 1 { String::new() } else { format!(" x {texts}") };
         let after = if depth == 0 { String::new() } else { format!(" @ {depth}") };
         Ok(row(format!("decode {n}{many}{after}"), texts * n, &mut runs, bytes * n as f64, "GB/s"))

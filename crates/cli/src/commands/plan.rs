@@ -24,7 +24,7 @@ pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<()> {
         ..session::options(&args.run)
     };
     let plan = plan_memory(&package, &options)?;
-    let needs_disk = plan.streamed > 0 || plan.kv_disk > 0;
+    let needs_disk = plan.streams() || plan.kv_disk > 0;
     let disk = if needs_disk { disks::rate(&package, args.measure)? } else { None };
     let rates = Rates { disk_bytes_per_second: disk.map(|d| d.bytes_per_second), ..Rates::measure(&options, PROBE)? };
     let outlook = Outlook::new(&decoder, &plan, &options, &rates, context);

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use rheostat::decoder::{Block, Storage};
 use rheostat::profile::{Account, Op, Phase, Profile};
-use rheostat::{Compute, Forecast, KvFormat, Limits, MemoryPlan, Model, Rates, Way, memory};
+use rheostat::{Compute, Forecast, Hits, KvFormat, Limits, MemoryPlan, Model, Rates, Way, memory};
 use serde_json::{Map, Value, json};
 
 use super::bottleneck::{Figures, Verdict};
@@ -35,6 +35,8 @@ pub(crate) struct Report {
     pub(super) profile: Profile,
     pub(super) limits: Option<Limits>,
     pub(super) peak: Option<u64>,
+    /// How often routed experts were in memory, of a model that has any.
+    pub(super) hits: Option<Hits>,
     /// Prefill and decode, those of them that there were.
     pub(super) phases: Vec<PhaseReport>,
 }
@@ -87,6 +89,7 @@ impl Report {
             profile,
             limits,
             peak: memory::peak(),
+            hits: model.expert_hits(),
         }
     }
 
@@ -117,6 +120,7 @@ impl Report {
             "plan": self.plan,
             "limits": self.limits,
             "peak_memory_bytes": self.peak,
+            "experts": self.hits.as_ref().map(crate::report::experts_json),
             "phases": phases,
             "overall": account(&self.profile.overall()),
             "sweeps": sweeps.collect::<Vec<_>>(),

@@ -56,6 +56,14 @@ impl Report {
         text += &format!("weights: {}, {streams}; {read}\n", format_size(plan.weights));
         let peak = self.peak.map_or(String::new(), |peak| format!(", peak {}", format_size(peak)));
         text += &format!("memory: {} planned of {}{peak}\n", format_size(plan.total()), format_size(plan.budget));
+        if let Some(hits) = &self.hits {
+            text += &format!(
+                "experts: {} in memory of {}; {}\n",
+                format_size(plan.experts),
+                format_size(plan.all_experts),
+                crate::report::experts(hits)
+            );
+        }
         if let Some(limits) = self.limits {
             let giga = |rate: Option<f64>, what: &str| rate.map(|rate| format!("{what} {:.2} GB/s", rate * 1e-9));
             let mut parts: Vec<String> = Vec::new();

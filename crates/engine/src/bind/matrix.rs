@@ -193,7 +193,11 @@ impl Binder<'_> {
         let tensor = self.find_typed(name, &[cols], Dtype::I32)?;
         let order = self.checkpoint.read_tensor(&tensor)?;
         if !valid_order(&order, cols.div_ceil(group)) {
-            return Err(Error::GroupOutOfRange { path: self.path(), tensor: name.to_owned(), groups: cols.div_ceil(group) });
+            return Err(Error::GroupOutOfRange {
+                path: self.path(),
+                tensor: name.to_owned(),
+                groups: cols.div_ceil(group),
+            });
         }
         let neighbours = (0..cols).map(|i| (i / group) as i32);
         let plain = order.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b)).eq(neighbours);

@@ -105,14 +105,42 @@ fn gptq(config: &Keys<'_>) -> Result<Quantization, ConfigError> {
     }
     // How it was found, and what tensors tell (`g_idx`).
     config.ignore(&[
-        "desc_act", "act_group_aware", "sym", "static_groups", "damp_percent", "damp_auto_increment", "true_sequential", "mse",
-        "model_name_or_path", "model_file_base_name", "quantizer", "meta", "is_marlin_format", "dataset", "tokenizer",
-        "batch_size", "block_name_to_quantize", "cache_block_outputs", "exllama_config", "max_input_length", "model_seqlen",
-        "module_name_preceding_first_block", "modules_in_block_to_quantize", "pad_token_id", "use_cuda_fp16",
-        "use_exllama", "backend", "disable_exllama", "modules_to_not_convert", "hyb_act", "dynamic",
+        "desc_act",
+        "act_group_aware",
+        "sym",
+        "static_groups",
+        "damp_percent",
+        "damp_auto_increment",
+        "true_sequential",
+        "mse",
+        "model_name_or_path",
+        "model_file_base_name",
+        "quantizer",
+        "meta",
+        "is_marlin_format",
+        "dataset",
+        "tokenizer",
+        "batch_size",
+        "block_name_to_quantize",
+        "cache_block_outputs",
+        "exllama_config",
+        "max_input_length",
+        "model_seqlen",
+        "module_name_preceding_first_block",
+        "modules_in_block_to_quantize",
+        "pad_token_id",
+        "use_cuda_fp16",
+        "use_exllama",
+        "backend",
+        "disable_exllama",
+        "modules_to_not_convert",
+        "hyb_act",
+        "dynamic",
     ]);
     if config.opt_object("dynamic")?.is_some_and(|rules| !rules.is_empty()) {
-        return Err(config.invalid("dynamic", "absent or empty: modules with settings of their own are not supported yet"));
+        return Err(
+            config.invalid("dynamic", "absent or empty: modules with settings of their own are not supported yet")
+        );
     }
     Ok(Quantization::Gptq(GptqPacking { bits, group: group(config, "group_size")?, zeros }))
 }

@@ -36,7 +36,7 @@ pub struct Attention {
     /// [`Part::Query`] `[n_heads, head_dim]`, [`Part::Key`] and [`Part::Value`] `[n_kv_heads, head_dim]`, and possibly
     /// [`Part::Gate`] `[n_heads, head_dim]`, by whose sigmoid the result is multiplied.
     pub inputs: Vec<Projection>,
-    /// Queries, keys and values are kept within `[-clip, clip]`.
+    /// Queries, keys and values are kept within `[-clip, clip]`: after norms that come before the rotation.
     pub clip: Option<f32>,
     /// Norms of queries and keys.
     pub qk_norm: Option<QkNorm>,
@@ -292,12 +292,9 @@ impl Mixer {
                 value_dim: m.head_dim,
                 window: m.window,
             }),
-            Mixer::Latent(m) => Some(KvShape {
-                n_kv_heads: 1,
-                head_dim: m.kv_rank + m.rope_dim,
-                value_dim: m.kv_rank,
-                window: None,
-            }),
+            Mixer::Latent(m) => {
+                Some(KvShape { n_kv_heads: 1, head_dim: m.kv_rank + m.rope_dim, value_dim: m.kv_rank, window: None })
+            }
             Mixer::Delta(_) | Mixer::Conv(_) => None,
         }
     }

@@ -10,7 +10,8 @@ mod words;
 
 pub use experts::{Experts, GroupScore, Groups, Normalise, Router, Scores, Shared};
 pub use linear::{
-    Fp8Block, Fp8Scales, GptqPacking, Layout, Linear, Norm, NormKind, Packing, Part, Piece, Projection, Slab, Slice, Storage,
+    Fp8Block, Fp8Scales, GptqPacking, Layout, Linear, Norm, NormKind, Packing, Part, Piece, Projection, Slab, Slice,
+    Storage,
 };
 pub use mixer::{Attention, Delta, Latent, LatentQueries, Mixer, QkNorm, QkNormPlace, Rotary, ShortConv};
 pub use rheostat_kernels::{Activation, Bits, GptqZeros, Pairing, Zeros};

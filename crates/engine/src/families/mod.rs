@@ -1,12 +1,29 @@
 //! The model families: each a page that maps its `config.json` and tensor names to a [`Decoder`].
 
+mod deepseek_v2;
+mod deepseek_v3;
 mod dense;
+mod gated_delta;
+mod glm4_moe;
+mod gpt_oss;
+mod granitemoe;
+mod latent;
+mod lfm2;
 mod llama;
+mod minimax_m2;
 mod mistral;
+mod mixtral;
+mod moe;
+mod olmoe;
 mod opensci;
 mod parts;
+mod phimoe;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
+mod qwen3_5_text;
+mod qwen3_moe;
+mod qwen3_next;
 
 use serde_json::{Map, Value};
 
@@ -21,11 +38,25 @@ struct Family {
 
 /// Every family, in alphabetical order.
 const FAMILIES: &[Family] = &[
+    Family { model_type: "deepseek_v2", describe: deepseek_v2::describe },
+    Family { model_type: "deepseek_v3", describe: deepseek_v3::describe },
+    Family { model_type: "glm4_moe", describe: glm4_moe::describe },
+    Family { model_type: "gpt_oss", describe: gpt_oss::describe },
+    Family { model_type: "granitemoe", describe: granitemoe::describe },
+    Family { model_type: "lfm2", describe: lfm2::describe },
     Family { model_type: "llama", describe: llama::describe },
+    Family { model_type: "minimax_m2", describe: minimax_m2::describe },
     Family { model_type: "mistral", describe: mistral::describe },
+    Family { model_type: "mixtral", describe: mixtral::describe },
+    Family { model_type: "olmoe", describe: olmoe::describe },
     Family { model_type: "opensci", describe: opensci::describe },
+    Family { model_type: "phimoe", describe: phimoe::describe },
     Family { model_type: "qwen2", describe: qwen2::describe },
+    Family { model_type: "qwen2_moe", describe: qwen2_moe::describe },
     Family { model_type: "qwen3", describe: qwen3::describe },
+    Family { model_type: "qwen3_5_text", describe: qwen3_5_text::describe },
+    Family { model_type: "qwen3_moe", describe: qwen3_moe::describe },
+    Family { model_type: "qwen3_next", describe: qwen3_next::describe },
 ];
 
 /// What a family may ask of the checkpoint: variants of one family differ in what they store.

@@ -46,15 +46,15 @@ impl Pass<'_> {
         let to = Targets { parts: &mut ws.parts, whole: &mut ws.whole };
         self.project(&ws.normed[..n * hidden], n, &mut ws.prepared, &mixer.inputs, linears, to)?;
         self.done(Op::Qkv);
+        let place = mixer.qk_norm.as_ref().map(|norm| norm.place);
+        if place == Some(QkNormPlace::BeforeRotation) {
+            self.qk_norm(mixer, bound, n, ws);
+        }
         if let Some(clip) = mixer.clip {
             for (part, width) in [(Part::Query, width), (Part::Key, kv_width), (Part::Value, kv_width)] {
                 kernels::clamp(self.exec, &mut ws.parts[part as usize][..n * width], clip);
             }
             self.done(Op::Activation);
-        }
-        let place = mixer.qk_norm.as_ref().map(|norm| norm.place);
-        if place == Some(QkNormPlace::BeforeRotation) {
-            self.qk_norm(mixer, bound, n, ws);
         }
         if let Some(rotary) = mixer.rotary {
             let half = self.decoder.ropes[rotary.rope].dim() / 2;

@@ -276,10 +276,10 @@ fn run_affine<A: Arithmetic>(isa: Isa, strip: Strip<'_>, affine: Affine, scratch
             isa.run(Widen { strip, element: Affine8(group), panel: to, stride, arithmetic });
         }
         (Order::Stored, Bits::Four) => {
-            isa.run(WidenOrdered { strip, element: Int4(group), panel: to, stride, arithmetic });
+            isa.run(WidenOrdered { strip, panel: to, stride, types: PhantomData::<(A, Int4)> });
         }
         (Order::Stored, Bits::Eight) => {
-            isa.run(WidenOrdered { strip, element: Int8(group), panel: to, stride, arithmetic });
+            isa.run(WidenOrdered { strip, panel: to, stride, types: PhantomData::<(A, Int8)> });
         }
     }
     isa.run(Panel { strip, panel, stride, arithmetic });

@@ -15,12 +15,11 @@ const BLOCK: usize = 2 * LANES;
 pub(super) struct WidenOrdered<'a, A: Arithmetic, W: Element> {
     /// With a scale and a zero point for each group.
     pub(super) strip: &'a Strip<'a>,
-    /// The integers: with a scale of one, these are their values.
-    pub(super) element: W,
     pub(super) panel: &'a mut [f32],
     /// f32 elements from row to row of the panel.
     pub(super) stride: usize,
-    pub(super) arithmetic: PhantomData<A>,
+    /// The arithmetic, and the integers: with a scale of one, these are their values.
+    pub(super) types: PhantomData<(A, W)>,
 }
 
 impl<A: Arithmetic, W: Element> Op for WidenOrdered<'_, A, W> {

@@ -216,6 +216,9 @@ fn check(shape: &Attention<'_>, format: KvFormat, lengths: [usize; 2]) {
             attention(exec, shape, &q, &spans, &caches, &mut out);
             let what = format!("{shape:?} {format:?} cut {cut} {}", name(exec));
             assert_bits(&out, &want, &what);
+            if cut == 1 {
+                continue;
+            }
             for (seq, rows) in [(0, 0..lengths[0]), (1, lengths[0]..lengths[0] + lengths[1])] {
                 let spans: Vec<_> = spans.iter().filter(|span| span.seq == seq).copied().collect();
                 let mut out = vec![f32::NAN; rows.end * n_heads * value_dim];
@@ -266,9 +269,10 @@ fn values_have_a_size_of_their_own() {
 #[test]
 fn heads_may_be_wide() {
     for (n_heads, n_kv_heads, head_dim, value_dim, len) in
-        [(4, 1, 576, 512, KV_BLOCK + 3), (100, 1, 576, 512, 3), (2, 1, 640, 512, 70), (2, 2, 192, 128, 60)]
+        [(2, 1, 576, 512, KV_BLOCK + 3), (100, 1, 576, 512, 3), (2, 1, 640, 512, 70), (2, 2, 192, 128, 60)]
     {
-        let shape = Attention { value_dim, ..plain(n_heads, n_kv_heads, head_dim, None) };
+        // Few keys, but of both blocks.
+        let shape = Attention { value_dim, ..plain(n_heads, n_kv_heads, head_dim, Some(40)) };
         check(&shape, KvFormat::F32, [len, 2]);
     }
 }
@@ -278,15 +282,13 @@ fn heads_may_be_wide() {
 #[test]
 fn sinks_and_caps() {
     let sinks = [0.3, -2.0, 150.0, -300.0, 5.0, -0.7];
-    for format in FORMATS {
-        for (sinks, softcap, window) in [
-            (Some(&sinks[..]), None, None),
-            (None, Some(2.0), Some(530)),
-            (None, Some(50.0), None),
-            (Some(&sinks[..]), Some(0.05), Some(9)),
-        ] {
-            let shape = Attention { sinks, softcap, value_dim: 24, ..plain(6, 2, 32, window) };
-            check(&shape, format, [KV_BLOCK + 40, 19]);
-        }
+    for (sinks, softcap, window, format) in [
+        (Some(&sinks[..]), None, None, KvFormat::F32),
+        (None, Some(2.0), Some(530), KvFormat::Bf16),
+        (None, Some(50.0), None, KvFormat::F32),
+        (Some(&sinks[..]), Some(0.05), Some(9), KvFormat::Bf16),
+    ] {
+        let shape = Attention { sinks, softcap, value_dim: 24, ..plain(6, 2, 32, window) };
+        check(&shape, format, [KV_BLOCK + 40, 19]);
     }
 }

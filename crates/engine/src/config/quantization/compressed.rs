@@ -187,4 +187,3 @@ fn targets(keys: &Keys<'_>, key: &str) -> Result<Vec<Target>, ConfigError> {
     let list = keys.opt_array(key)?.map_or(&[][..], Vec::as_slice);
     list.iter().map(|v| v.as_str().and_then(target).ok_or_else(|| keys.invalid(key, expected))).collect()
 }
-

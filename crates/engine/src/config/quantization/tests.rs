@@ -43,8 +43,7 @@ fn storage(quantization: &Quantization, module: &str, tensors: &'static [&'stati
 
 #[test]
 fn names_count_for_more_than_classes_and_ignored_ones_are_plain() {
-    let quantization =
-        read(&config(&json!({ "num_bits": 8, "group_size": 128, "symmetric": true }))).unwrap().unwrap();
+    let quantization = read(&config(&json!({ "num_bits": 8, "group_size": 128, "symmetric": true }))).unwrap().unwrap();
     let packed = |bits, group| Storage::Packed(Packing { bits, group: Some(group), zeros: Zeros::Absent });
     assert_eq!(storage(&quantization, "model.b", &[]), packed(Bits::Eight, 128));
     assert_eq!(storage(&quantization, "model.a", &[]), packed(Bits::Four, 32));
@@ -57,9 +56,17 @@ fn other_forms_are_those_of_the_modules_that_have_their_tensors() {
     let gptq = |zeros| Storage::Gptq(GptqPacking { bits: Bits::Four, group: Some(64), zeros });
     let fp8 = Storage::Fp8(Fp8Scales { suffix: ".weight_scale_inv", block: Fp8Block::Block(128, 64) });
     for (config, tensor, wanted) in [
-        (json!({ "quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 64] }), "m.weight_scale_inv", fp8),
+        (
+            json!({ "quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 64] }),
+            "m.weight_scale_inv",
+            fp8,
+        ),
         (json!({ "quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"] }), "m_blocks", Storage::Mxfp4),
-        (json!({ "quant_method": "gptq", "bits": 4, "group_size": 64, "desc_act": true, "sym": true }), "m.qweight", gptq(GptqZeros::MinusOne)),
+        (
+            json!({ "quant_method": "gptq", "bits": 4, "group_size": 64, "desc_act": true, "sym": true }),
+            "m.qweight",
+            gptq(GptqZeros::MinusOne),
+        ),
         (
             json!({ "quant_method": "gptq", "bits": 4, "group_size": 64, "checkpoint_format": "gptq_v2" }),
             "m.qweight",
@@ -93,7 +100,8 @@ fn numbers_of_eight_bits_are_told_from_integers() {
     ] {
         let mut config = config(&weights(more));
         config["format"] = json!("float-quantized");
-        config["config_groups"]["group_0"]["input_activations"] = json!({ "num_bits": 8, "type": "float", "dynamic": true });
+        config["config_groups"]["group_0"]["input_activations"] =
+            json!({ "num_bits": 8, "type": "float", "dynamic": true });
         let quantization = read(&config).unwrap().unwrap();
         assert_eq!(storage(&quantization, "m", &[]), Storage::Fp8(Fp8Scales { suffix: ".weight_scale", block }));
         // Scales of inputs that were found beforehand change what is computed.
@@ -117,10 +125,7 @@ fn what_is_not_understood_is_refused_by_name() {
         (json!({ "num_bits": 4, "unheard_of": 1 }), "unheard_of"),
     ] {
         let error = read(&config(&weights)).unwrap_err();
-        assert!(
-            error.contains("quantization_config.config_groups.group_0.weights") && error.contains(says),
-            "{error}"
-        );
+        assert!(error.contains("quantization_config.config_groups.group_0.weights") && error.contains(says), "{error}");
     }
     for (key, value) in [
         ("quant_method", json!("bitsandbytes")),
@@ -140,7 +145,10 @@ fn what_is_not_understood_is_refused_by_name() {
 #[test]
 fn other_methods_are_refused_by_what_they_ask_for() {
     for (config, says) in [
-        (json!({ "quant_method": "fp8", "activation_scheme": "static", "weight_block_size": [128, 128] }), "activation_scheme"),
+        (
+            json!({ "quant_method": "fp8", "activation_scheme": "static", "weight_block_size": [128, 128] }),
+            "activation_scheme",
+        ),
         (json!({ "quant_method": "fp8" }), "weight_block_size"),
         (json!({ "quant_method": "fp8", "weight_block_size": [128, 48] }), "weight_block_size"),
         (json!({ "quant_method": "gptq", "bits": 3, "group_size": 128 }), "bits"),
