@@ -28,6 +28,7 @@ mod carry;
 pub mod chat;
 mod config;
 pub mod decoder;
+mod dequantize;
 mod error;
 pub mod eval;
 mod families;
@@ -50,6 +51,7 @@ pub mod trace;
 
 pub use budget::{LogitRows, MemoryPlan};
 pub use config::{ConfigError, ConfigErrorKind};
+pub use dequantize::dequantize;
 pub use error::Error;
 pub use fingerprint::Fingerprint;
 pub use forecast::{Bottleneck, Forecast, Rates, measure_disk};

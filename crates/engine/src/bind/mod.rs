@@ -181,6 +181,14 @@ impl Bound {
     }
 }
 
+/// The tensors of one linear map of `decoder`, found and checked.
+///
+/// # Errors
+/// A tensor is missing, or has another shape or type.
+pub(crate) fn matrix_of(linear: &Linear, decoder: &Decoder, checkpoint: &Checkpoint) -> Result<MatrixInfo, Error> {
+    Binder { checkpoint, used: HashSet::new(), matrices: Vec::new(), experts: Vec::new(), decoder }.matrix(linear)
+}
+
 struct Binder<'a> {
     checkpoint: &'a Checkpoint,
     decoder: &'a Decoder,
