@@ -346,7 +346,7 @@ pub(crate) fn expect(inputs: &[Input<'_>]) {
 
 /// Bytes that one unit of positions takes in all layers.
 pub(crate) fn unit_bytes(decoder: &Decoder, format: KvFormat) -> u64 {
-    decoder.blocks.iter().filter_map(|b| b.kv()).map(|shape| shape.memory(format)).sum()
+    decoder.blocks.iter().filter_map(super::decoder::Block::kv).map(|shape| shape.memory(format)).sum()
 }
 
 /// Bytes of what a sequence carries besides.
