@@ -245,7 +245,13 @@ fn kv_bytes(decoder: &Decoder, rows: usize, units: usize, demand: &Demand) -> u6
         KvPlace::Disk => {
             // The ends of all sequences; in the layer at hand, what the pass adds to them; and the ring.
             let tails = units.min(TAIL_UNITS * demand.sequences) as u64 * unit;
-            let widest = decoder.blocks.iter().filter_map(|b| b.kv()).map(|kv| kv.memory(demand.kv)).max().unwrap_or(0);
+            let widest = decoder
+                .blocks
+                .iter()
+                .filter_map(super::decoder::Block::kv)
+                .map(|kv| kv.memory(demand.kv))
+                .max()
+                .unwrap_or(0);
             let pass = (rows.div_ceil(KV_UNIT) + demand.sequences) as u64 * widest;
             let ring = kv_disk::ring_blocks(decoder, demand.kv, demand.memory, units.saturating_mul(KV_UNIT));
             tails + pass + ring * kv_disk::ring_block_bytes(decoder, demand.kv)

@@ -12,6 +12,25 @@ use rheostat::{
 /// The bar for |difference|, in f32 over values of a few units. A case that needs more must say why.
 const BAR: f32 = 3e-5;
 
+/// Cases that need more than [`BAR`]: their own bar, and why.
+const WIDER: &[(&str, f32, &str)] = &[
+    ("deepseek_v3_hub", 4e-5, "values of the residual stream come to 16: 2e-6 of them; logits are within 1.2e-5"),
+    ("deepseek_v3_switches", 4e-5, "values of the residual stream come to 56: 6e-7 of them; logits are within 1.2e-5"),
+    ("lfm2_hub", 4e-5, "values of the residual stream come to 33: 1.2e-6 of them; logits are within 1e-5"),
+    (
+        "qwen3_5_wrapper",
+        1.2e-4,
+        "in the first row of a layer's rule q and k are nearly orthogonal, and the norm of the result makes much of what is left of \
+         their product: differences of 4e-6 before it are 4.5e-5 after it (transformers itself is 2.4e-5 from float64)",
+    ),
+    ("qwen3_next_hub", 1.2e-4, "as qwen3_5_wrapper, in its longest prompt; the others are within 1e-5"),
+];
+
+/// The bar of a case.
+fn bar(case: &str) -> f32 {
+    WIDER.iter().find(|(name, ..)| *name == case).map_or(BAR, |(_, bar, _)| *bar)
+}
+
 /// Collects `blocks.*.hook_resid_post`.
 #[derive(Default)]
 struct Hidden(Vec<Vec<f32>>);
@@ -75,7 +94,7 @@ fn logits_and_hidden_states_agree_with_transformers() {
             case.name, largest[0], largest[1], largest[2]
         );
         for l in largest {
-            assert!(l <= BAR, "{}: a difference of {l:e} from transformers", case.name);
+            assert!(l <= bar(&case.name), "{}: a difference of {l:e} from transformers", case.name);
             if l > worst.0 {
                 worst = (l, case.name.clone());
             }

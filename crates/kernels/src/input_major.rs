@@ -1,5 +1,7 @@
 //! Matrices that are stored input after input, as kernels read them: sixteen outputs of one input at a time.
 
+use std::mem::MaybeUninit;
+
 use crate::element::{Element, load_scales};
 use crate::format::{Awq, Bits, Gptq, GptqZeros, Order, Scales};
 use crate::matrix::Matrix;
@@ -62,21 +64,25 @@ pub(crate) struct Awqs<'a> {
     group: usize,
 }
 
-/// What `read` makes of the `len` bytes from `at` on, up to 64; those beyond the end are zeros.
+/// Room for what is read where fewer bytes are left than a vector takes.
+type Spare = MaybeUninit<[u8; 64]>;
+
+/// Where the `len` bytes from `at` on are, up to 64: in place or, if some of them lie beyond the end, in `spare`, with zeros
+/// in their place.
 #[inline(always)]
-fn read_window<R>(bytes: &[u8], at: usize, len: usize, read: impl Fn(*const u8) -> R) -> R {
+fn window(bytes: &[u8], at: usize, len: usize, spare: &mut Spare) -> *const u8 {
     match bytes.get(at..at + len) {
-        Some(window) => read(window.as_ptr()),
-        None => read(last_window(bytes, at).as_ptr()),
+        Some(window) => window.as_ptr(),
+        None => last_window(bytes, at, spare),
     }
 }
 
 #[cold]
-fn last_window(bytes: &[u8], at: usize) -> [u8; 64] {
+fn last_window(bytes: &[u8], at: usize, spare: &mut Spare) -> *const u8 {
     let rest = bytes.get(at..).unwrap_or_default();
-    let mut window = [0; 64];
+    let window = spare.write([0; 64]);
     window[..rest.len()].copy_from_slice(rest);
-    window
+    window.as_ptr()
 }
 
 impl<'a, W: Element> Floats<'a, W> {
@@ -99,34 +105,34 @@ impl<W: Element> InputMajor for Floats<'_, W> {
     }
     #[inline(always)]
     fn load<S: Simd>(self, s: S, k: usize, o: usize, group: W::Group<S>) -> S::V {
+        let (at, mut spare) = (W::bytes(LANES) / LANES * (k * self.rows + o), Spare::uninit());
         // SAFETY: a window of 16 elements.
-        let read = |p| unsafe { W::load(s, p, group) };
-        read_window(self.elements, W::bytes(LANES) / LANES * (k * self.rows + o), W::bytes(LANES), read)
+        unsafe { W::load(s, window(self.elements, at, W::bytes(LANES), &mut spare), group) }
     }
 }
 
 impl Groups<'_> {
     #[inline(always)]
     fn scales<S: Simd>(&self, s: S, g: usize, o: usize) -> S::V {
-        let size = self.format.bytes();
+        let (size, mut spare) = (self.format.bytes(), Spare::uninit());
         // SAFETY: a window of 16 scales.
-        read_window(self.scales, (g * self.rows + o) * size, LANES * size, |p| unsafe {
-            load_scales(s, p, self.format)
-        })
+        unsafe {
+            load_scales(s, window(self.scales, (g * self.rows + o) * size, LANES * size, &mut spare), self.format)
+        }
     }
 
     /// Two words of zero points of 4 bits, or four of 8.
     #[inline(always)]
     fn zeros(&self, g: usize, o: usize, bits: Bits) -> [u32; 4] {
         let (words, first) = (LANES / bits.per_word(), (g * self.rows + o) / bits.per_word());
-        read_window(self.zeros, first * 4, words * 4, |p| {
-            let mut zeros = [0; 4];
-            for (i, zero) in zeros[..words].iter_mut().enumerate() {
-                // SAFETY: within the window.
-                *zero = u32::from_le_bytes(unsafe { p.add(4 * i).cast::<[u8; 4]>().read_unaligned() });
-            }
-            zeros
-        })
+        let mut spare = Spare::uninit();
+        let stored = window(self.zeros, first * 4, words * 4, &mut spare);
+        let mut zeros = [0; 4];
+        for (i, zero) in zeros[..words].iter_mut().enumerate() {
+            // SAFETY: within the window.
+            *zero = u32::from_le_bytes(unsafe { stored.add(4 * i).cast::<[u8; 4]>().read_unaligned() });
+        }
+        zeros
     }
 }
 
@@ -182,9 +188,10 @@ impl InputMajor for Gptqs<'_> {
     fn load<S: Simd>(self, s: S, k: usize, o: usize, (scale, zero): (S::V, S::V)) -> S::V {
         let (word, place) = (k / self.bits.per_word(), k % self.bits.per_word());
         let shift = self.bits.width() * place as u32;
+        let mut spare = Spare::uninit();
+        let words = window(self.words, (word * self.groups.rows + o) * 4, LANES * 4, &mut spare);
         // SAFETY: a window of 16 words.
-        let read = |p| unsafe { s.load_fields(p, shift, self.bits.mask()) };
-        let q = read_window(self.words, (word * self.groups.rows + o) * 4, LANES * 4, read);
+        let q = unsafe { s.load_fields(words, shift, self.bits.mask()) };
         // Differences of small integers are exact, so that the product is rounded once.
         s.mul(s.sub(q, zero), scale)
     }
@@ -228,11 +235,11 @@ impl InputMajor for Awqs<'_> {
     #[inline(always)]
     fn load<S: Simd>(self, s: S, k: usize, o: usize, (scale, zero): (S::V, S::V)) -> S::V {
         let first = k * (self.groups.rows / 8) + o / 8;
-        let words = read_window(self.words, first * 4, 8, |p| {
-            // SAFETY: a window of two words.
-            unsafe { p.cast::<[[u8; 4]; 2]>().read_unaligned() }.map(u32::from_le_bytes).map(in_order)
-        });
-        let q = widen_words(s, [words[0], words[1], 0, 0], Bits::Four);
+        let mut spare = Spare::uninit();
+        let words = window(self.words, first * 4, 8, &mut spare).cast::<[[u8; 4]; 2]>();
+        // SAFETY: a window of two words.
+        let [lo, hi] = unsafe { words.read_unaligned() }.map(u32::from_le_bytes);
+        let q = widen_words(s, [in_order(lo), in_order(hi), 0, 0], Bits::Four);
         s.mul(s.sub(q, zero), scale)
     }
 }

@@ -90,12 +90,19 @@ pub(crate) struct Keys<'a> {
     /// What stands before a key in messages: `rope_scaling.` for a nested object.
     prefix: String,
     map: &'a Map<String, Value>,
+    /// Whether it says what a model is, as the file as a whole does: then there are keys that are harmless.
+    whole: bool,
     read: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Keys<'a> {
     pub(crate) fn new(file: &str, map: &'a Map<String, Value>) -> Keys<'a> {
-        Keys { file: file.to_owned(), prefix: String::new(), map, read: RefCell::default() }
+        Keys { file: file.to_owned(), prefix: String::new(), map, whole: true, read: RefCell::default() }
+    }
+
+    /// Of an object under `key` that says what a model is, as the file of another model would.
+    pub(crate) fn of_part(file: &str, key: &str, map: &'a Map<String, Value>) -> Keys<'a> {
+        Keys { prefix: format!("{key}."), ..Keys::new(file, map) }
     }
 
     /// The value of `key`, unless it is absent or null.
@@ -199,8 +206,14 @@ impl<'a> Keys<'a> {
             file: self.file.clone(),
             prefix: format!("{}{key}.", self.prefix),
             map,
+            whole: false,
             read: RefCell::default(),
         }))
+    }
+
+    /// The object itself.
+    pub(crate) fn map(&self) -> &'a Map<String, Value> {
+        self.map
     }
 
     /// The names of all keys that do not hold null.
@@ -230,7 +243,7 @@ impl<'a> Keys<'a> {
     pub(crate) fn finish(self, family: &str) -> Result<(), ConfigError> {
         let read = self.read.borrow();
         for (key, value) in self.map {
-            let known = read.contains(key) || self.prefix.is_empty() && HARMLESS.contains(&key.as_str());
+            let known = read.contains(key) || self.whole && HARMLESS.contains(&key.as_str());
             if !known && !value.is_null() {
                 return Err(self.error(ConfigErrorKind::NotUnderstood {
                     key: format!("{}{key}", self.prefix),

@@ -9,7 +9,7 @@ mod rope;
 
 pub(crate) use keys::Keys;
 pub(crate) use quantization::read_quantization;
-pub(crate) use rope::{RopeDefaults, read_rope, read_rope_of};
+pub(crate) use rope::{LayerRope, RopeDefaults, RopeSpelling, read_layer_ropes, read_rope, read_rope_as, rope_object};
 
 use std::fmt;
 

@@ -22,6 +22,25 @@ impl Default for RopeDefaults {
     }
 }
 
+/// How a family spells what stands beside the object.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RopeSpelling {
+    /// The key of the base; `None`: there is none.
+    pub(crate) theta: Option<&'static str>,
+    /// The key of the part of a head that is rotated.
+    pub(crate) partial: &'static str,
+    /// `original_max_position_embeddings` without the key, in a family that has it beside the object.
+    pub(crate) original: Option<usize>,
+    /// Whether the object is that of some layers only, for which transformers looks elsewhere for some keys.
+    pub(crate) of_layers: bool,
+}
+
+impl Default for RopeSpelling {
+    fn default() -> RopeSpelling {
+        RopeSpelling { theta: Some("rope_theta"), partial: "partial_rotary_factor", original: None, of_layers: false }
+    }
+}
+
 /// Reads the rotary embedding of heads of `head_dim` elements, for a family of `max_position_embeddings`.
 pub(crate) fn read_rope(
     keys: &Keys<'_>,
@@ -30,53 +49,103 @@ pub(crate) fn read_rope(
     max_position_embeddings: usize,
     defaults: RopeDefaults,
 ) -> Result<Rope, ConfigError> {
-    let scaling = keys.opt_object("rope_scaling")?.filter(|s| !s.is_empty());
-    let parameters = keys.opt_object("rope_parameters")?.filter(|p| !p.is_empty());
-    parse(keys, scaling.or(parameters), family, head_dim, max_position_embeddings, defaults)
+    read_rope_as(keys, RopeSpelling::default(), family, head_dim, max_position_embeddings, defaults)
 }
 
-/// Reads the rotary embedding of the layers of one of `kinds`, where `rope_parameters` has an object for each; `None` where it has none
-/// for any.
-pub(crate) fn read_rope_of(
+/// As [`read_rope`], where a family spells it otherwise.
+pub(crate) fn read_rope_as(
     keys: &Keys<'_>,
-    (kind, kinds): (&str, &[&str]),
-    family: &str,
-    head_dim: usize,
-    max_position_embeddings: usize,
-    defaults: RopeDefaults,
-) -> Result<Option<Rope>, ConfigError> {
-    let Some(all) = keys.opt_object("rope_parameters")?.filter(|all| all.names().any(|name| kinds.contains(&name)))
-    else {
-        return Ok(None);
-    };
-    if let Some(other) = all.names().find(|name| !kinds.contains(name)) {
-        return Err(all.invalid(other, format!("absent: there is an object for each of {}", kinds.join(", "))));
-    }
-    let inner = all.opt_object(kind)?.ok_or_else(|| all.missing(kind))?;
-    parse(keys, Some(inner), family, head_dim, max_position_embeddings, defaults).map(Some)
-}
-
-fn parse(
-    keys: &Keys<'_>,
-    inner: Option<Keys<'_>>,
+    spelling: RopeSpelling,
     family: &str,
     head_dim: usize,
     max_position_embeddings: usize,
     defaults: RopeDefaults,
 ) -> Result<Rope, ConfigError> {
-    let outer_theta = keys.opt_positive("rope_theta")?;
-    let outer_original = keys.opt_size("original_max_position_embeddings")?;
-    let outer_partial = match defaults.partial {
-        Some(_) => keys.opt_positive("partial_rotary_factor")?,
-        None => None,
+    let inner = rope_object(keys)?;
+    parse(keys, inner, spelling, family, head_dim, max_position_embeddings, defaults)
+}
+
+/// The object that says how a rotary embedding is stretched, if there is one.
+pub(crate) fn rope_object<'a>(keys: &Keys<'a>) -> Result<Option<Keys<'a>>, ConfigError> {
+    let scaling = keys.opt_object("rope_scaling")?.filter(|s| !s.is_empty());
+    let parameters = keys.opt_object("rope_parameters")?.filter(|p| !p.is_empty());
+    Ok(scaling.or(parameters))
+}
+
+/// A rotary embedding of the layers of one kind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LayerRope {
+    /// The kind, as `layer_types` has it.
+    pub(crate) kind: &'static str,
+    /// The key of the base, outside; `None`: there is none.
+    pub(crate) theta_key: Option<&'static str>,
+    /// The base without the key.
+    pub(crate) theta: f64,
+    /// Whether `rope_scaling` means these layers.
+    pub(crate) scaled: bool,
+}
+
+/// Reads a rotary embedding for each kind of layer: `rope_parameters` has an object for each, or `rope_scaling` stands for some and
+/// bases beside it (`configuration_gemma3.py`, `convert_rope_params_to_dict`).
+pub(crate) fn read_layer_ropes(
+    keys: &Keys<'_>,
+    layers: &[LayerRope],
+    family: &str,
+    head_dim: usize,
+    max_position_embeddings: usize,
+) -> Result<Vec<Rope>, ConfigError> {
+    let scaling = keys.opt_object("rope_scaling")?.filter(|s| !s.is_empty());
+    let parameters = keys.opt_object("rope_parameters")?.filter(|p| !p.is_empty());
+    if let Some(all) = &parameters {
+        if let Some(other) = all.names().find(|name| layers.iter().all(|l| l.kind != *name)) {
+            let kinds: Vec<&str> = layers.iter().map(|l| l.kind).collect();
+            return Err(all.invalid(other, format!("absent: there is an object for each of {}", kinds.join(", "))));
+        }
+        if scaling.is_some() {
+            return Err(
+                keys.invalid("rope_scaling", "absent, since rope_parameters has an object for each kind of layer")
+            );
+        }
+    }
+    let mut scaling = scaling;
+    let read = |layer: &LayerRope| {
+        let inner = match &parameters {
+            Some(all) => all.opt_object(layer.kind)?.filter(|p| !p.is_empty()),
+            None if layer.scaled => scaling.take(),
+            None => None,
+        };
+        let spelling = RopeSpelling { theta: layer.theta_key, of_layers: true, ..RopeSpelling::default() };
+        let defaults = RopeDefaults { theta: layer.theta, partial: None };
+        parse(keys, inner, spelling, family, head_dim, max_position_embeddings, defaults)
     };
-    let rotated = |keys: &Keys<'_>, own: Option<f64>| match own.or(outer_partial).or(defaults.partial) {
+    layers.iter().map(read).collect()
+}
+
+fn parse(
+    keys: &Keys<'_>,
+    inner: Option<Keys<'_>>,
+    spelling: RopeSpelling,
+    family: &str,
+    head_dim: usize,
+    max_position_embeddings: usize,
+    defaults: RopeDefaults,
+) -> Result<Rope, ConfigError> {
+    let outer_theta = spelling.theta.map_or(Ok(None), |key| keys.opt_positive(key))?;
+    let outer_original = match spelling.of_layers {
+        true => None,
+        false => keys.opt_size("original_max_position_embeddings")?.or(spelling.original),
+    };
+    let outer_partial = keys.opt_positive(spelling.partial)?;
+    if defaults.partial.is_none() && outer_partial.is_some_and(|f| f != 1.0) {
+        return Err(keys.invalid(spelling.partial, format!("1 in the {family} family")));
+    }
+    let rotated = |keys: &Keys<'_>, key: &str, own: Option<f64>| match own.or(outer_partial).or(defaults.partial) {
         None => Ok(head_dim),
         Some(factor) => {
             let dim = (head_dim as f64 * factor) as usize;
             let expected = format!("such that an even number of the {head_dim} elements of a head is rotated");
-            if dim == 0 || dim > head_dim || dim % 2 != 0 {
-                Err(keys.invalid("partial_rotary_factor", expected))
+            if dim == 0 || dim > head_dim || !dim.is_multiple_of(2) {
+                Err(keys.invalid(key, expected))
             } else {
                 Ok(dim)
             }
@@ -84,7 +153,12 @@ fn parse(
     };
     let Some(inner) = inner else {
         let theta = outer_theta.unwrap_or(defaults.theta);
-        return Ok(Rope::new(rotated(keys, None)?, theta, RopeScaling::Default, max_position_embeddings));
+        return Ok(Rope::new(
+            rotated(keys, spelling.partial, None)?,
+            theta,
+            RopeScaling::Default,
+            max_position_embeddings,
+        ));
     };
     // Among which axes of an image's positions the frequencies are shared out: of text, all axes say the same.
     inner.ignore(&["mrope_section", "mrope_interleaved"]);
@@ -95,7 +169,7 @@ fn parse(
     if defaults.partial.is_none() && own_partial.is_some_and(|f| f != 1.0) {
         return Err(inner.invalid("partial_rotary_factor", format!("1 in the {family} family")));
     }
-    let dim = rotated(&inner, own_partial)?;
+    let dim = rotated(&inner, "partial_rotary_factor", own_partial)?;
     let original = || -> Result<usize, ConfigError> {
         let own = inner.opt_size("original_max_position_embeddings")?;
         Ok(outer_original.or(own).unwrap_or(max_position_embeddings))
@@ -125,13 +199,17 @@ fn parse(
             let attention_factor = inner
                 .opt_positive("attention_factor")?
                 .unwrap_or_else(|| yarn_attention_factor(factor, mscale, mscale_all_dim));
+            let truncate = inner.bool_or("truncate", true)?;
+            if spelling.of_layers && !truncate {
+                return Err(inner.invalid("truncate", "true, which is all there is where layers differ"));
+            }
             let or = |x: Option<f64>, default| x.filter(|x| *x != 0.0).unwrap_or(default);
             RopeScaling::Yarn(YarnRope {
                 factor,
                 original,
                 beta_fast: or(inner.opt_number("beta_fast")?, 32.0),
                 beta_slow: or(inner.opt_number("beta_slow")?, 1.0),
-                truncate: inner.bool_or("truncate", true)?,
+                truncate,
                 attention_factor,
             })
         }

@@ -6,6 +6,7 @@
 mod experts;
 mod linear;
 mod mixer;
+mod names;
 mod words;
 
 pub use experts::{Experts, GroupScore, Groups, Normalise, Router, Scores, Shared};
@@ -149,11 +150,55 @@ pub struct Gated {
 #[derive(Clone, Debug)]
 pub struct Plain {
     /// The non-linearity.
-    pub act: Activation,
+    pub act: Nonlinearity,
     /// Up projection.
     pub up: Linear,
     /// Down projection.
     pub down: Linear,
+}
+
+/// The non-linearity of a feed-forward without a gate.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Nonlinearity {
+    /// One without parameters.
+    Fixed(Activation),
+    /// xIELU, whose parameters are tensors.
+    Xielu(Xielu),
+}
+
+/// The tensors of xIELU, of one element each (`activations.py::XIELUActivation`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Xielu {
+    /// Its softplus is the factor of the square above zero.
+    pub alpha_p: String,
+    /// Its softplus and `beta` are the factor of the exponential below.
+    pub alpha_n: String,
+    /// The slope at zero.
+    pub beta: String,
+    /// Where the exponential ends below zero.
+    pub eps: String,
+}
+
+impl Xielu {
+    /// The tensors of the module `name`.
+    #[must_use]
+    pub fn new(name: &str) -> Xielu {
+        let tensor = |last: &str| format!("{name}.{last}");
+        Xielu { alpha_p: tensor("alpha_p"), alpha_n: tensor("alpha_n"), beta: tensor("beta"), eps: tensor("eps") }
+    }
+
+    /// The names of the tensors, in the order that [`Xielu::activation`] takes them in.
+    #[must_use]
+    pub fn tensors(&self) -> [&str; 4] {
+        [&self.alpha_p, &self.alpha_n, &self.beta, &self.eps]
+    }
+
+    /// The function, from what the tensors hold.
+    pub(crate) fn activation([alpha_p, alpha_n, beta, eps]: [f32; 4]) -> Activation {
+        // As torch's softplus, which is the identity above 20.
+        let softplus = |x: f32| if x > 20.0 { x } else { libm::log1p(libm::exp(f64::from(x))) as f32 };
+        Activation::Xielu { alpha_p: softplus(alpha_p), alpha_n: beta + softplus(alpha_n), beta, eps }
+    }
 }
 
 impl Gated {
@@ -249,8 +294,14 @@ impl Block {
     #[must_use]
     pub fn vectors(&self) -> Vec<(&str, usize)> {
         let mut all = self.mixer.vectors();
-        if let Some(experts) = self.ffn.experts() {
-            all.extend(experts.router.correction_bias.as_deref().map(|name| (name, experts.n_experts)));
+        match &self.ffn {
+            Ffn::Gated(_) | Ffn::Plain(Plain { act: Nonlinearity::Fixed(_), .. }) => {}
+            Ffn::Plain(Plain { act: Nonlinearity::Xielu(act), .. }) => {
+                all.extend(act.tensors().map(|name| (name, 1)));
+            }
+            Ffn::Experts(experts) => {
+                all.extend(experts.router.correction_bias.as_deref().map(|name| (name, experts.n_experts)));
+            }
         }
         all
     }

@@ -1,8 +1,8 @@
 //! A description in words, for people.
 
 use super::{
-    Attention, Block, Decoder, Experts, Ffn, Flow, Gated, Latent, LatentQueries, Mixer, Norm, NormKind, Pairing, Part,
-    QkNormPlace, Scores,
+    Attention, Block, Decoder, Experts, Ffn, Flow, Gated, Latent, LatentQueries, Mixer, Nonlinearity, Norm, NormKind,
+    Pairing, Part, QkNormPlace, Scores,
 };
 use rheostat_kernels::Activation;
 
@@ -120,7 +120,7 @@ impl Ffn {
     fn words(&self) -> String {
         match self {
             Ffn::Gated(gated) => format!("gated feed-forward of {} ({})", gated.intermediate, name(gated.act)),
-            Ffn::Plain(plain) => format!("plain feed-forward of {} ({})", plain.up.out_features, name(plain.act)),
+            Ffn::Plain(plain) => format!("plain feed-forward of {} ({})", plain.up.out_features, plain.act.name()),
             Ffn::Experts(experts) => experts.words(),
         }
     }
@@ -148,6 +148,15 @@ impl Experts {
             self.n_experts,
             name(*act)
         )
+    }
+}
+
+impl Nonlinearity {
+    fn name(&self) -> &'static str {
+        match self {
+            Nonlinearity::Fixed(act) => name(*act),
+            Nonlinearity::Xielu(_) => "xielu",
+        }
     }
 }
 

@@ -4,7 +4,11 @@
 use super::Tensors;
 use super::parts::{KvHeads, Sizes, activation, eps};
 use crate::config::{ConfigError, Keys, RopeDefaults, read_rope};
-use crate::decoder::{Block, Decoder, Ffn, Gated, Linear, Mixer, Norm, NormKind, QkNorm, QkNormPlace};
+use crate::decoder::{
+    Activation, Attention, Block, Decoder, Ffn, Flow, Gated, Linear, Mixer, Nonlinearity, Norm, NormKind, Pairing,
+    Plain, QkNorm, QkNormPlace, Rotary, Xielu,
+};
+use crate::rope::Rope;
 
 /// What sets one dense family apart from another.
 pub(super) struct Dense {
@@ -20,12 +24,21 @@ pub(super) struct Dense {
     pub(super) qk_norm: Option<[&'static str; 2]>,
     /// All norms but those of queries and keys, which are RMS.
     pub(super) norm: NormStyle,
-    /// The key of the number that is added in norms, and what it is without the key.
+    /// Which norms a block has.
+    pub(super) norms: Norms,
+    /// The key of the number that is added in norms, and what it is without the key; an empty one where no key says so.
     pub(super) eps: (&'static str, f64),
     /// Where the config says nothing.
     pub(super) rope: RopeDefaults,
+    /// Which elements of a head turn together.
+    pub(super) pairing: Pairing,
     pub(super) tied: bool,
+    /// How the maps of the feed-forward are called.
+    pub(super) ffn: FfnStyle,
+    /// Its non-linearity where the config has none.
     pub(super) act: &'static str,
+    /// The key of it.
+    pub(super) act_key: &'static str,
 }
 
 impl Default for Dense {
@@ -38,12 +51,63 @@ impl Default for Dense {
             biases: Biases::default(),
             qk_norm: None,
             norm: NormStyle::Rms,
+            norms: Norms::PRE,
             eps: ("rms_norm_eps", 1e-6),
             rope: RopeDefaults::default(),
+            pairing: Pairing::Half,
             tied: false,
+            ffn: FfnStyle::Gated,
             act: "silu",
+            act_key: "hidden_act",
         }
     }
+}
+
+/// Which norms a block has, by the last part of their names, and what its feed-forward works on.
+#[derive(Clone, Copy)]
+pub(super) struct Norms {
+    /// Of the mixer's input and of its output.
+    pub(super) mixer: [Option<&'static str>; 2],
+    /// Of the feed-forward's input and of its output.
+    pub(super) ffn: [Option<&'static str>; 2],
+    pub(super) flow: Flow,
+}
+
+impl Norms {
+    /// `x + f(norm(x))`, as Llama has it.
+    pub(super) const PRE: Norms = Norms {
+        mixer: [Some("input_layernorm"), None],
+        ffn: [Some("post_attention_layernorm"), None],
+        flow: Flow::Serial,
+    };
+    /// `x + norm(f(x))`, as OLMo 2 has it.
+    pub(super) const POST: Norms = Norms {
+        mixer: [None, Some("post_attention_layernorm")],
+        ffn: [None, Some("post_feedforward_layernorm")],
+        flow: Flow::Serial,
+    };
+    /// `x + norm(f(norm(x)))`, as Gemma 2 has it.
+    pub(super) const BOTH: Norms = Norms {
+        mixer: [Some("input_layernorm"), Some("post_attention_layernorm")],
+        ffn: [Some("pre_feedforward_layernorm"), Some("post_feedforward_layernorm")],
+        flow: Flow::Serial,
+    };
+    /// One norm for mixer and feed-forward, whose outputs are added together.
+    pub(super) const PARALLEL: Norms =
+        Norms { mixer: [Some("input_layernorm"), None], ffn: [None, None], flow: Flow::Parallel };
+}
+
+/// How the maps of a feed-forward are called.
+#[derive(Clone, Copy)]
+pub(super) enum FfnStyle {
+    /// `gate_proj`, `up_proj` and `down_proj`.
+    Gated,
+    /// `gate_up_proj`, which has the rows of the gate before those of up, and `down_proj`.
+    Stacked,
+    /// Up and down under these names, without a gate.
+    Plain([&'static str; 2]),
+    /// `up_proj` and `down_proj` without a gate, and the parameters of xIELU in `act_fn`.
+    Xielu,
 }
 
 /// Which projections have a bias.
@@ -66,6 +130,8 @@ pub(super) enum NormStyle {
         /// Whether there is a bias.
         bias: bool,
     },
+    /// Layer norm with a weight that is stored as a difference from 1, and a bias.
+    LayerZeroCentred,
     /// Layer norm without either.
     Bare,
 }
@@ -77,6 +143,7 @@ impl NormStyle {
             NormStyle::Rms => Norm::rms(format!("{name}.weight"), width, eps),
             NormStyle::ZeroCentred => Norm::rms(format!("{name}.weight"), width, eps).zero_centred(),
             NormStyle::Layer { bias } => Norm::layer(name, bias, width, eps),
+            NormStyle::LayerZeroCentred => Norm::layer(name, true, width, eps).zero_centred(),
             NormStyle::Bare => Norm::bare(NormKind::Layer, width, eps),
         }
     }
@@ -90,48 +157,88 @@ impl Dense {
         tensors: &dyn Tensors,
         windows: impl Fn(usize) -> Option<usize>,
     ) -> Result<Decoder, ConfigError> {
+        self.describe_turned(keys, tensors, windows, |sizes, max_positions| {
+            Ok(vec![read_rope(keys, self.family, sizes.head_dim, max_positions, self.rope)?])
+        })
+    }
+
+    /// As [`Dense::describe`], with rotary embeddings that `ropes` reads, given `max_position_embeddings`. All layers use the first.
+    pub(super) fn describe_turned(
+        &self,
+        keys: &Keys<'_>,
+        tensors: &dyn Tensors,
+        windows: impl Fn(usize) -> Option<usize>,
+        ropes: impl FnOnce(&Sizes, usize) -> Result<Vec<Rope>, ConfigError>,
+    ) -> Result<Decoder, ConfigError> {
         let sizes = Sizes::read(keys, self.kv_heads, self.head_dim)?;
         let intermediate = keys.size("intermediate_size")?;
         let eps = eps(keys, self.eps.0, self.eps.1)?;
-        let act = activation(keys, "hidden_act", self.act)?;
+        let act = match self.ffn {
+            FfnStyle::Xielu => None,
+            _ => Some(activation(keys, self.act_key, self.act)?),
+        };
         let max_positions = keys.size_or("max_position_embeddings", self.context)?;
-        let rope = read_rope(keys, self.family, sizes.head_dim, max_positions, self.rope)?;
-        let norm = |name: &str, width| self.norm.norm(name, width, eps);
-        let (hidden, biases) = (sizes.hidden, self.biases);
+        let ropes = ropes(&sizes, max_positions)?;
         let block = |i: usize| {
-            let name = |rest: &str| format!("model.layers.{i}.{rest}");
-            let linear = |rest: &str, in_features, out_features, biased| {
-                Linear::new(name(&format!("{rest}.weight")), in_features, out_features).biased(biased)
-            };
-            let inputs = sizes.qkv(&name("self_attn"), biases.qkv);
-            let mut mixer = sizes.attention(inputs, linear("self_attn.o_proj", sizes.width(), hidden, biases.o));
-            mixer.window = windows(i);
-            let head_norm = |last: &str| {
-                let style = if matches!(self.norm, NormStyle::ZeroCentred) { self.norm } else { NormStyle::Rms };
-                style.norm(&name(&format!("self_attn.{last}")), sizes.head_dim, eps)
-            };
-            mixer.qk_norm = self.qk_norm.map(|[q, k]| QkNorm {
-                q: head_norm(q),
-                k: head_norm(k),
-                place: QkNormPlace::BeforeRotation,
-            });
-            let ffn = Gated::new(
-                act,
-                linear("mlp.gate_proj", hidden, intermediate, biases.mlp),
-                linear("mlp.up_proj", hidden, intermediate, biases.mlp),
-                linear("mlp.down_proj", intermediate, hidden, biases.mlp),
-            );
-            Block::pre_norm(
-                norm(&name("input_layernorm"), hidden),
-                Mixer::Attention(Box::new(mixer)),
-                norm(&name("post_attention_layernorm"), hidden),
-                Ffn::Gated(ffn),
-            )
+            let name = |last: &str| format!("model.layers.{i}.{last}");
+            let norm = |last: Option<&str>| last.map(|last| self.norm.norm(&name(last), sizes.hidden, eps));
+            let [mixer_norm, mixer_post_norm] = self.norms.mixer.map(norm);
+            let [ffn_norm, ffn_post_norm] = self.norms.ffn.map(norm);
+            let mixer = self.attention(&sizes, &name("self_attn"), eps, windows(i));
+            Block {
+                mixer_norm,
+                mixer: Mixer::Attention(Box::new(mixer)),
+                mixer_post_norm,
+                ffn_norm,
+                ffn: self.feed_forward(&sizes, &name("mlp"), act, intermediate),
+                ffn_post_norm,
+                flow: self.norms.flow,
+                residual_scale: 1.0,
+            }
         };
         let blocks = (0..sizes.layers).map(block).collect();
-        let ends = sizes.ends(keys, tensors, norm("model.norm", hidden), self.tied)?;
-        let context = rope.context();
-        Ok(sizes.decoder(self.family, vec![rope], context, blocks, ends))
+        let ends = sizes.ends(keys, tensors, self.norm.norm("model.norm", sizes.hidden, eps), self.tied)?;
+        let context = ropes.iter().map(Rope::context).max().unwrap_or(max_positions);
+        Ok(sizes.decoder(self.family, ropes, context, blocks, ends))
+    }
+
+    fn attention(&self, sizes: &Sizes, name: &str, eps: f32, window: Option<usize>) -> Attention {
+        let inputs = sizes.qkv(name, self.biases.qkv);
+        let o = Linear::new(format!("{name}.o_proj.weight"), sizes.width(), sizes.hidden).biased(self.biases.o);
+        let mut mixer = sizes.attention(inputs, o);
+        mixer.window = window;
+        mixer.rotary = mixer.rotary.map(|rotary| Rotary { pairing: self.pairing, ..rotary });
+        let head_norm = |last: &str| {
+            let style = if matches!(self.norm, NormStyle::ZeroCentred) { self.norm } else { NormStyle::Rms };
+            style.norm(&format!("{name}.{last}"), sizes.head_dim, eps)
+        };
+        mixer.qk_norm =
+            self.qk_norm.map(|[q, k]| QkNorm { q: head_norm(q), k: head_norm(k), place: QkNormPlace::BeforeRotation });
+        mixer
+    }
+
+    fn feed_forward(&self, sizes: &Sizes, name: &str, act: Option<Activation>, intermediate: usize) -> Ffn {
+        let hidden = sizes.hidden;
+        let linear = |last: &str, in_features, out_features| {
+            Linear::new(format!("{name}.{last}.weight"), in_features, out_features).biased(self.biases.mlp)
+        };
+        let (up, down) = (|last| linear(last, hidden, intermediate), |last| linear(last, intermediate, hidden));
+        match (self.ffn, act) {
+            (FfnStyle::Gated, Some(act)) => {
+                Ffn::Gated(Gated::new(act, up("gate_proj"), up("up_proj"), down("down_proj")))
+            }
+            (FfnStyle::Stacked, Some(act)) => {
+                let half = |first| up("gate_up_proj").rows(first, 2 * intermediate);
+                Ffn::Gated(Gated::new(act, half(0), half(intermediate), down("down_proj")))
+            }
+            (FfnStyle::Plain([first, last]), Some(act)) => {
+                Ffn::Plain(Plain { act: Nonlinearity::Fixed(act), up: up(first), down: down(last) })
+            }
+            (FfnStyle::Xielu, _) | (_, None) => {
+                let act = Nonlinearity::Xielu(Xielu::new(&format!("{name}.act_fn")));
+                Ffn::Plain(Plain { act, up: up("up_proj"), down: down("down_proj") })
+            }
+        }
     }
 }
 

@@ -4,9 +4,7 @@ use super::Tensors;
 use super::moe::Mixture;
 use super::parts::{KvHeads, Sizes, eps};
 use crate::config::{ConfigError, Keys, RopeDefaults, read_rope};
-use crate::decoder::{
-    Block, Decoder, Ffn, Latent, LatentQueries, Linear, Mixer, Norm, Pairing, Rotary, Router,
-};
+use crate::decoder::{Block, Decoder, Ffn, Latent, LatentQueries, Linear, Mixer, Norm, Pairing, Rotary, Router};
 
 /// Added in the norms of compressed vectors, whatever the config says of other norms.
 const LATENT_EPS: f32 = 1e-6;
@@ -63,7 +61,7 @@ impl Heads {
                 return Err(keys.invalid(key, format!("a whole number from 1 to {most}")));
             }
         }
-        if heads.rope % 2 != 0 {
+        if !heads.rope.is_multiple_of(2) {
             return Err(keys.invalid("qk_rope_head_dim", "an even number"));
         }
         // What the others say already.

@@ -3,7 +3,7 @@
 //! Mirrors `modeling_mistral.py`. A config without `sliding_window` means 4096; null means none.
 
 use super::Tensors;
-use super::dense::{Biases, Dense};
+use super::dense::Dense;
 use super::parts::KvHeads;
 use crate::config::{ConfigError, Keys};
 use crate::decoder::Decoder;

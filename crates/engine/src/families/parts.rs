@@ -5,7 +5,7 @@ use rheostat_kernels::Activation;
 use super::Tensors;
 use crate::config::{ConfigError, Keys};
 use crate::decoder::{Attention, Decoder, Embedding, Head, Linear, Logits, Norm, Part, Projection, Rotary};
-use crate::decoder::{Block, Pairing};
+use crate::decoder::{Block, Mixer, Pairing};
 use crate::rope::Rope;
 
 /// The sizes of a model whose blocks are alike.
@@ -161,7 +161,7 @@ pub(super) fn divided(keys: &Keys<'_>, key: &str, size: usize, by: usize) -> Res
 }
 
 pub(super) fn check_head_dim(keys: &Keys<'_>, head_dim: usize) -> Result<(), ConfigError> {
-    if head_dim % 2 != 0 || !(4..=512).contains(&head_dim) {
+    if !head_dim.is_multiple_of(2) || !(4..=512).contains(&head_dim) {
         return Err(keys.invalid("head_dim", "an even number from 4 to 512"));
     }
     Ok(())
@@ -182,6 +182,56 @@ pub(super) fn activation(keys: &Keys<'_>, key: &str, default: &str) -> Result<Ac
         "relu" => Activation::Relu,
         "relu2" => Activation::Relu2,
         _ => return Err(keys.invalid(key, "one of silu, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu, relu2")),
+    })
+}
+
+/// The window of each layer: `sliding_window` (`size` without the key, null: none) in the layers that `layer_types` calls sliding;
+/// without that key in those for which `slides` says so.
+pub(super) fn layer_windows(
+    keys: &Keys<'_>,
+    size: Option<usize>,
+    slides: impl Fn(usize) -> bool,
+) -> Result<Vec<Option<usize>>, ConfigError> {
+    let window = opt_or(keys, "sliding_window", size)?;
+    let layers = keys.layers("num_hidden_layers")?;
+    let types = layer_types(keys, layers, &["full_attention", "sliding_attention"], |i| usize::from(slides(i)))?;
+    if window.is_none() && types.contains(&1) {
+        return Err(keys.invalid("sliding_window", "a number, since there are layers of sliding_attention"));
+    }
+    Ok(types.into_iter().map(|kind| window.filter(|_| kind == 1)).collect())
+}
+
+/// `key` must be absent or hold `value`: the family has no other.
+pub(super) fn must_say(keys: &Keys<'_>, key: &str, value: &str) -> Result<(), ConfigError> {
+    match keys.opt_str(key)? {
+        Some(found) if found != value => Err(keys.invalid(key, format!("\"{value}\" in this family"))),
+        _ => Ok(()),
+    }
+}
+
+/// A size that null turns off, and that is `default` without the key.
+pub(super) fn opt_or(keys: &Keys<'_>, key: &str, default: Option<usize>) -> Result<Option<usize>, ConfigError> {
+    let size = keys.opt_size(key)?;
+    Ok(if keys.contains(key) { size } else { default })
+}
+
+/// In a family whose heads always share `hidden_size`, `head_dim` may not say otherwise.
+pub(super) fn no_own_head_dim(keys: &Keys<'_>) -> Result<(), ConfigError> {
+    let (hidden, n_heads) = (keys.size("hidden_size")?, keys.size("num_attention_heads")?);
+    match keys.opt_size("head_dim")? {
+        Some(d) if d.checked_mul(n_heads) != Some(hidden) => {
+            Err(keys.invalid("head_dim", "absent, or hidden_size / num_attention_heads"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The attention of every layer that has one.
+pub(super) fn attentions(decoder: &mut Decoder) -> impl Iterator<Item = (usize, &mut Attention)> {
+    let blocks = decoder.blocks.iter_mut().enumerate();
+    blocks.filter_map(|(i, block)| match &mut block.mixer {
+        Mixer::Attention(mixer) => Some((i, &mut **mixer)),
+        _ => None,
     })
 }
 

@@ -7,17 +7,27 @@ use super::Pass;
 use super::products::{Product, Targets};
 use super::workspace::Workspace;
 use crate::bind::BoundLinear;
-use crate::decoder::{Ffn, Gated, Part, Plain};
+use crate::decoder::{Activation, Ffn, Gated, Nonlinearity, Part, Plain, Xielu};
 use crate::error::Error;
 use crate::profile::Op;
 
 impl Pass<'_> {
     /// `delta = ffn(normed)`.
     pub(super) fn feed_forward(&self, i: usize, ffn: &Ffn, n: usize, ws: &mut Workspace) -> Result<(), Error> {
-        let linears = &self.bound.blocks[i].ffn;
+        let bound = &self.bound.blocks[i];
+        let linears = &bound.ffn;
         match ffn {
             Ffn::Gated(gated) => self.gated(gated, linears, n, ws),
-            Ffn::Plain(plain) => self.plain(plain, linears, n, ws),
+            Ffn::Plain(plain) => {
+                let act = match (&plain.act, bound.vectors.last_chunk()) {
+                    (Nonlinearity::Fixed(act), _) => *act,
+                    (Nonlinearity::Xielu(_), Some(tensors)) => {
+                        Xielu::activation(tensors.each_ref().map(|v: &Vec<f32>| v[0]))
+                    }
+                    (Nonlinearity::Xielu(_), None) => unreachable!("its four tensors were bound"),
+                };
+                self.plain(plain, act, linears, n, ws)
+            }
             Ffn::Experts(experts) => self.experts(i, experts, linears, n, ws),
         }
     }
@@ -32,8 +42,8 @@ impl Pass<'_> {
     ) -> Result<(), Error> {
         let hidden = self.decoder.hidden_size;
         let (inputs, down) = linears.split_at(ffn.inputs.len());
-        let to = Targets { parts: &mut ws.parts, whole: &mut ws.whole };
-        self.project(&ws.normed[..n * hidden], n, &mut ws.prepared, &ffn.inputs, inputs, to)?;
+        let mut to = Targets { parts: &mut ws.parts, whole: &mut ws.whole };
+        self.project(&ws.normed[..n * hidden], n, &mut ws.prepared, &ffn.inputs, inputs, &mut to)?;
         self.done(Op::GateUp);
         let width = n * ffn.intermediate;
         gate(self, ffn, &mut ws.parts, width);
@@ -45,14 +55,21 @@ impl Pass<'_> {
     }
 
     /// `delta = down(act(up(normed)))`.
-    fn plain(&self, ffn: &Plain, linears: &[BoundLinear], n: usize, ws: &mut Workspace) -> Result<(), Error> {
+    fn plain(
+        &self,
+        ffn: &Plain,
+        act: Activation,
+        linears: &[BoundLinear],
+        n: usize,
+        ws: &mut Workspace,
+    ) -> Result<(), Error> {
         let hidden = self.decoder.hidden_size;
         let up = &mut ws.parts[Part::Up as usize][..n * ffn.up.out_features];
         let product = Product { linear: &linears[0], out: up };
         self.products(&ws.normed[..n * hidden], n, &mut ws.prepared, &mut [product])?;
         self.done(Op::GateUp);
         let up = &mut ws.parts[Part::Up as usize][..n * ffn.up.out_features];
-        kernels::activate(self.exec, ffn.act, up);
+        kernels::activate(self.exec, act, up);
         self.done(Op::Activation);
         let out = &mut ws.delta[..n * hidden];
         self.products(up, n, &mut ws.prepared, &mut [Product { linear: &linears[1], out }])?;

@@ -172,7 +172,7 @@ fn storage(weights: Keys<'_>) -> Result<Storage, ConfigError> {
 /// Rows and columns of a block.
 fn block(weights: &Keys<'_>) -> Result<Fp8Block, ConfigError> {
     let list = weights.opt_array("block_structure")?.ok_or_else(|| weights.missing("block_structure"))?;
-    let sizes: Vec<usize> = list.iter().filter_map(|v| v.as_u64()).map(|n| n as usize).collect();
+    let sizes: Vec<usize> = list.iter().filter_map(serde_json::Value::as_u64).map(|n| n as usize).collect();
     match sizes[..] {
         [rows, cols] if list.len() == 2 && rows > 0 && cols > 0 && cols.is_multiple_of(32) => {
             Ok(Fp8Block::Block(rows, cols))

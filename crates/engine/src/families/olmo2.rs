@@ -1,0 +1,38 @@
+//! OLMo 2: norms after attention and feed-forward instead of before, and an RMS norm over all queries, and all keys, of a position.
+//!
+//! Mirrors `modeling_olmo2.py`. Switches: `attention_bias` (q, k, v and o together), `head_dim`.
+
+use super::Tensors;
+use super::dense::{Biases, Dense, Norms};
+use super::parts::attentions;
+use crate::config::{ConfigError, Keys};
+use crate::decoder::{Decoder, Norm, QkNorm, QkNormPlace};
+
+pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder, ConfigError> {
+    let mut decoder = dense("olmo2", keys)?.describe(keys, tensors, |_| None)?;
+    norm_queries_and_keys(&mut decoder);
+    Ok(decoder)
+}
+
+/// What OLMo 3 has, too.
+pub(super) fn dense(family: &'static str, keys: &Keys<'_>) -> Result<Dense, ConfigError> {
+    let attention = keys.bool_or("attention_bias", false)?;
+    Ok(Dense {
+        family,
+        biases: Biases { qkv: attention, o: attention, mlp: false },
+        norms: Norms::POST,
+        eps: ("rms_norm_eps", 1e-5),
+        ..Dense::default()
+    })
+}
+
+/// Norms over all heads together.
+pub(super) fn norm_queries_and_keys(decoder: &mut Decoder) {
+    let eps = decoder.norm.eps;
+    for (i, mixer) in attentions(decoder) {
+        let norm =
+            |which: &str, width| Norm::rms(format!("model.layers.{i}.self_attn.{which}_norm.weight"), width, eps);
+        let (q, k) = (norm("q", mixer.width()), norm("k", mixer.kv_width()));
+        mixer.qk_norm = Some(QkNorm { q, k, place: QkNormPlace::BeforeRotation });
+    }
+}
