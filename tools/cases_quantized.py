@@ -58,11 +58,10 @@ CASES["quant_qwen2_fp8_channel"] = FamilyCase(
 )
 
 CASES["quant_llama_fp8_block"] = FamilyCase(
-    "8-bit floats with a scale for each block of 16 by 32, the last of them smaller.",
+    "8-bit floats with a scale for each block of 16 by 32, the last of them smaller, in the form called naive.",
     dense(llama, 131, 40, 88, 2, 4, 2),
     seed=2,
-    form=Compressed(FLOAT | {"strategy": "block", "block_structure": [16, 32]},
-                    FLOAT | {"dynamic": True, "strategy": "group", "group_size": 32}, "float-quantized"),
+    form=Compressed(FLOAT | {"strategy": "block", "block_structure": [16, 32]}, format="naive-quantized"),
 )
 
 # ------------------------------------------------------------------- MXFP4
@@ -112,10 +111,10 @@ CASES["quant_llama_int8_order"] = FamilyCase(
 # -------------------------------------------------------------------- GPTQ
 
 CASES["quant_llama_gptq"] = FamilyCase(
-    "GPTQ of 4 bits in groups of 32, symmetric, inputs in their own order, float16.",
+    "GPTQ of 4 bits in groups of 32, symmetric, inputs as they come, biases of zeros in modules that have none, float16.",
     dense(llama, 131, 64, 96, 2, 4, 2, torch_dtype="float16"),
     dtype="float16",
-    form=Gptq(4, 32, symmetric=True),
+    form=Gptq(4, 32, symmetric=True, biases=True),
 )
 
 CASES["quant_qwen2_gptq_order"] = FamilyCase(

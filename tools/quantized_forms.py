@@ -183,6 +183,7 @@ class Gptq(Form):
     order: bool = False  # inputs belong to groups in an order of their own
     version: str = "gptq"
     scales: torch.dtype = torch.float16
+    biases: bool = False  # of zeros, which auto-gptq gave to modules that have none
 
     def quantize(self, weight, generator):
         rows, cols = weight.shape
@@ -201,8 +202,9 @@ class Gptq(Form):
         packed = pack(zeros, self.bits, 1)
         if self.version == "gptq":  # one is taken away from each, word by word, with what it borrows
             packed = packed - torch.tensor(sum(1 << shift for shift in range(0, 32, self.bits)), dtype=torch.int32)
+        biases = {".bias": torch.zeros(rows, dtype=self.scales)} if self.biases else {}
         return {".qweight": pack(values, self.bits, 0), ".qzeros": packed, ".scales": scales,
-                ".g_idx": index.to(torch.int32)}
+                ".g_idx": index.to(torch.int32)} | biases
 
     def dequantize(self, parts):
         zeros, index = parts[".qzeros"], parts[".g_idx"].long()

@@ -23,7 +23,7 @@ const INPUTS: usize = 64;
 /// When tensors are missing, damaged, or not what `linear` says.
 pub fn dequantize(package: &Package, linear: &Linear) -> Result<Vec<f32>, Error> {
     let checkpoint = package.checkpoint();
-    let info = matrix_of(linear, &package.describe()?, checkpoint)?;
+    let info = matrix_of(linear, checkpoint)?;
     let parts = info.parts.iter().map(|part| checkpoint.read_tensor(part)).collect::<Result<Vec<_>, _>>()?;
     let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
     let (rows, cols) = (info.rows, info.cols);

@@ -134,8 +134,7 @@ impl Bound {
     /// # Errors
     /// A tensor is missing, has another shape, or has no place.
     pub(crate) fn new(decoder: &Decoder, checkpoint: &Checkpoint) -> Result<Bound, Error> {
-        let mut binder =
-            Binder { checkpoint, used: HashSet::new(), matrices: Vec::new(), experts: Vec::new(), decoder };
+        let mut binder = Binder::new(checkpoint);
         let embed = binder.find(&decoder.embed.tensor, &[decoder.vocab_size, decoder.hidden_size])?;
         let positions = match &decoder.embed.positions {
             Some(positions) => Some(binder.find(&positions.tensor, &[positions.rows, decoder.hidden_size])?),
@@ -150,7 +149,7 @@ impl Bound {
                 BoundLinear { matrix: binder.matrices.len() - 1, bias: None, runs: Vec::new() }
             }
         };
-        binder.refuse_the_rest()?;
+        binder.refuse_the_rest(&decoder.ignored)?;
         let Binder { matrices, experts, .. } = binder;
         Ok(Bound { matrices, embed, positions, blocks, norm, head, experts })
     }
@@ -181,20 +180,25 @@ impl Bound {
     }
 }
 
-/// The tensors of one linear map of `decoder`, found and checked.
+/// The tensors of one linear map, found and checked.
 ///
 /// # Errors
 /// A tensor is missing, or has another shape or type.
-pub(crate) fn matrix_of(linear: &Linear, decoder: &Decoder, checkpoint: &Checkpoint) -> Result<MatrixInfo, Error> {
-    Binder { checkpoint, used: HashSet::new(), matrices: Vec::new(), experts: Vec::new(), decoder }.matrix(linear)
+pub(crate) fn matrix_of(linear: &Linear, checkpoint: &Checkpoint) -> Result<MatrixInfo, Error> {
+    Binder::new(checkpoint).matrix(linear)
 }
 
 struct Binder<'a> {
     checkpoint: &'a Checkpoint,
-    decoder: &'a Decoder,
     used: HashSet<String>,
     matrices: Vec<MatrixInfo>,
     experts: Vec<BoundExperts>,
+}
+
+impl<'a> Binder<'a> {
+    fn new(checkpoint: &'a Checkpoint) -> Binder<'a> {
+        Binder { checkpoint, used: HashSet::new(), matrices: Vec::new(), experts: Vec::new() }
+    }
 }
 
 impl Binder<'_> {
@@ -372,8 +376,8 @@ impl Binder<'_> {
 
     /// Every tensor must have been used, but for buffers that old versions of transformers saved and that
     /// follow from `config.json`, and for what the description leaves alone.
-    fn refuse_the_rest(&self) -> Result<(), Error> {
-        let ignored = |name: &str| self.decoder.ignored.iter().any(|start| name.starts_with(start.as_str()));
+    fn refuse_the_rest(&self, ignored: &[String]) -> Result<(), Error> {
+        let ignored = |name: &str| ignored.iter().any(|start| name.starts_with(start.as_str()));
         let is_buffer = |name: &str| {
             ["rotary_emb.inv_freq", "attn.masked_bias", "attention.masked_bias", "attention.bias", "attn.bias"]
                 .iter()
