@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rheostat_kernels::{Exec, KV_BLOCK, KV_UNIT, KvBlock, KvFormat};
 
+use crate::carry::Carry;
 use crate::decoder::{Decoder, KvShape};
 use crate::error::Error;
 use crate::forward::Input;
-use crate::carry::Carry;
 use crate::kv_disk::{KvDisk, KvPart, NEAR, Slot, Stored};
 
 /// The blocks that the memory plan allows, shared by all sequences of a model.

@@ -87,8 +87,7 @@ impl Rope {
     /// A rotary embedding of `dim` elements (an even number of them is rotated).
     #[must_use]
     pub fn new(dim: usize, theta: f64, scaling: RopeScaling, max_position_embeddings: usize) -> Rope {
-        let mut rope =
-            Rope { dim, theta, scaling, max_position_embeddings, frequencies: Vec::new(), long: Vec::new() };
+        let mut rope = Rope { dim, theta, scaling, max_position_embeddings, frequencies: Vec::new(), long: Vec::new() };
         rope.frequencies = rope.compute(theta as f32);
         if let RopeScaling::LongRope(long) = &rope.scaling {
             rope.long = rope.stretched(theta as f32, &long.long);

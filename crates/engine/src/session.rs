@@ -70,7 +70,9 @@ pub enum SessionErrorKind {
     #[error("the session holds a text and no conversation; go on with it by `rheostat generate`")]
     NoConversation,
     /// The model carries a state from position to position.
-    #[error("this model carries a state from position to position beside its cache, and sessions do not hold such states yet; run it without a session")]
+    #[error(
+        "this model carries a state from position to position beside its cache, and sessions do not hold such states yet; run it without a session"
+    )]
     CarriesState,
     /// It has more tokens than there is room for.
     #[error(

@@ -55,7 +55,8 @@ fn run(model: &mut Model, tokens: &[u32]) {
 fn counts(model: &Model, sweeps: u64, heads: u64) -> [u64; Op::COUNT] {
     let blocks = &model.decoder().blocks;
     let layers = blocks.len() as u64 * sweeps;
-    let qk_norms = blocks.iter().filter(|b| b.mixer.attention().is_some_and(|a| a.qk_norm.is_some())).count() as u64 * sweeps;
+    let qk_norms =
+        blocks.iter().filter(|b| b.mixer.attention().is_some_and(|a| a.qk_norm.is_some())).count() as u64 * sweeps;
     Op::ALL.map(|op| match op {
         Op::Embed => sweeps,
         Op::Norm => 2 * layers + qk_norms + heads,

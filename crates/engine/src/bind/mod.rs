@@ -264,9 +264,8 @@ impl Binder<'_> {
     }
 
     fn projections(&mut self, inputs: &[Projection]) -> Result<Vec<BoundLinear>, Error> {
-        let bound = |projection: &Projection| {
-            Ok(BoundLinear { runs: runs(projection), ..self.linear(&projection.linear)? })
-        };
+        let bound =
+            |projection: &Projection| Ok(BoundLinear { runs: runs(projection), ..self.linear(&projection.linear)? });
         inputs.iter().map(bound).collect()
     }
 

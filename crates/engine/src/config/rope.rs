@@ -45,7 +45,8 @@ pub(crate) fn read_rope_of(
     max_position_embeddings: usize,
     defaults: RopeDefaults,
 ) -> Result<Option<Rope>, ConfigError> {
-    let Some(all) = keys.opt_object("rope_parameters")?.filter(|all| all.names().any(|name| kinds.contains(&name))) else {
+    let Some(all) = keys.opt_object("rope_parameters")?.filter(|all| all.names().any(|name| kinds.contains(&name)))
+    else {
         return Ok(None);
     };
     if let Some(other) = all.names().find(|name| !kinds.contains(name)) {
@@ -74,7 +75,11 @@ fn parse(
         Some(factor) => {
             let dim = (head_dim as f64 * factor) as usize;
             let expected = format!("such that an even number of the {head_dim} elements of a head is rotated");
-            if dim == 0 || dim > head_dim || dim % 2 != 0 { Err(keys.invalid("partial_rotary_factor", expected)) } else { Ok(dim) }
+            if dim == 0 || dim > head_dim || dim % 2 != 0 {
+                Err(keys.invalid("partial_rotary_factor", expected))
+            } else {
+                Ok(dim)
+            }
         }
     };
     let Some(inner) = inner else {

@@ -243,15 +243,7 @@ impl Norm {
     /// RMS norm with the weight `tensor`.
     #[must_use]
     pub fn rms(tensor: impl Into<String>, width: usize, eps: f32) -> Norm {
-        Norm {
-            kind: NormKind::Rms,
-            weights: vec![tensor.into()],
-            bias: None,
-            width,
-            groups: 1,
-            eps,
-            offset: 0.0,
-        }
+        Norm { kind: NormKind::Rms, weights: vec![tensor.into()], bias: None, width, groups: 1, eps, offset: 0.0 }
     }
 
     /// Layer norm of the module `name`, whose weight is `name.weight` and whose bias, if it `has` one, is `name.bias`.

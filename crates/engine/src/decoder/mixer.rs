@@ -292,12 +292,9 @@ impl Mixer {
                 value_dim: m.head_dim,
                 window: m.window,
             }),
-            Mixer::Latent(m) => Some(KvShape {
-                n_kv_heads: 1,
-                head_dim: m.kv_rank + m.rope_dim,
-                value_dim: m.kv_rank,
-                window: None,
-            }),
+            Mixer::Latent(m) => {
+                Some(KvShape { n_kv_heads: 1, head_dim: m.kv_rank + m.rope_dim, value_dim: m.kv_rank, window: None })
+            }
             Mixer::Delta(_) | Mixer::Conv(_) => None,
         }
     }

@@ -1,8 +1,8 @@
 //! A description in words, for people.
 
 use super::{
-    Attention, Block, Decoder, Experts, Ffn, Flow, Gated, Latent, LatentQueries, Mixer, Norm, NormKind, Pairing, Part, QkNormPlace,
-    Scores,
+    Attention, Block, Decoder, Experts, Ffn, Flow, Gated, Latent, LatentQueries, Mixer, Norm, NormKind, Pairing, Part,
+    QkNormPlace, Scores,
 };
 use rheostat_kernels::Activation;
 
@@ -71,7 +71,8 @@ impl Attention {
     fn words(&self) -> String {
         let mut words = format!("attention, {} heads over {} of {}", self.n_heads, self.n_kv_heads, self.head_dim);
         if let Some(norm) = &self.qk_norm {
-            let over = if norm.q.width == self.head_dim { "each query and key head" } else { "queries and keys as a whole" };
+            let over =
+                if norm.q.width == self.head_dim { "each query and key head" } else { "queries and keys as a whole" };
             let when = match norm.place {
                 QkNormPlace::BeforeRotation => "",
                 QkNormPlace::AfterRotation => " after the rotation",
@@ -134,9 +135,8 @@ impl Experts {
             Scores::SoftmaxOfChosen => "softmax of the chosen",
             Scores::SparseMixer { .. } => "sparse mixer",
         };
-        let groups = router
-            .groups
-            .map_or_else(String::new, |g| format!(" from {} of {} groups", g.top_groups, g.n_groups));
+        let groups =
+            router.groups.map_or_else(String::new, |g| format!(" from {} of {} groups", g.top_groups, g.n_groups));
         let Gated { act, intermediate, .. } = &self.expert;
         let shared = self.shared.as_ref().map_or_else(String::new, |shared| {
             let gate = if shared.gate.is_some() { " with a gate" } else { "" };

@@ -29,8 +29,7 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
     // What the model's own code calls the original context.
     keys.ignore(&["initial_context_length"]);
     let factor = |key: &str, default| Ok(keys.opt_positive(key)?.unwrap_or(default) as f32);
-    let act =
-        Activation::ClampedSwiglu { alpha: factor("swiglu_alpha", 1.702)?, limit: factor("swiglu_limit", 7.0)? };
+    let act = Activation::ClampedSwiglu { alpha: factor("swiglu_alpha", 1.702)?, limit: factor("swiglu_limit", 7.0)? };
     let windows = windows(keys)?;
     let biased = keys.bool_or("attention_bias", true)?;
     let dense = Dense {

@@ -26,11 +26,8 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
     let logits = multiplier("logits_scaling")?;
     let biased = keys.bool_or("attention_bias", false)?;
     keys.must_be("mlp_bias", false)?;
-    let dense = Dense {
-        family: "granitemoe",
-        biases: Biases { qkv: biased, o: biased, mlp: false },
-        ..Dense::default()
-    };
+    let dense =
+        Dense { family: "granitemoe", biases: Biases { qkv: biased, o: biased, mlp: false }, ..Dense::default() };
     let mut decoder = dense.describe(keys, tensors, |_| None)?;
     decoder.embed.scale = embedding as f32;
     decoder.logits.scale = (1.0 / logits) as f32;

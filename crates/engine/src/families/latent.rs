@@ -4,9 +4,7 @@ use super::Tensors;
 use super::moe::Mixture;
 use super::parts::{KvHeads, Sizes, eps};
 use crate::config::{ConfigError, Keys, RopeDefaults, read_rope};
-use crate::decoder::{
-    Block, Decoder, Ffn, Latent, LatentQueries, Linear, Mixer, Norm, Pairing, Rotary, Router,
-};
+use crate::decoder::{Block, Decoder, Ffn, Latent, LatentQueries, Linear, Mixer, Norm, Pairing, Rotary, Router};
 
 /// Added in the norms of compressed vectors, whatever the config says of other norms.
 const LATENT_EPS: f32 = 1e-6;

@@ -18,11 +18,6 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
     }
     keys.must_be("attention_bias", false)?;
     keys.must_be("mlp_bias", false)?;
-    let dense = Dense {
-        family: "mistral",
-        kv_heads: KvHeads::Fixed(8),
-        context: 131_072,
-        ..Dense::default()
-    };
+    let dense = Dense { family: "mistral", kv_heads: KvHeads::Fixed(8), context: 131_072, ..Dense::default() };
     dense.describe(keys, tensors, |_| window)
 }

@@ -145,8 +145,7 @@ impl Mixture {
     /// side work on every row.
     pub(super) fn deepseek(&self, name: &str, router: &Router, n_shared: usize, biased: bool) -> Experts {
         let gate = format!("{name}.gate");
-        let correction_bias =
-            (router.scores == Scores::Sigmoid).then(|| format!("{gate}.e_score_correction_bias"));
+        let correction_bias = (router.scores == Scores::Sigmoid).then(|| format!("{gate}.e_score_correction_bias"));
         let linear = Linear { weight: format!("{gate}.weight"), ..router.linear.clone() };
         let router = Router { linear, correction_bias, ..router.clone() };
         let ffn = self.shared(&format!("{name}.shared_experts"), self.intermediate * n_shared, biased);

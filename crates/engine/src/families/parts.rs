@@ -4,9 +4,7 @@ use rheostat_kernels::Activation;
 
 use super::Tensors;
 use crate::config::{ConfigError, Keys};
-use crate::decoder::{
-    Attention, Decoder, Embedding, Head, Linear, Logits, Norm, Part, Projection, Rotary,
-};
+use crate::decoder::{Attention, Decoder, Embedding, Head, Linear, Logits, Norm, Part, Projection, Rotary};
 use crate::decoder::{Block, Pairing};
 use crate::rope::Rope;
 
@@ -151,12 +149,7 @@ pub(super) struct Ends {
 
 /// The head: `own` if it is stored, even where the config ties it, as transformers does, since the two may differ. Without the key
 /// `tie_word_embeddings` the config means `tied`.
-pub(super) fn head(
-    keys: &Keys<'_>,
-    tensors: &dyn Tensors,
-    own: Linear,
-    tied: bool,
-) -> Result<Head, ConfigError> {
+pub(super) fn head(keys: &Keys<'_>, tensors: &dyn Tensors, own: Linear, tied: bool) -> Result<Head, ConfigError> {
     let tied = keys.bool_or("tie_word_embeddings", tied)?;
     let stored = tensors.has(&own.weight) || tensors.has(&format!("{}.weight_packed", own.module()));
     Ok(if tied && !stored { Head::Tied } else { Head::Own(own) })

@@ -93,13 +93,7 @@ impl Pass<'_> {
     }
 
     /// `ws.experts.shared = shared(normed)`, times its gate.
-    fn shared(
-        &self,
-        shared: &Shared,
-        linears: &[BoundLinear],
-        n: usize,
-        ws: &mut Workspace,
-    ) -> Result<(), Error> {
+    fn shared(&self, shared: &Shared, linears: &[BoundLinear], n: usize, ws: &mut Workspace) -> Result<(), Error> {
         let hidden = self.decoder.hidden_size;
         let (gates, linears) = linears.split_at(usize::from(shared.gate.is_some()));
         if let [linear] = gates {

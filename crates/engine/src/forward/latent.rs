@@ -67,7 +67,8 @@ impl Pass<'_> {
         for input in inputs.iter_mut() {
             let rows = at..at + input.tokens.len();
             at = rows.end;
-            let (keys, values) = (&kv[rows.start * key_dim..rows.end * key_dim], &whole[rows.start * rank..rows.end * rank]);
+            let (keys, values) =
+                (&kv[rows.start * key_dim..rows.end * key_dim], &whole[rows.start * rank..rows.end * rank]);
             input.sequence.write(self.exec, i, keys, values);
         }
         self.done(Op::Cache);

@@ -143,7 +143,9 @@ impl Pass<'_> {
                 Err(_) => input.sequence.undo(),
             }
         }
-        if result.is_err() && let Some(experts) = self.experts {
+        if result.is_err()
+            && let Some(experts) = self.experts
+        {
             experts.reset();
         }
         let wanted = result?;

@@ -61,15 +61,7 @@ impl Pass<'_> {
         drop(sequences);
         kernels::l2_norm(self.exec, mixed, channels, 2 * k_heads, k_dim, L2_EPS);
         let (g, beta) = (&mut g[..n * v_heads], &mut beta[..n * v_heads]);
-        kernels::delta_gates(
-            self.exec,
-            &decay[..n * v_heads],
-            &write[..n * v_heads],
-            a_log,
-            dt_bias,
-            g,
-            beta,
-        );
+        kernels::delta_gates(self.exec, &decay[..n * v_heads], &write[..n * v_heads], a_log, dt_bias, g, beta);
         let scale = (1.0 / (k_dim as f64).sqrt()) as f32;
         let rule = DeltaRule { k_heads, v_heads, k_dim, v_dim, scale };
         let z = &mut ws.z[..n * v_heads * v_dim];
@@ -104,7 +96,8 @@ impl Pass<'_> {
         self.project(&ws.normed[..n * hidden], n, &mut ws.prepared, &mixer.inputs, linears, to)?;
         self.done(Op::Qkv);
         inputs.iter_mut().for_each(|input| input.sequence.keep_state(i));
-        let conv = Conv { weight: &bound.vectors[0], bias: bound.vectors.get(1).map(Vec::as_slice), taps: mixer.kernel };
+        let conv =
+            Conv { weight: &bound.vectors[0], bias: bound.vectors.get(1).map(Vec::as_slice), taps: mixer.kernel };
         let z = &mut ws.z[..n * mixer.channels];
         let mixed = &ws.parts[Part::Mixed as usize][..3 * n * mixer.channels];
         let mut sequences = carried(inputs, i, |[conv, _]| conv);

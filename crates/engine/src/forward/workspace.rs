@@ -227,8 +227,7 @@ impl Widths {
     /// f32 elements of all buffers of a row.
     fn row(&self, decoder: &Decoder) -> usize {
         let parts: usize = self.parts.iter().sum();
-        let latent =
-            self.q_low * 2 + self.latent_kv + self.latent_q + self.latent_z + self.head_in + self.head_out;
+        let latent = self.q_low * 2 + self.latent_kv + self.latent_q + self.latent_z + self.head_in + self.head_out;
         // An expert, its row and its weight: three times.
         let experts = self.experts + 2 * self.expert_hidden + self.shared_hidden + 1 + 5 * self.top_k;
         let angles: usize = decoder.ropes.iter().map(|rope| rope.dim()).sum();
@@ -260,13 +259,7 @@ fn gathering_elements(widths: &Widths, rows: usize, place: KvPlace) -> usize {
 }
 
 /// f32 elements of the input of a product in the form that the mode wants.
-fn prepared_elements(
-    decoder: &Decoder,
-    widths: &Widths,
-    rows: usize,
-    logit_rows: usize,
-    compute: Compute,
-) -> usize {
+fn prepared_elements(decoder: &Decoder, widths: &Widths, rows: usize, logit_rows: usize, compute: Compute) -> usize {
     let elements = match compute {
         Compute::F32 => return 0,
         Compute::Bf16 => Rounded::elements,

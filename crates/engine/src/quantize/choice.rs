@@ -15,11 +15,7 @@ pub(super) struct Choice {
 }
 
 /// Chooses what is quantised.
-pub(super) fn choose(
-    checkpoint: &Checkpoint,
-    decoder: &Decoder,
-    options: &Options,
-) -> Result<Choice, QuantizeError> {
+pub(super) fn choose(checkpoint: &Checkpoint, decoder: &Decoder, options: &Options) -> Result<Choice, QuantizeError> {
     let path = || checkpoint.path().to_owned();
     let names = || checkpoint.tensors().iter().map(TensorInfo::name);
     let matches = |pattern: &str, tensor: &str| names::names_of(tensor).any(|name| names::matches(pattern, name));
