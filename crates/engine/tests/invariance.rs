@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 
 use common::{Case, cases, cases_and_modes, logits, modes, options};
+use rheostat::decoder::{Layout, Linear, Mixer, Storage};
 use rheostat::{Compute, Input, Io, Isa, KvFormat, Model, Options, Package, Want, Way};
 
 #[track_caller]
@@ -60,15 +61,28 @@ fn threads_instruction_sets_and_chunks() {
     }
 }
 
+/// Whether a matrix of it cannot be cut by rows.
+fn takes_wholes(case: &Case) -> bool {
+    let decoder = Package::open(&case.dir).unwrap().describe().unwrap();
+    let whole = |l: &Linear| l.layout == Layout::InOut || matches!(l.storage, Storage::Gptq(_) | Storage::Awq { .. });
+    decoder.blocks.iter().any(|b| matches!(b.mixer, Mixer::Latent(_)) || b.linears().any(whole))
+}
+
 #[test]
 fn residency() {
+    let mut tried = 0;
     for (case, mode) in cases_and_modes() {
         let baseline = baseline(&case, &mode);
         let all = weight_bytes(&case);
         // Sizes of a tile range from single rows to whole matrices.
         for (weights, tile) in [(all * 3 / 4, 1000), (all / 2, 3000), (all / 4, 1), (12_000, 2000), (4000, 1)] {
             let options = Options { weights: Some(weights), tile: Some(tile), ..mode.clone() };
-            let model = case.load(&options);
+            let model = match Model::load(&Package::open(&case.dir).unwrap(), &options) {
+                // Two of the largest matrix that is taken as a whole are the least.
+                Err(rheostat::Error::BudgetTooSmall { .. }) if takes_wholes(&case) => continue,
+                other => other.unwrap_or_else(|e| panic!("{}: {e}", case.name)),
+            };
+            tried += 1;
             assert!(model.plan().streamed > 0, "{}: {weights} bytes for weights stream something", case.name);
             drop(model);
             check(&case, &format!("{weights} bytes in memory"), &options, 16, &baseline);
@@ -84,6 +98,7 @@ fn residency() {
                         println!("not tried: {e}");
                         continue;
                     }
+                    Err(rheostat::Error::BudgetTooSmall { .. }) if takes_wholes(&case) => continue,
                     Err(error) => panic!("{}: {error}", case.name),
                 }
                 check(&case, &format!("{io:?}, {weights} bytes in memory"), &options, 16, &baseline);
@@ -97,6 +112,7 @@ fn residency() {
             panic!("{}: a budget of nothing works", case.name)
         };
     }
+    assert!(tried > 1000, "only {tried} residencies");
 }
 
 /// The reduced modes round, and do no more: their logits stay near those in f32.
@@ -116,6 +132,9 @@ fn reduced_modes_stay_near() {
         // a step is a 127th of that), one in bf16 by 0.25 %; the errors of the 14 to 30 products of a case add up as
         // their roots do, and those of early ones grow in later layers.
         let bar = if mode.compute == Compute::Int8 { 0.05 } else { 0.02 };
+        // Of a mixture, what was rounded may be given to another expert.
+        let mixed = Package::open(&case.dir).unwrap().describe().unwrap().has_experts();
+        let bar = if mixed { 8.0 * bar } else { bar };
         let exact = baseline(&case, &Options { compute: Compute::F32, ..mode.clone() });
         for ((_, got), (_, want)) in baseline(&case, &mode).iter().zip(&exact) {
             let error = rms(&mut got.iter().zip(want).map(|(g, w)| g - w)) / rms(&mut want.iter().copied());
