@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 
 use common::{Case, cases, cases_and_modes, logits, modes, options};
-use rheostat::decoder::{Layout, Linear, Mixer, Storage};
+use rheostat::decoder::{Layout, Linear, Mixer, Packing, Storage, Zeros};
 use rheostat::{Compute, Input, Io, Isa, KvFormat, Model, Options, Package, Want, Way};
 
 #[track_caller]
@@ -61,10 +61,13 @@ fn threads_instruction_sets_and_chunks() {
     }
 }
 
-/// Whether a matrix of it cannot be cut by rows.
+/// Whether a matrix of it cannot be cut by single rows.
 fn takes_wholes(case: &Case) -> bool {
     let decoder = Package::open(&case.dir).unwrap().describe().unwrap();
-    let whole = |l: &Linear| l.layout == Layout::InOut || matches!(l.storage, Storage::Gptq(_) | Storage::Awq { .. });
+    // Blocks of rows, and words of zero points, are taken together.
+    let plain =
+        |l: &Linear| matches!(l.storage, Storage::Float | Storage::Packed(Packing { zeros: Zeros::Absent, .. }));
+    let whole = |l: &Linear| l.layout == Layout::InOut || !plain(l);
     decoder.blocks.iter().any(|b| matches!(b.mixer, Mixer::Latent(_)) || b.linears().any(whole))
 }
 
@@ -133,8 +136,10 @@ fn reduced_modes_stay_near() {
         // their roots do, and those of early ones grow in later layers.
         let bar = if mode.compute == Compute::Int8 { 0.05 } else { 0.02 };
         // Of a mixture, what was rounded may be given to another expert.
-        let mixed = Package::open(&case.dir).unwrap().describe().unwrap().has_experts();
-        let bar = if mixed { 8.0 * bar } else { bar };
+        let decoder = Package::open(&case.dir).unwrap().describe().unwrap();
+        let bar = if decoder.has_experts() { 8.0 * bar } else { bar };
+        // Gates multiply what was rounded by what was rounded.
+        let bar = if decoder.has_state() { 1.5 * bar } else { bar };
         let exact = baseline(&case, &Options { compute: Compute::F32, ..mode.clone() });
         for ((_, got), (_, want)) in baseline(&case, &mode).iter().zip(&exact) {
             let error = rms(&mut got.iter().zip(want).map(|(g, w)| g - w)) / rms(&mut want.iter().copied());

@@ -47,7 +47,10 @@ fn write(model: &mut Model, how: Speculation, prompt: &[u32], sampling: &Samplin
     assert_eq!(seen, text.new_tokens()[..text.new_tokens().len() - end]);
     let drafted = text.drafted();
     let (sequence, tokens) = text.into_parts();
-    assert_eq!(sequence.len(), tokens.len() - 1, "what was read beyond is forgotten");
+    // A model with a state may have to forget more.
+    let exact = !model.decoder().has_state();
+    let (read, all) = (sequence.len(), tokens.len() - 1);
+    assert!(if exact { read == all } else { read <= all }, "what was read beyond is forgotten: {read} of {all}");
     (tokens, finish, drafted)
 }
 
