@@ -102,12 +102,6 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Whether passes read weights from disk.
-    #[must_use]
-    pub fn streams(&self) -> bool {
-        self.streamed > 0 || self.experts < self.all_experts
-    }
-
     /// Bytes that are expected to be resident at the most.
     #[must_use]
     pub fn total(&self) -> u64 {

@@ -46,7 +46,7 @@ fn weight_bytes(case: &Case) -> u64 {
 }
 
 /// `options` with the bytes for weights that they ask for, or as few as work: experts want room for some of them.
-fn at_least(case: &Case, options: Options) -> Options {
+fn at_least(case: &Case, options: &Options) -> Options {
     let package = Package::open(&case.dir).unwrap();
     let first = options.weights.unwrap();
     let tried = (0..1000).map(|i| Options { weights: Some(first + i * 2000), ..options.clone() });
@@ -90,7 +90,7 @@ fn residency() {
         let all = weight_bytes(&case);
         // Sizes of a tile range from single rows to whole matrices.
         for (weights, tile) in [(all * 3 / 4, 1000), (all / 2, 3000), (all / 4, 1), (12_000, 2000), (4000, 1)] {
-            let options = at_least(&case, Options { weights: Some(weights), tile: Some(tile), ..mode.clone() });
+            let options = at_least(&case, &Options { weights: Some(weights), tile: Some(tile), ..mode.clone() });
             let model = case.load(&options);
             if takes_wholes(&case) && !model.plan().streams() {
                 // The least that works is all of it.
@@ -105,7 +105,7 @@ fn residency() {
         for (io, way) in [(Io::Uring, Way::Uring), (Io::Direct, Way::Direct), (Io::Buffered, Way::Buffered)] {
             for weights in [50_000, 2 * all + (1 << 20)] {
                 let options = Options { weights: Some(weights), tile: Some(2000), io, ..mode.clone() };
-                let options = at_least(&case, options);
+                let options = at_least(&case, &options);
                 match Model::load(&Package::open(&case.dir).unwrap(), &options) {
                     Ok(model) => assert_eq!(model.reading_way(), way),
                     // In some containers, and on some file systems.

@@ -55,7 +55,7 @@ mod wrapper;
 use serde_json::{Map, Value};
 
 use crate::config::{ConfigError, ConfigErrorKind, Keys, read_quantization};
-use crate::decoder::{Decoder, Storage};
+use crate::decoder::Decoder;
 use wrapper::{Stored, WRAPPERS};
 
 /// A family: the `model_type` it claims and how it describes a model.
