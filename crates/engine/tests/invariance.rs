@@ -179,7 +179,7 @@ fn ragged_batches() {
         let resident = case.load(&many);
         let half =
             Options { weights: Some(weight_bytes(&case) / 2), tile: Some(1000), threads: NonZeroUsize::new(2), ..many };
-        let streamed = case.load(&at_least(&case, half));
+        let streamed = case.load(&at_least(&case, &half));
         for mut model in [resident, streamed] {
             // Every prompt twice, so that a batch has at least two sequences.
             let prompts: Vec<_> = baseline.iter().chain(&baseline).collect();
