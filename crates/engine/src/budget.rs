@@ -155,10 +155,6 @@ fn residency(
     let experts = |budget: u64| ExpertPlan::new(checkpoint, layers, budget, demand.io);
     let largest = layers.iter().flatten().map(bytes).max().unwrap_or(0);
     let least = experts(0).map_or_else(|TooSmall { needed }| needed, |plan| plan.arena_bytes());
-    if demand.weights.is_some() {
-        // So many bytes for the weights of sweeps; experts have what they need at the least.
-        return Ok(Residency { sweep: sweep(budget)?, experts: Some(experts(least)?) });
-    }
     let floor = least.max((2 * routed as u64).saturating_mul(largest).min(all).min(budget / 2));
     let plan = sweep(budget.saturating_sub(floor)).map_err(|e| TooSmall { needed: e.needed.saturating_add(floor) })?;
     let rest = budget.saturating_sub(plan.pinned_bytes() + plan.ring_bytes());
