@@ -89,6 +89,8 @@ pub struct MemoryPlan {
     pub experts: u64,
     /// All routed experts, wherever they are.
     pub all_experts: u64,
+    /// Whether all of them have room.
+    pub experts_fit: bool,
     /// Weights that every sweep reads from disk.
     pub streamed: u64,
     /// All weights that every sweep uses, wherever they are.
@@ -100,16 +102,16 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Whether passes read weights from disk.
-    #[must_use]
-    pub fn streams(&self) -> bool {
-        self.streamed > 0 || self.experts < self.all_experts
-    }
-
     /// Bytes that are expected to be resident at the most.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.process + self.model()
+    }
+
+    /// Whether passes read weights from disk, after all that stays was read.
+    #[must_use]
+    pub fn streams(&self) -> bool {
+        self.streamed > 0 || !self.experts_fit
     }
 
     /// Bytes of those that are the model's own, and would come on top if another were there already.
@@ -153,10 +155,6 @@ fn residency(
     let experts = |budget: u64| ExpertPlan::new(checkpoint, layers, budget, demand.io);
     let largest = layers.iter().flatten().map(bytes).max().unwrap_or(0);
     let least = experts(0).map_or_else(|TooSmall { needed }| needed, |plan| plan.arena_bytes());
-    if demand.weights.is_some() {
-        // So many bytes for the weights of sweeps; experts have what they need at the least.
-        return Ok(Residency { sweep: sweep(budget)?, experts: Some(experts(least)?) });
-    }
     let floor = least.max((2 * routed as u64).saturating_mul(largest).min(all).min(budget / 2));
     let plan = sweep(budget.saturating_sub(floor)).map_err(|e| TooSmall { needed: e.needed.saturating_add(floor) })?;
     let rest = budget.saturating_sub(plan.pinned_bytes() + plan.ring_bytes());
@@ -221,6 +219,7 @@ pub(crate) fn plan(
                     ring: plan.sweep.ring_bytes(),
                     experts: plan.experts.as_ref().map_or(0, ExpertPlan::arena_bytes),
                     all_experts: bound.expert_bytes(),
+                    experts_fit: plan.experts.as_ref().is_none_or(ExpertPlan::fits),
                     streamed: plan.sweep.streamed_bytes(),
                     weights: bound.matrices.iter().map(MatrixInfo::byte_len).sum(),
                     tokens: units.saturating_mul(KV_UNIT),

@@ -206,6 +206,7 @@ impl MemoryPlan {
             weights,
             experts: all_experts.min(room.saturating_sub(pinned)),
             all_experts,
+            experts_fit: all_experts <= room.saturating_sub(pinned),
             ..self.clone()
         };
         (long, plan)
@@ -244,6 +245,7 @@ mod tests {
             weights,
             experts: 0,
             all_experts: 0,
+            experts_fit: true,
             tokens: 0,
             rows: 512,
         }

@@ -59,13 +59,11 @@ fn few(names: &[&str]) -> impl Iterator<Item = (Case, tempfile::TempDir, KvForma
 #[test]
 fn long_texts() {
     for (i, case) in cases().into_iter().enumerate() {
-        let (case, _dir) = stretched(&case);
-        let decoder = rheostat::Package::open(&case.dir).unwrap().describe();
-        if case.name.starts_with("gpt2") {
+        if rheostat::Package::open(&case.dir).unwrap().describe().unwrap().embed.positions.is_some() {
             // A table of learned positions is as long as it is.
-            assert!(decoder.is_ok_and(|decoder| decoder.embed.positions.is_some()), "{}", case.name);
             continue;
         }
+        let (case, _dir) = stretched(&case);
         let spool = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let tokens = text(&case, 3 * BLOCK + 70);
         let (prompt, rest) = tokens.split_at(3 * BLOCK - 3);
