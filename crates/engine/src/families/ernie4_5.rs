@@ -13,7 +13,6 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
     if keys.opt_number("compression_ratio")?.is_some_and(|ratio| ratio != 1.0) {
         return Err(keys.invalid("compression_ratio", "1: positions are not compressed"));
     }
-    keys.ignore(&["attention_probs_dropout_prob", "hidden_dropout_prob"]);
     let dense = Dense {
         family: "ernie4_5",
         kv_heads: KvHeads::Fixed(2),

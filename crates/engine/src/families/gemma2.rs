@@ -21,7 +21,7 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
     for (_, mixer) in attentions(&mut decoder) {
         (mixer.scale, mixer.soft_cap) = (scale, soft_cap);
     }
-    keys.ignore(&["cache_implementation", "hidden_act", "sliding_window_size"]);
+    keys.ignore(&["hidden_act", "sliding_window_size"]);
     Ok(decoder)
 }
 

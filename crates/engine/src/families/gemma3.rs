@@ -41,6 +41,6 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
     if keys.opt_positive("attn_logit_softcapping")?.is_some() {
         return Err(keys.invalid("attn_logit_softcapping", "null: the family does not cap scores"));
     }
-    keys.ignore(&["_sliding_window_pattern", "cache_implementation", "hidden_act"]);
+    keys.ignore(&["_sliding_window_pattern", "hidden_act"]);
     Ok(decoder)
 }

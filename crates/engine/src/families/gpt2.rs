@@ -18,7 +18,7 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
     let scaled = keys.bool_or("scale_attn_weights", true)?;
     let by_layer = keys.bool_or("scale_attn_by_inverse_layer_idx", false)?;
     // Another order of the same operations, and what only other heads than that of a language model use.
-    keys.ignore(&["reorder_and_upcast_attn", "n_ctx", "attn_pdrop", "_num_labels", "num_labels", "output_past"]);
+    keys.ignore(&["reorder_and_upcast_attn", "n_ctx", "output_past"]);
     let summary = ["type", "use_proj", "activation", "proj_to_labels", "first_dropout"];
     keys.ignore(&summary.map(|last| format!("summary_{last}")).each_ref().map(String::as_str));
     let prefix = if tensors.has("transformer.wte.weight") { "transformer." } else { "" };

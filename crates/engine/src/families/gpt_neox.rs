@@ -23,7 +23,6 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
     let eps = eps(keys, "layer_norm_eps", 1e-5)?;
     let max_positions = keys.size_or("max_position_embeddings", 2048)?;
     let rope = rope(keys, sizes.head_dim, max_positions)?;
-    keys.ignore(&["attention_probs_dropout_prob", "classifier_dropout", "hidden_dropout_prob"]);
     let block = |i: usize| {
         let name = |last: &str| format!("gpt_neox.layers.{i}.{last}");
         let linear = |last: &str, in_features, out_features| {

@@ -6,8 +6,8 @@
 
 use super::Tensors;
 use super::dense::{Biases, Dense};
-use super::moe::{self, Mixture, Names, must_say};
-use super::parts::{KvHeads, layer_types};
+use super::moe::{self, Mixture, Names};
+use super::parts::{KvHeads, layer_types, must_say};
 use crate::config::{ConfigError, Keys, RopeDefaults};
 use crate::decoder::{Activation, Decoder, Gated, Linear, Mixer, Part, Projection, Router, Scores};
 use crate::rope::{Rope, RopeScaling, YarnRope, yarn_attention_factor};

@@ -4,13 +4,13 @@
 
 use super::Tensors;
 use super::dense::{Biases, Dense, Norms};
-use super::parts::attentions;
+use super::parts::norm_all_heads_together;
 use crate::config::{ConfigError, Keys};
-use crate::decoder::{Decoder, Norm, QkNorm, QkNormPlace};
+use crate::decoder::Decoder;
 
 pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder, ConfigError> {
     let mut decoder = dense("olmo2", keys)?.describe(keys, tensors, |_| None)?;
-    norm_queries_and_keys(&mut decoder);
+    norm_all_heads_together(&mut decoder);
     Ok(decoder)
 }
 
@@ -20,19 +20,9 @@ pub(super) fn dense(family: &'static str, keys: &Keys<'_>) -> Result<Dense, Conf
     Ok(Dense {
         family,
         biases: Biases { qkv: attention, o: attention, mlp: false },
+        qk_norm: Some(["q_norm", "k_norm"]),
         norms: Norms::POST,
         eps: ("rms_norm_eps", 1e-5),
         ..Dense::default()
     })
-}
-
-/// Norms over all heads together.
-pub(super) fn norm_queries_and_keys(decoder: &mut Decoder) {
-    let eps = decoder.norm.eps;
-    for (i, mixer) in attentions(decoder) {
-        let norm =
-            |which: &str, width| Norm::rms(format!("model.layers.{i}.self_attn.{which}_norm.weight"), width, eps);
-        let (q, k) = (norm("q", mixer.width()), norm("k", mixer.kv_width()));
-        mixer.qk_norm = Some(QkNorm { q, k, place: QkNormPlace::BeforeRotation });
-    }
 }

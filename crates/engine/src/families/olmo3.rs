@@ -4,8 +4,8 @@
 //! `rope_theta` and `rope_scaling` are those of layers without a window, `rope_parameters` has an object for each kind.
 
 use super::Tensors;
-use super::olmo2::{dense, norm_queries_and_keys};
-use super::parts::{attentions, layer_windows};
+use super::olmo2::dense;
+use super::parts::{attentions, layer_windows, norm_all_heads_together};
 use crate::config::{ConfigError, Keys, LayerRope, read_layer_ropes};
 use crate::decoder::Decoder;
 
@@ -26,7 +26,7 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
     )?;
     // The stretched rotation is what makes this context, not more.
     decoder.context = keys.size_or("max_position_embeddings", dense.context)?;
-    norm_queries_and_keys(&mut decoder);
+    norm_all_heads_together(&mut decoder);
     for (_, mixer) in attentions(&mut decoder) {
         if let Some(rotary) = &mut mixer.rotary {
             rotary.rope = usize::from(mixer.window.is_none());

@@ -235,6 +235,16 @@ pub(super) fn attentions(decoder: &mut Decoder) -> impl Iterator<Item = (usize, 
     })
 }
 
+/// Norms of queries and of keys become norms over all heads together.
+pub(super) fn norm_all_heads_together(decoder: &mut Decoder) {
+    for (_, mixer) in attentions(decoder) {
+        let (width, kv_width) = (mixer.width(), mixer.kv_width());
+        if let Some(norms) = &mut mixer.qk_norm {
+            (norms.q.width, norms.k.width) = (width, kv_width);
+        }
+    }
+}
+
 /// The kinds of all layers by the key `layer_types`, as indices in `known`; without the key as `default` says.
 pub(super) fn layer_types(
     keys: &Keys<'_>,

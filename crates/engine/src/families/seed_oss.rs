@@ -13,7 +13,6 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
     let qkv = keys.bool_or("attention_bias", true)?;
     let o = keys.bool_or("attention_out_bias", false)?;
     let mlp = keys.bool_or("mlp_bias", false)?;
-    keys.ignore(&["residual_dropout"]);
     let dense = Dense {
         family: "seed_oss",
         kv_heads: KvHeads::Fixed(8),

@@ -19,9 +19,7 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
     keys.ignore(&[
         "activation_function",
         "attention_softmax_in_fp32",
-        "embedding_dropout",
         "layer_norm_epsilon",
-        "residual_dropout",
         "scale_attention_softmax_in_fp32",
     ]);
     let dense = Dense {
