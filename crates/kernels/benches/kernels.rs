@@ -6,9 +6,10 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rheostat_kernels::{
-    Affine, Attention, Awq, Bits, Buffer, Columns, Exec, Float, Format, Fp8, Gptq, GptqZeros, Isa, KV_BLOCK, KvBlock,
-    KvFormat, KvSource, Linear, Matrix, Norm, NormKind, Order, Packed, Rounded, Rows, SPAN_ROWS, Scales, Span, Zeros,
-    attention, linear, norm,
+    Affine, AfterConv, Attention, Awq, Bits, Buffer, Carried, Columns, Conv, DeltaRule, Exec, Float, Format, Gptq,
+    GptqZeros, Isa, KV_BLOCK, KvBlock, KvFormat, KvSource, Linear, Matrix, Norm, NormKind, Normalise, Order, Packed,
+    Rounded, Router, Rows, SPAN_ROWS, Scales, Scores, Span, Zeros, attention, causal_conv, delta_rule, linear, norm,
+    route,
 };
 
 const HIDDEN: usize = 2048;
@@ -153,9 +154,67 @@ fn norms(c: &mut Criterion) {
     group.finish();
 }
 
+/// The parts of a gated delta net, in shapes of Qwen3-Next. States come from memory, as they do in a model of many layers.
+fn linear_attention(c: &mut Criterion) {
+    let exec = exec();
+    let mut group = c.benchmark_group("linear attention");
+    let rule = DeltaRule { k_heads: 16, v_heads: 32, k_dim: 128, v_dim: 128, scale: 0.088 };
+    let mut states: Vec<Vec<f32>> = vec![vec![0.01; rule.state_len()]; 128];
+    for n in [1, 512] {
+        let qkv = vec![0.05; n * rule.width()];
+        let (g, beta) = (vec![-0.1; n * rule.v_heads], vec![0.5; n * rule.v_heads]);
+        let mut out = vec![0.0; n * rule.v_heads * rule.v_dim];
+        let mut layer = 0;
+        group.throughput(if n == 1 {
+            Throughput::Bytes(2 * 4 * rule.state_len() as u64)
+        } else {
+            Throughput::Elements((n * rule.state_len()) as u64)
+        });
+        group.bench_function(BenchmarkId::new("delta_rule", n), |b| {
+            b.iter(|| {
+                layer = (layer + 1) % states.len();
+                let sequences = &mut [Carried::new(0..n, &mut states[layer])];
+                delta_rule(&exec, &rule, &qkv, &g, &beta, sequences, &mut out);
+            });
+        });
+        let weight = vec![0.1; rule.width() * 4];
+        let conv = Conv { weight: &weight, bias: None, taps: 4 };
+        let (mut state, mut x) = (vec![0.1; conv.state_len()], qkv.clone());
+        group.throughput(Throughput::Elements(x.len() as u64));
+        group.bench_function(BenchmarkId::new("causal_conv", n), |b| {
+            b.iter(|| causal_conv(&exec, &conv, AfterConv::Silu, &mut [Carried::new(0..n, &mut state)], &mut x));
+        });
+    }
+    group.finish();
+}
+
+fn routers(c: &mut Criterion) {
+    let exec = exec();
+    let mut group = c.benchmark_group("route");
+    let (n_experts, top_k) = (512, 10);
+    let router = Router {
+        n_experts,
+        top_k,
+        scores: Scores::Softmax,
+        bias: None,
+        groups: None,
+        normalise: Normalise::Sum { plus: 0.0 },
+        scaling: 1.0,
+    };
+    for n in [1, 512] {
+        let logits: Vec<f32> = (0..n * n_experts).map(|i| (i * 7919 % 1009) as f32 / 250.0).collect();
+        let (mut experts, mut weights) = (vec![0; n * top_k], vec![0.0; n * top_k]);
+        group.throughput(Throughput::Elements(n as u64));
+        group.bench_function(BenchmarkId::from_parameter(n), |b| {
+            b.iter(|| route(&exec, &router, &logits, &mut experts, &mut weights));
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = kernels;
     config = Criterion::default().sample_size(20);
-    targets = products, attentions, norms
+    targets = products, attentions, norms, linear_attention, routers
 }
 criterion_main!(kernels);

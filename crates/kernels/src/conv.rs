@@ -12,9 +12,9 @@ use crate::exec::{Exec, SCRATCH, SharedMut};
 use crate::math;
 use crate::simd::{LANES, Op, Simd};
 
-/// Channels that one item of a parallel job takes: runs long enough for a row's page to be worth its visit, and few
-/// enough that there are items for all threads.
-const ITEM: usize = 128;
+/// Channels that one item of a parallel job takes, at least and at most: runs that fill the better part of a page of a
+/// row, if that leaves enough items for all threads, and what belongs to them stays in L1.
+const ITEM: std::ops::RangeInclusive<usize> = 128..=1024;
 
 /// A depthwise causal convolution.
 #[derive(Clone, Copy)]
@@ -151,13 +151,15 @@ fn run(exec: &Exec, conv: &Conv<'_>, sequences: &mut [Carried<'_>], n: usize, po
     let channels = conv.channels();
     assert!(conv.taps > 0 && conv.weight.len() == channels * conv.taps, "{} taps for each channel", conv.taps);
     assert!(conv.bias.is_none_or(|bias| bias.len() == channels), "a bias for each channel");
-    assert!(2 * conv.taps * ITEM <= SCRATCH, "at most {} taps", SCRATCH / ITEM / 2);
+    assert!(2 * conv.taps * ITEM.end() <= SCRATCH, "at most {} taps", SCRATCH / ITEM.end() / 2);
     let sequences = checked(sequences, n, conv.state_len());
-    let strips = channels.div_ceil(ITEM);
+    let share = channels.div_ceil(2 * exec.threads()).next_multiple_of(LANES);
+    let width = share.clamp(*ITEM.start(), *ITEM.end());
+    let strips = channels.div_ceil(width);
     let isa = exec.isa();
     exec.run_with_scratch(sequences.len() * strips, &|item, scratch| {
-        let first = item % strips * ITEM;
-        let columns = first..(first + ITEM).min(channels);
+        let first = item % strips * width;
+        let columns = first..(first + width).min(channels);
         isa.run(Strip { conv, sequence: &sequences[item / strips], columns, ports, scratch });
     });
 }
@@ -187,9 +189,14 @@ impl<P: Ports> Op for Strip<'_, P> {
             Some(all) => bias[..width].copy_from_slice(&all[columns.clone()]),
             None => bias.fill(0.0),
         }
-        for (i, column) in conv.weight[columns.start * taps..columns.end * taps].chunks_exact(taps).enumerate() {
-            for (tap, w) in column.iter().enumerate() {
-                weight[tap * padded + i] = *w;
+        let stored = &conv.weight[columns.start * taps..columns.end * taps];
+        match taps {
+            3 => transpose::<3>(stored, weight, padded),
+            4 => transpose::<4>(stored, weight, padded),
+            _ => {
+                for (c, of_channel) in stored.chunks_exact(taps).enumerate() {
+                    of_channel.iter().enumerate().for_each(|(tap, w)| weight[tap * padded + c] = *w);
+                }
             }
         }
         let state_at = |i: usize| i * conv.channels() + columns.start..i * conv.channels() + columns.end;
@@ -222,6 +229,19 @@ impl<P: Ports> Op for Strip<'_, P> {
             let slot = (oldest + i) % past;
             // SAFETY: as above.
             unsafe { sequence.state(state_at(i)) }.copy_from_slice(&window[slot * padded..][..width]);
+        }
+    }
+}
+
+/// `[channels, TAPS]` to `[TAPS, width]`: the usual numbers of taps, for which a loop would take longer than the
+/// convolution of a single row.
+#[inline(always)]
+fn transpose<const TAPS: usize>(from: &[f32], to: &mut [f32], width: usize) {
+    let (from, _) = from.as_chunks::<TAPS>();
+    assert!(from.len() <= width && to.len() == TAPS * width);
+    for (c, of_channel) in from.iter().enumerate() {
+        for tap in 0..TAPS {
+            to[tap * width + c] = of_channel[tap];
         }
     }
 }

@@ -13,7 +13,9 @@
 //! - `S = S' + k dᵀ`, by fused multiply-add.
 //!
 //! Since `S` changes by `k dᵀ` after `S'` was read for both sums, one reading of the state is enough for a row: what a row
-//! adds is added as the next row reads, or at the end of the pass, which gives the same bits.
+//! adds is added as the next row reads, or when its pass ends, which gives the same bits.
+
+use std::ops::Range;
 
 use crate::carried::{Carried, checked};
 use crate::conv::{load, store};
@@ -21,11 +23,12 @@ use crate::exec::{Exec, SCRATCH, SharedMut};
 use crate::math;
 use crate::simd::{LANES, Op, Simd};
 
-/// Vectors of columns of the state that go over all rows together: with `k_dim` of 128, 16 KiB, which stay in L1.
-const VECTORS: usize = 2;
+/// Vectors of columns of the state that go over rows together: with `k_dim` of 128, 32 KiB, which stay in L1 or near it.
+/// Their sums are chains enough to keep the multipliers busy.
+const VECTORS: usize = 4;
 
-/// Columns of the state that one item of a parallel job takes.
-const ITEM: usize = VECTORS * LANES;
+/// Rows whose q, k and v are gathered at a time.
+const ROWS: usize = 32;
 
 /// Gates that one item of a parallel job takes, about.
 const GATES_ITEM: usize = 1 << 11;
@@ -194,20 +197,19 @@ pub fn delta_rule(
 ) {
     let DeltaRule { k_heads, v_heads, k_dim, v_dim, .. } = *rule;
     assert!(k_heads > 0 && k_dim > 0 && v_dim > 0 && v_heads.is_multiple_of(k_heads) && v_heads > 0, "{rule:?}");
-    assert!(k_dim * ITEM <= SCRATCH, "at most {} elements of a key", SCRATCH / ITEM);
+    assert!(
+        k_dim * VECTORS * LANES + Gathered::len(rule) <= SCRATCH,
+        "a block and a row of {rule:?} in {SCRATCH} elements"
+    );
     let n = g.len() / v_heads;
     assert!(g.len() == n * v_heads && beta.len() == g.len(), "gates for each row and head");
     assert!(qkv.len() == n * rule.width() && out.len() == n * v_heads * v_dim, "inputs and outputs of {n} rows");
     let sequences = checked(sequences, n, rule.state_len());
-    let strips = v_dim.div_ceil(ITEM);
     let rows = Rows { rule, qkv, g, beta, out: SharedMut::new(out) };
     let isa = exec.isa();
-    exec.run_with_scratch(sequences.len() * v_heads * strips, &|item, scratch| {
-        let sequence = &sequences[item / strips / v_heads];
-        if !sequence.rows().is_empty() {
-            let (head, column) = (item / strips % v_heads, item % strips * ITEM);
-            isa.run(Strip { rows: &rows, sequence, head, column, block: scratch });
-        }
+    exec.run_with_scratch(sequences.len() * v_heads, &|item, scratch| {
+        let (sequence, head) = (&sequences[item / v_heads], item % v_heads);
+        isa.run(Head { rows: &rows, sequence, head, scratch });
     });
 }
 
@@ -220,36 +222,92 @@ struct Rows<'a> {
     out: SharedMut<'a>,
 }
 
-/// Up to [`ITEM`] columns, from `column` on, of a sequence's state of a head.
-struct Strip<'a> {
+/// All rows of a sequence in one value head.
+struct Head<'a> {
     rows: &'a Rows<'a>,
     sequence: &'a Carried<'a>,
     head: usize,
-    column: usize,
-    /// At least `k_dim * ITEM` elements.
-    block: &'a mut [f32],
+    scratch: &'a mut [f32],
 }
 
-impl Op for Strip<'_> {
+impl Op for Head<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        if self.rows.rule.v_dim - self.column > LANES { self.over::<S, VECTORS>(s) } else { self.over::<S, 1>(s) }
+        let Head { rows, sequence, head, scratch } = self;
+        let rule = rows.rule;
+        let (block, scratch) = scratch.split_at_mut(rule.k_dim * VECTORS * LANES);
+        let at_once = (scratch.len() / Gathered::len(rule)).min(ROWS);
+        let all = sequence.rows();
+        for first in all.clone().step_by(at_once) {
+            let gathered = Gathered::new(s, rows, first..(first + at_once).min(all.end), head, scratch);
+            for column in (0..rule.v_dim).step_by(VECTORS * LANES) {
+                match (rule.v_dim - column).div_ceil(LANES) {
+                    1 => gathered.over::<S, 1>(s, sequence, column, block),
+                    2 => gathered.over::<S, 2>(s, sequence, column, block),
+                    3 => gathered.over::<S, 3>(s, sequence, column, block),
+                    _ => gathered.over::<S, VECTORS>(s, sequence, column, block),
+                }
+            }
+        }
     }
 }
 
-impl Strip<'_> {
-    /// All rows over `C` vectors of columns, of which the last may be short. The columns are worked on in a block of their own, side
-    /// by side: in the state they lie a power of two apart, where few of them would stay in L1.
+/// What some rows have of a value head, side by side. In the rows of all heads they lie so far apart, often a power of two,
+/// that a row would wait for memory, again for each block of columns.
+struct Gathered<'a> {
+    rows: &'a Rows<'a>,
+    first: usize,
+    head: usize,
+    /// `[rows, k_dim + k_dim + v_dim]`: q, k and v.
+    qkv: &'a [f32],
+    /// `e^g` of each row.
+    decay: &'a [f32],
+    /// `q · k` of each row.
+    qk: &'a [f32],
+}
+
+impl<'a> Gathered<'a> {
+    /// Elements of scratch that a row takes.
+    fn len(rule: &DeltaRule) -> usize {
+        2 * rule.k_dim + rule.v_dim + 2
+    }
+
     #[inline(always)]
-    fn over<S: Simd, const C: usize>(self, s: S) {
-        let Strip { rows, sequence, head, column, block } = self;
-        let DeltaRule { k_heads, v_heads, k_dim, v_dim, scale } = *rows.rule;
+    fn new<S: Simd>(s: S, rows: &'a Rows<'a>, of: Range<usize>, head: usize, scratch: &'a mut [f32]) -> Gathered<'a> {
+        let &DeltaRule { k_heads, v_heads, k_dim, v_dim, .. } = rows.rule;
+        let (decay, scratch) = scratch.split_at_mut(of.len());
+        let (qk, scratch) = scratch.split_at_mut(of.len());
+        let qkv = &mut scratch[..of.len() * (2 * k_dim + v_dim)];
+        let k_head = head / (v_heads / k_heads);
+        for (i, r) in of.clone().enumerate() {
+            let row = &rows.qkv[r * rows.rule.width()..(r + 1) * rows.rule.width()];
+            let (q, rest) = qkv[i * (2 * k_dim + v_dim)..(i + 1) * (2 * k_dim + v_dim)].split_at_mut(k_dim);
+            let (k, v) = rest.split_at_mut(k_dim);
+            q.copy_from_slice(&row[k_head * k_dim..][..k_dim]);
+            k.copy_from_slice(&row[(k_heads + k_head) * k_dim..][..k_dim]);
+            v.copy_from_slice(&row[2 * k_heads * k_dim + head * v_dim..][..v_dim]);
+            qk[i] = dot(s, q, k);
+            decay[i] = rows.g[r * v_heads + head];
+        }
+        for part in decay.chunks_mut(LANES) {
+            let v = math::exp(s, load(s, part));
+            store(s, part, v);
+        }
+        Gathered { rows, first: of.start, head, qkv, decay, qk }
+    }
+
+    /// These rows over `C` vectors of columns of the state, of which the last may be short. The columns are worked on in a block
+    /// of their own, side by side: in the state they lie a power of two apart, where few of them would stay in L1.
+    #[inline(always)]
+    fn over<S: Simd, const C: usize>(&self, s: S, sequence: &Carried<'_>, column: usize, block: &mut [f32]) {
+        let &DeltaRule { v_heads, k_dim, v_dim, scale, .. } = self.rows.rule;
+        let head = self.head;
         let block = &mut block[..k_dim * C * LANES];
         let width = (v_dim - column).min(C * LANES);
         let part = |c: usize| c * LANES..((c + 1) * LANES).min(width);
-        // SAFETY: no other item has these columns of the sequence's state.
+        // SAFETY: no other item has this head of the sequence's state, and no part outlives its use.
         let state = |i: usize, c: usize| unsafe {
             let at = (head * k_dim + i) * v_dim + column;
             sequence.state(at + part(c).start..at + part(c).end)
@@ -261,25 +319,24 @@ impl Strip<'_> {
         }
 
         let mut before: Option<Added<'_, S, C>> = None;
-        for r in sequence.rows() {
-            let row = &rows.qkv[r * rows.rule.width()..(r + 1) * rows.rule.width()];
-            let k_head = head / (v_heads / k_heads);
-            let q = &row[k_head * k_dim..(k_head + 1) * k_dim];
-            let k = &row[(k_heads + k_head) * k_dim..(k_heads + k_head + 1) * k_dim];
-            let v = &row[2 * k_heads * k_dim + head * v_dim + column..][..width];
-            let decay = math::exp(s, s.splat(rows.g[r * v_heads + head]));
+        for (i, row) in self.qkv.chunks_exact(2 * k_dim + v_dim).enumerate() {
+            let (q, rest) = row.split_at(k_dim);
+            let (k, v) = rest.split_at(k_dim);
+            let v = &v[column..column + width];
+            let decay = s.splat(self.decay[i]);
             let (sum_k, sum_q) = match &before {
                 None => read::<S, C, false>(s, block, decay, &Added { k, d: [s.zero(); C] }, k, q),
                 Some(before) => read::<S, C, true>(s, block, decay, before, k, q),
             };
-            let (beta, qk, scale) = (s.splat(rows.beta[r * v_heads + head]), s.splat(dot(s, q, k)), s.splat(scale));
+            let r = self.first + i;
+            let (beta, qk) = (s.splat(self.rows.beta[r * v_heads + head]), s.splat(self.qk[i]));
             let mut d = [s.zero(); C];
             for c in 0..C {
                 d[c] = s.mul(s.sub(load(s, &v[part(c)]), sum_k[c]), beta);
-                let y = s.mul(s.fma(qk, d[c], sum_q[c]), scale);
+                let y = s.mul(s.fma(qk, d[c], sum_q[c]), s.splat(scale));
                 let at = (r * v_heads + head) * v_dim + column;
-                // SAFETY: no other item has these columns of the output.
-                store(s, unsafe { rows.out.slice(at + part(c).start..at + part(c).end) }, y);
+                // SAFETY: no other item has this head of the output.
+                store(s, unsafe { self.rows.out.slice(at + part(c).start..at + part(c).end) }, y);
             }
             before = Some(Added { k, d });
         }
