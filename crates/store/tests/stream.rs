@@ -131,8 +131,10 @@ fn every_way_of_reading_gives_the_same_bytes() {
 fn matrices_are_cut_where_their_tensors_allow_it() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let rows_of = |n| Cut::Rows(NonZeroUsize::new(n).unwrap());
-    // Rows of each matrix, and of each of its tensors: rows, bytes to a row, cut.
-    let matrices: [(usize, &[(usize, usize, Cut)]); 6] = [
+    /// Rows, bytes to a row, cut.
+    type Part = (usize, usize, Cut);
+    // Rows of each matrix, and its tensors.
+    let matrices: [(usize, &[Part]); 6] = [
         (300, &[(300, 384, Cut::EACH_ROW), (43, 12, rows_of(7))]),
         (41, &[(41, 400, Cut::EACH_ROW), (41, 10, Cut::EACH_ROW), (6, 20, rows_of(8)), (100, 4, Cut::Whole)]),
         (40, &[(96, 160, Cut::Whole)]),

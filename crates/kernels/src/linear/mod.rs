@@ -242,12 +242,12 @@ fn run_format<A: Arithmetic>(isa: Isa, strip: Strip<'_>, scratch: &mut [f32]) {
         Format::Mxfp4 => run::<A, _>(isa, strip, E2m1, scratch),
         Format::Affine(affine) => run_affine::<A>(isa, strip, affine, scratch),
         Format::Transposed(float) => match float {
-            Float::F32 => run_inputs::<A, _>(isa, strip, Floats::new(&weight, F32), scratch),
-            Float::Bf16 => run_inputs::<A, _>(isa, strip, Floats::new(&weight, Bf16), scratch),
-            Float::F16 => run_inputs::<A, _>(isa, strip, Floats::new(&weight, F16), scratch),
+            Float::F32 => run_inputs::<A, _>(isa, &strip, Floats::new(&weight, F32), scratch),
+            Float::Bf16 => run_inputs::<A, _>(isa, &strip, Floats::new(&weight, Bf16), scratch),
+            Float::F16 => run_inputs::<A, _>(isa, &strip, Floats::new(&weight, F16), scratch),
         },
-        Format::Gptq(gptq) => run_inputs::<A, _>(isa, strip, Gptqs::new(&weight, gptq), scratch),
-        Format::Awq(awq) => run_inputs::<A, _>(isa, strip, Awqs::new(&weight, awq), scratch),
+        Format::Gptq(gptq) => run_inputs::<A, _>(isa, &strip, Gptqs::new(&weight, gptq), scratch),
+        Format::Awq(awq) => run_inputs::<A, _>(isa, &strip, Awqs::new(&weight, awq), scratch),
     }
 }
 
@@ -285,8 +285,7 @@ fn run_affine<A: Arithmetic>(isa: Isa, strip: Strip<'_>, affine: Affine, scratch
     isa.run(Panel { strip, panel, stride, arithmetic });
 }
 
-fn run_inputs<A: Arithmetic, I: InputMajor>(isa: Isa, strip: Strip<'_>, inputs: I, scratch: &mut [f32]) {
-    let strip = &strip;
+fn run_inputs<A: Arithmetic, I: InputMajor>(isa: Isa, strip: &Strip<'_>, inputs: I, scratch: &mut [f32]) {
     if strip.route == Route::Inputs {
         isa.run(FewRows { strip, inputs, sums: scratch });
     } else {
