@@ -227,18 +227,29 @@ def check_greedy(model, parts, entry, logits, case):
         raise Unfit(f"cached and whole passes differ by {difference}")
 
 
+def prompts_of(case, seed):
+    """The prompts that are recorded, by name."""
+    vocab = (case.config.get("text_config") or case.config)["vocab_size"]
+    return {f"p{i}": random_tokens(n, vocab, seed) for i, n in enumerate(case.prompts)}
+
+
 def make(case, folder, seed):
     """Write the case into `folder` with this seed; the recorded tensors and what reference.json says of them."""
     if folder.exists():
         shutil.rmtree(folder)
     drawn_on = write(folder, case, seed)
     model = load(folder)
-    parts = Parts(model)
-    vocab = (case.config.get("text_config") or case.config)["vocab_size"]
-    prompts = {f"p{i}": random_tokens(n, vocab, seed) for i, n in enumerate(case.prompts)}
-    probe = torch.tensor([max(prompts.values(), key=len)])
+    probe = torch.tensor([max(prompts_of(case, seed).values(), key=len)])
     with torch.no_grad():
         assert torch.equal(model(probe).logits, drawn_on(probe).logits), "the checkpoint loads as another model"
+    return observe(model, case, seed)
+
+
+def observe(model, case, seed):
+    """What the model says of the case's prompts: the recorded tensors and what reference.json says of them."""
+    parts = Parts(model)
+    prompts = prompts_of(case, seed)
+    vocab = (case.config.get("text_config") or case.config)["vocab_size"]
     with routing.watch(model) as choices:
         tensors = record(model, parts, prompts, f"p{case.hidden}")
         parts.fresh()

@@ -17,6 +17,7 @@ class FamilyCase:
     new_tokens: int = 24
     greedy_logits: bool = False  # record the logits of every greedy step
     recomputed: bool = False  # transformers drops the cache on the way: greedy steps are passes of their own
+    form: object = None  # of the matrices on disk, if they are quantised: quantized_forms.py
     stored: object = None  # (state, config) -> state: what hub checkpoints do to names, and carry besides
 
 

@@ -29,10 +29,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import cases_dense
 import cases_dense_more
 import cases_hybrid
+import cases_quantized
 import cases_sparse
 import checkpoints
 import families
 import quantized
+import quantized_forms
 import toy_tokenizers
 from cases import CASES
 from continuation import MARGIN, continue_greedily, random_tokens
@@ -40,6 +42,7 @@ from opensci import OpensciForCausalLM, patched_qwen3
 
 TESTDATA = Path(__file__).resolve().parent.parent / "testdata"
 FAMILIES = cases_dense.CASES | cases_dense_more.CASES | cases_sparse.CASES | cases_hybrid.CASES
+FAMILIES |= cases_quantized.CASES
 NEW_TOKENS = 64
 
 
@@ -186,7 +189,7 @@ def make_family(name, seed, root=TESTDATA):
     """Write the case `name` of a family's table into its folder under `root`."""
     case = FAMILIES[name]
     folder = Path(root) / name
-    tensors, found = families.make(case, folder, seed)
+    tensors, found = (families if case.form is None else quantized_forms).make(case, folder, seed)
     decoder = case.config.get("text_config") or case.config
     report = {
         "case": name,

@@ -89,6 +89,8 @@ pub struct MemoryPlan {
     pub experts: u64,
     /// All routed experts, wherever they are.
     pub all_experts: u64,
+    /// Whether all of them have room.
+    pub experts_fit: bool,
     /// Weights that every sweep reads from disk.
     pub streamed: u64,
     /// All weights that every sweep uses, wherever they are.
@@ -100,16 +102,16 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Whether passes read weights from disk.
-    #[must_use]
-    pub fn streams(&self) -> bool {
-        self.streamed > 0 || self.experts < self.all_experts
-    }
-
     /// Bytes that are expected to be resident at the most.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.process + self.model()
+    }
+
+    /// Whether passes read weights from disk, after all that stays was read.
+    #[must_use]
+    pub fn streams(&self) -> bool {
+        self.streamed > 0 || !self.experts_fit
     }
 
     /// Bytes of those that are the model's own, and would come on top if another were there already.
@@ -217,6 +219,7 @@ pub(crate) fn plan(
                     ring: plan.sweep.ring_bytes(),
                     experts: plan.experts.as_ref().map_or(0, ExpertPlan::arena_bytes),
                     all_experts: bound.expert_bytes(),
+                    experts_fit: plan.experts.as_ref().is_none_or(ExpertPlan::fits),
                     streamed: plan.sweep.streamed_bytes(),
                     weights: bound.matrices.iter().map(MatrixInfo::byte_len).sum(),
                     tokens: units.saturating_mul(KV_UNIT),
@@ -245,7 +248,13 @@ fn kv_bytes(decoder: &Decoder, rows: usize, units: usize, demand: &Demand) -> u6
         KvPlace::Disk => {
             // The ends of all sequences; in the layer at hand, what the pass adds to them; and the ring.
             let tails = units.min(TAIL_UNITS * demand.sequences) as u64 * unit;
-            let widest = decoder.blocks.iter().filter_map(|b| b.kv()).map(|kv| kv.memory(demand.kv)).max().unwrap_or(0);
+            let widest = decoder
+                .blocks
+                .iter()
+                .filter_map(super::decoder::Block::kv)
+                .map(|kv| kv.memory(demand.kv))
+                .max()
+                .unwrap_or(0);
             let pass = (rows.div_ceil(KV_UNIT) + demand.sequences) as u64 * widest;
             let ring = kv_disk::ring_blocks(decoder, demand.kv, demand.memory, units.saturating_mul(KV_UNIT));
             tails + pass + ring * kv_disk::ring_block_bytes(decoder, demand.kv)

@@ -153,6 +153,12 @@ impl Sequence {
         }
     }
 
+    /// Forgets all, to read a text of which `prompt_len` tokens are known to come.
+    pub(crate) fn restart(&mut self, prompt_len: usize) {
+        self.truncate(0);
+        self.prompt_len = prompt_len;
+    }
+
     /// Forgets what a pass did that failed.
     pub(crate) fn undo(&mut self) {
         self.carried.undo();
@@ -340,7 +346,7 @@ pub(crate) fn expect(inputs: &[Input<'_>]) {
 
 /// Bytes that one unit of positions takes in all layers.
 pub(crate) fn unit_bytes(decoder: &Decoder, format: KvFormat) -> u64 {
-    decoder.blocks.iter().filter_map(|b| b.kv()).map(|shape| shape.memory(format)).sum()
+    decoder.blocks.iter().filter_map(super::decoder::Block::kv).map(|shape| shape.memory(format)).sum()
 }
 
 /// Bytes of what a sequence carries besides.

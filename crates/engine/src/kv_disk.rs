@@ -236,7 +236,7 @@ impl KvDisk {
 /// Elements of a position's keys, and of its values, in the widest layer.
 fn widest(decoder: &Decoder) -> [usize; 2] {
     let widths = |kv: crate::decoder::KvShape| kv.part_lens(KvFormat::F32).map(|len| len / (4 * KV_BLOCK));
-    let all = decoder.blocks.iter().filter_map(|b| b.kv()).map(widths);
+    let all = decoder.blocks.iter().filter_map(super::decoder::Block::kv).map(widths);
     all.fold([0, 0], |[a, b], [keys, values]| [a.max(keys), b.max(values)])
 }
 
@@ -262,5 +262,5 @@ pub(crate) fn ring_blocks(decoder: &Decoder, format: KvFormat, memory: u64, posi
 
 /// Bytes that a block of positions takes on disk, in all layers.
 pub(crate) fn slot_bytes(decoder: &Decoder, format: KvFormat) -> u64 {
-    decoder.blocks.iter().filter_map(|b| b.kv()).map(|kv| SpoolPlace::span(kv.part_lens(format))).sum()
+    decoder.blocks.iter().filter_map(super::decoder::Block::kv).map(|kv| SpoolPlace::span(kv.part_lens(format))).sum()
 }

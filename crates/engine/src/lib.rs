@@ -28,6 +28,7 @@ mod carry;
 pub mod chat;
 mod config;
 pub mod decoder;
+mod dequantize;
 mod error;
 pub mod eval;
 mod families;
@@ -50,6 +51,7 @@ pub mod trace;
 
 pub use budget::{LogitRows, MemoryPlan};
 pub use config::{ConfigError, ConfigErrorKind};
+pub use dequantize::dequantize;
 pub use error::Error;
 pub use fingerprint::Fingerprint;
 pub use forecast::{Bottleneck, Forecast, Rates, measure_disk};
@@ -57,7 +59,7 @@ pub use forward::{Compute, Input, Observer, Output, Want};
 pub use generate::{DraftModel, Drafted, Finish, Progress, Request, Speculation, Text, Writer, generate};
 pub use generation_config::GenerationConfig;
 pub use kv::Sequence;
-pub use model::{Limits, Model, Options, Reading, check_tokens, check_vocabulary, plan_memory};
+pub use model::{Limits, Model, Options, Reading, check_tokens, check_vocabulary, head_bytes, plan_memory};
 pub use package::Package;
 pub use rheostat_kernels::{Isa, KvFormat};
 pub use rheostat_store::{

@@ -143,6 +143,16 @@ impl Rope {
         matches!(self.scaling, RopeScaling::Dynamic { .. } | RopeScaling::LongRope(_))
     }
 
+    /// Tokens up to which a text has one set of frequencies, and beyond which all of it has another: a text that grows past them is read
+    /// anew, as transformers' `Phi3ForCausalLM.prepare_inputs_for_generation` does.
+    #[must_use]
+    pub fn turning_point(&self) -> Option<usize> {
+        match &self.scaling {
+            RopeScaling::LongRope(long) => Some(long.original),
+            _ => None,
+        }
+    }
+
     /// Frequencies (`inv_freq`, radians per position) `[dim / 2]` for a text of `len` tokens so far.
     #[must_use]
     pub fn frequencies(&self, len: usize) -> std::borrow::Cow<'_, [f32]> {

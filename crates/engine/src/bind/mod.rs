@@ -134,8 +134,7 @@ impl Bound {
     /// # Errors
     /// A tensor is missing, has another shape, or has no place.
     pub(crate) fn new(decoder: &Decoder, checkpoint: &Checkpoint) -> Result<Bound, Error> {
-        let mut binder =
-            Binder { checkpoint, used: HashSet::new(), matrices: Vec::new(), experts: Vec::new(), decoder };
+        let mut binder = Binder::new(checkpoint);
         let embed = binder.find(&decoder.embed.tensor, &[decoder.vocab_size, decoder.hidden_size])?;
         let positions = match &decoder.embed.positions {
             Some(positions) => Some(binder.find(&positions.tensor, &[positions.rows, decoder.hidden_size])?),
@@ -150,7 +149,7 @@ impl Bound {
                 BoundLinear { matrix: binder.matrices.len() - 1, bias: None, runs: Vec::new() }
             }
         };
-        binder.refuse_the_rest()?;
+        binder.refuse_the_rest(&decoder.ignored)?;
         let Binder { matrices, experts, .. } = binder;
         Ok(Bound { matrices, embed, positions, blocks, norm, head, experts })
     }
@@ -181,12 +180,25 @@ impl Bound {
     }
 }
 
+/// The tensors of one linear map, found and checked.
+///
+/// # Errors
+/// A tensor is missing, or has another shape or type.
+pub(crate) fn matrix_of(linear: &Linear, checkpoint: &Checkpoint) -> Result<MatrixInfo, Error> {
+    Binder::new(checkpoint).matrix(linear)
+}
+
 struct Binder<'a> {
     checkpoint: &'a Checkpoint,
-    decoder: &'a Decoder,
     used: HashSet<String>,
     matrices: Vec<MatrixInfo>,
     experts: Vec<BoundExperts>,
+}
+
+impl<'a> Binder<'a> {
+    fn new(checkpoint: &'a Checkpoint) -> Binder<'a> {
+        Binder { checkpoint, used: HashSet::new(), matrices: Vec::new(), experts: Vec::new() }
+    }
 }
 
 impl Binder<'_> {
@@ -219,10 +231,10 @@ impl Binder<'_> {
         self.checkpoint.path().to_owned()
     }
 
-    /// The tensor `name` as a vector of `len`, which may be stored with any number of axes.
-    fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
+    /// The tensor `name` as a vector of `len`, stored as `[len]` or in another shape of as many elements that `also` accepts.
+    fn vector(&mut self, name: &str, len: usize, also: impl Fn(&[usize]) -> bool) -> Result<Vec<f32>, Error> {
         let shape = match self.checkpoint.tensor(name) {
-            Some(info) if info.shape().iter().product::<usize>() == len => info.shape().to_vec(),
+            Some(info) if info.elements() == len as u64 && also(info.shape()) => info.shape().to_vec(),
             _ => vec![len],
         };
         let info = self.find(name, &shape)?;
@@ -231,12 +243,13 @@ impl Binder<'_> {
 
     fn norm(&mut self, norm: &Norm) -> Result<BoundNorm, Error> {
         let len = norm.width * norm.groups;
+        let grouped = |shape: &[usize]| norm.groups > 1 && shape == [norm.groups, norm.width];
         let mut weight = Vec::with_capacity(len);
         for name in &norm.weights {
-            weight.extend(self.vector(name, len / norm.weights.len())?);
+            weight.extend(self.vector(name, len / norm.weights.len(), grouped)?);
         }
         weight.iter_mut().for_each(|w| *w += norm.offset);
-        let bias = norm.bias.as_ref().map(|name| self.vector(name, len)).transpose()?;
+        let bias = norm.bias.as_ref().map(|name| self.vector(name, len, grouped)).transpose()?;
         Ok(BoundNorm {
             kind: match norm.kind {
                 NormKind::Rms => kernels::NormKind::Rms,
@@ -280,6 +293,10 @@ impl Binder<'_> {
                 // Its heads are parts of one matrix, which is taken as a whole.
                 let kv_b = bound.len() - 2;
                 let kv_b = bound[kv_b].matrix;
+                if self.matrices[kv_b].format.transposed().is_none() {
+                    let tensor = self.matrices[kv_b].parts[0].name().to_owned();
+                    return Err(Error::QuantizedLatent { path: self.path(), tensor });
+                }
                 self.matrices[kv_b].whole = true;
                 bound.shrink_to_fit();
                 bound
@@ -307,7 +324,9 @@ impl Binder<'_> {
                 Some(self.experts.len() - 1)
             }
         };
-        let vectors = block.vectors().into_iter().map(|(name, len)| self.vector(name, len));
+        // Convolutions are `[channels, 1, taps]`, and a number may have no axis.
+        let shaped = |shape: &[usize]| matches!(shape, [] | [_, 1, _]);
+        let vectors = block.vectors().into_iter().map(|(name, len)| self.vector(name, len, shaped));
         let vectors = vectors.collect::<Result<Vec<_>, _>>()?;
         let mixer_norms = block.mixer.norms().into_iter().map(|n| self.norm(n)).collect::<Result<Vec<_>, _>>()?;
         Ok(BoundBlock {
@@ -364,8 +383,8 @@ impl Binder<'_> {
 
     /// Every tensor must have been used, but for buffers that old versions of transformers saved and that
     /// follow from `config.json`, and for what the description leaves alone.
-    fn refuse_the_rest(&self) -> Result<(), Error> {
-        let ignored = |name: &str| self.decoder.ignored.iter().any(|start| name.starts_with(start.as_str()));
+    fn refuse_the_rest(&self, ignored: &[String]) -> Result<(), Error> {
+        let ignored = |name: &str| ignored.iter().any(|start| name.starts_with(start.as_str()));
         let is_buffer = |name: &str| {
             ["rotary_emb.inv_freq", "attn.masked_bias", "attention.masked_bias", "attention.bias", "attn.bias"]
                 .iter()

@@ -82,7 +82,7 @@ fn fp8(config: &Keys<'_>) -> Result<Quantization, ConfigError> {
     config.ignore(&["modules_to_not_convert", "ignored_layers", "dequantize", "scale_fmt"]);
     let expected = "a list of two whole numbers, rows and columns of a block; the columns a multiple of 32";
     let block = config.opt_array("weight_block_size")?.ok_or_else(|| config.missing("weight_block_size"))?;
-    let sizes: Vec<usize> = block.iter().filter_map(|v| v.as_u64()).map(|n| n as usize).collect();
+    let sizes: Vec<usize> = block.iter().filter_map(serde_json::Value::as_u64).map(|n| n as usize).collect();
     match sizes[..] {
         [rows, cols] if block.len() == 2 && rows > 0 && cols > 0 && cols.is_multiple_of(32) => {
             Ok(Quantization::Fp8(rows, cols))

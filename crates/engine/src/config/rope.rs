@@ -144,7 +144,11 @@ fn parse(
         Some(factor) => {
             let dim = (head_dim as f64 * factor) as usize;
             let expected = format!("such that an even number of the {head_dim} elements of a head is rotated");
-            if dim == 0 || dim > head_dim || dim % 2 != 0 { Err(keys.invalid(key, expected)) } else { Ok(dim) }
+            if dim == 0 || dim > head_dim || !dim.is_multiple_of(2) {
+                Err(keys.invalid(key, expected))
+            } else {
+                Ok(dim)
+            }
         }
     };
     let Some(inner) = inner else {

@@ -129,6 +129,7 @@ pub struct Latent {
 
 /// How the queries of latent attention are made.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "one for each layer")]
 pub enum LatentQueries {
     /// By one map.
     Direct(Linear),

@@ -49,7 +49,9 @@ impl Block {
             Ffn::Gated(_) => {}
             Ffn::Plain(f) => {
                 if let Nonlinearity::Xielu(act) = &mut f.act {
-                    [&mut act.alpha_p, &mut act.alpha_n, &mut act.beta, &mut act.eps].into_iter().for_each(&mut *change);
+                    [&mut act.alpha_p, &mut act.alpha_n, &mut act.beta, &mut act.eps]
+                        .into_iter()
+                        .for_each(&mut *change);
                 }
             }
             Ffn::Experts(f) => {

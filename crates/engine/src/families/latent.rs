@@ -61,7 +61,7 @@ impl Heads {
                 return Err(keys.invalid(key, format!("a whole number from 1 to {most}")));
             }
         }
-        if heads.rope % 2 != 0 {
+        if !heads.rope.is_multiple_of(2) {
             return Err(keys.invalid("qk_rope_head_dim", "an even number"));
         }
         // What the others say already.

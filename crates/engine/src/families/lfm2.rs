@@ -80,7 +80,7 @@ const CONV: usize = 1;
 /// The kinds of all layers: as `layer_types` says, else attention in those that `full_attn_idxs` lists, else attention.
 fn kinds(keys: &Keys<'_>, layers: usize) -> Result<Vec<usize>, ConfigError> {
     let listed: Option<Option<Vec<u64>>> =
-        keys.opt_array("full_attn_idxs")?.map(|list| list.iter().map(|v| v.as_u64()).collect());
+        keys.opt_array("full_attn_idxs")?.map(|list| list.iter().map(serde_json::Value::as_u64).collect());
     let listed = match listed {
         Some(None) => return Err(keys.invalid("full_attn_idxs", "a list of the numbers of layers")),
         Some(Some(listed)) => Some(listed),

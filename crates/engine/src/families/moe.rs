@@ -171,6 +171,7 @@ impl Mixture {
 }
 
 /// What [`Mixture::by_sigmoid`] takes where the config is silent.
+#[derive(Clone, Copy)]
 pub(super) struct SigmoidDefaults {
     pub(super) n_groups: usize,
     pub(super) top_groups: usize,
@@ -207,8 +208,9 @@ pub(super) fn put(decoder: &mut Decoder, sparse: impl Fn(usize) -> bool, experts
 pub(super) fn qwen_sparse(keys: &Keys<'_>) -> Result<impl Fn(usize) -> bool + use<>, ConfigError> {
     let step = keys.size_or("decoder_sparse_step", 1)?;
     let expected = "a list of the numbers of layers";
-    let dense: Option<Vec<u64>> =
-        keys.opt_array("mlp_only_layers")?.map_or(Some(Vec::new()), |list| list.iter().map(|v| v.as_u64()).collect());
+    let dense: Option<Vec<u64>> = keys
+        .opt_array("mlp_only_layers")?
+        .map_or(Some(Vec::new()), |list| list.iter().map(serde_json::Value::as_u64).collect());
     let dense = dense.ok_or_else(|| keys.invalid("mlp_only_layers", expected))?;
     Ok(move |i: usize| !dense.contains(&(i as u64)) && (i + 1).is_multiple_of(step))
 }

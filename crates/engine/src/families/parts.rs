@@ -161,7 +161,7 @@ pub(super) fn divided(keys: &Keys<'_>, key: &str, size: usize, by: usize) -> Res
 }
 
 pub(super) fn check_head_dim(keys: &Keys<'_>, head_dim: usize) -> Result<(), ConfigError> {
-    if head_dim % 2 != 0 || !(4..=512).contains(&head_dim) {
+    if !head_dim.is_multiple_of(2) || !(4..=512).contains(&head_dim) {
         return Err(keys.invalid("head_dim", "an even number from 4 to 512"));
     }
     Ok(())

@@ -43,8 +43,8 @@ impl Pass<'_> {
         let hidden = self.decoder.hidden_size;
         let (width, kv_width) = (mixer.width(), mixer.kv_width());
         let (linears, o) = bound.mixer.split_at(mixer.inputs.len());
-        let to = Targets { parts: &mut ws.parts, whole: &mut ws.whole };
-        self.project(&ws.normed[..n * hidden], n, &mut ws.prepared, &mixer.inputs, linears, to)?;
+        let mut to = Targets { parts: &mut ws.parts, whole: &mut ws.whole };
+        self.project(&ws.normed[..n * hidden], n, &mut ws.prepared, &mixer.inputs, linears, &mut to)?;
         self.done(Op::Qkv);
         let place = mixer.qk_norm.as_ref().map(|norm| norm.place);
         if place == Some(QkNormPlace::BeforeRotation) {

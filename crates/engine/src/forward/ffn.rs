@@ -42,8 +42,8 @@ impl Pass<'_> {
     ) -> Result<(), Error> {
         let hidden = self.decoder.hidden_size;
         let (inputs, down) = linears.split_at(ffn.inputs.len());
-        let to = Targets { parts: &mut ws.parts, whole: &mut ws.whole };
-        self.project(&ws.normed[..n * hidden], n, &mut ws.prepared, &ffn.inputs, inputs, to)?;
+        let mut to = Targets { parts: &mut ws.parts, whole: &mut ws.whole };
+        self.project(&ws.normed[..n * hidden], n, &mut ws.prepared, &ffn.inputs, inputs, &mut to)?;
         self.done(Op::GateUp);
         let width = n * ffn.intermediate;
         gate(self, ffn, &mut ws.parts, width);

@@ -41,7 +41,7 @@ impl Pass<'_> {
         prepared: &mut Prepared,
         inputs: &[Projection],
         linears: &[BoundLinear],
-        to: Targets<'_>,
+        to: &mut Targets<'_>,
     ) -> Result<(), Error> {
         if inputs.iter().all(Projection::is_whole) {
             let mut free: Vec<Option<&mut Buffer>> = to.parts.iter_mut().map(Some).collect();

@@ -45,8 +45,8 @@ impl Pass<'_> {
         let hidden = self.decoder.hidden_size;
         let Delta { k_heads, v_heads, k_dim, v_dim, .. } = *mixer;
         let (linears, o) = bound.mixer.split_at(mixer.inputs.len());
-        let to = Targets { parts: &mut ws.parts, whole: &mut ws.whole };
-        self.project(&ws.normed[..n * hidden], n, &mut ws.prepared, &mixer.inputs, linears, to)?;
+        let mut to = Targets { parts: &mut ws.parts, whole: &mut ws.whole };
+        self.project(&ws.normed[..n * hidden], n, &mut ws.prepared, &mixer.inputs, linears, &mut to)?;
         self.done(Op::Qkv);
         inputs.iter_mut().for_each(|input| input.sequence.keep_state(i));
         let [conv, a_log, dt_bias] = &bound.vectors[..3] else { unreachable!("as `Mixer::vectors` says") };
@@ -92,8 +92,8 @@ impl Pass<'_> {
         let bound = &self.bound.blocks[i];
         let hidden = self.decoder.hidden_size;
         let (linears, o) = bound.mixer.split_at(mixer.inputs.len());
-        let to = Targets { parts: &mut ws.parts, whole: &mut ws.whole };
-        self.project(&ws.normed[..n * hidden], n, &mut ws.prepared, &mixer.inputs, linears, to)?;
+        let mut to = Targets { parts: &mut ws.parts, whole: &mut ws.whole };
+        self.project(&ws.normed[..n * hidden], n, &mut ws.prepared, &mixer.inputs, linears, &mut to)?;
         self.done(Op::Qkv);
         inputs.iter_mut().for_each(|input| input.sequence.keep_state(i));
         let conv =

@@ -230,7 +230,7 @@ impl Widths {
         let latent = self.q_low * 2 + self.latent_kv + self.latent_q + self.latent_z + self.head_in + self.head_out;
         // An expert, its row and its weight: three times.
         let experts = self.experts + 2 * self.expert_hidden + self.shared_hidden + 1 + 5 * self.top_k;
-        let angles: usize = decoder.ropes.iter().map(|rope| rope.dim()).sum();
+        let angles: usize = decoder.ropes.iter().map(super::super::rope::Rope::dim).sum();
         3 * decoder.hidden_size + parts + self.whole + self.z + latent + experts + angles
     }
 }

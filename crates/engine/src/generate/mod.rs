@@ -9,11 +9,13 @@ mod pace;
 
 use std::time::{Duration, Instant};
 
+use crate::decoder::Decoder;
 use crate::error::Error;
 use crate::forward::{Input, Want};
 use crate::kv::Sequence;
 use crate::model::{Model, check_tokens};
 use crate::profile::Op;
+use crate::rope::Rope;
 use crate::sampler::{Sampler, Sampling};
 use drafts::{Draft, KINDS, Seat, Wish};
 pub use drafts::{DraftModel, Speculation};
@@ -150,6 +152,23 @@ impl Text {
         (self.sequence, self.tokens)
     }
 
+    /// Lets the sequence begin anew where the text has grown past a point beyond which all of its frequencies are others.
+    fn turn(&mut self, decoder: &Decoder) {
+        let points = || decoder.ropes.iter().filter_map(Rope::turning_point);
+        // Read already as what it has grown to, or a part of that.
+        let (read, known) = (self.sequence.len(), self.sequence.prompt_len());
+        if points().any(|point| (1..=point).contains(&read) && known <= point && self.tokens.len() > point) {
+            self.sequence.restart(self.tokens.len());
+        }
+    }
+
+    /// Guesses that the text has room for before it turns.
+    fn room_before_turning(&self, decoder: &Decoder) -> usize {
+        let points = decoder.ropes.iter().filter_map(Rope::turning_point);
+        let ahead = points.filter(|point| self.tokens.len() <= *point).map(|point| point - self.tokens.len());
+        ahead.min().unwrap_or(usize::MAX)
+    }
+
     /// Tokens that are not read yet.
     fn unread(&self) -> &[u32] {
         &self.tokens[self.sequence.len()..]
@@ -267,6 +286,7 @@ impl Writer {
         mut each: impl FnMut(usize, u32) -> Progress,
     ) -> Result<(), Error> {
         let start = Instant::now();
+        texts.iter_mut().for_each(|text| text.turn(model.decoder()));
         self.guess(model, texts)?;
         if !matches!(self.speculation, Speculation::Off) {
             model.count(Op::Guessing, start, start.elapsed());
@@ -325,7 +345,7 @@ impl Writer {
             .zip(&mut self.drafts)
             .filter(|(text, _)| text.is_writing())
             .map(|(text, draft)| Wish {
-                most: text.room_for_guesses(context).min(each),
+                most: text.room_for_guesses(context).min(each).min(text.room_before_turning(model.decoder())),
                 text: &text.tokens,
                 sampling: &text.request.sampling,
                 luck: &text.luck,

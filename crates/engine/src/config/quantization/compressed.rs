@@ -54,12 +54,13 @@ impl Groups {
     }
 }
 
-/// The forms of a checkpoint that `format` may name, and of a group.
-const FORMATS: [&str; 3] = ["pack-quantized", "float-quantized", "mixed-precision"];
+/// The forms of a checkpoint that `format` may name, and of a group. What is called naive is a tensor of plain 8-bit numbers, of
+/// which floats are supported.
+const FORMATS: [&str; 4] = ["pack-quantized", "float-quantized", "naive-quantized", "mixed-precision"];
 
 /// Reads what `config` asks for.
 pub(super) fn read(keys: &Keys<'_>, config: &Keys<'_>) -> Result<Groups, ConfigError> {
-    format(config)?;
+    let whole = format(config)?;
     must_be(config, "quantization_status", "compressed")?;
     for absent in ["kv_cache_scheme", "sparsity_config", "transform_config"] {
         if config.opt_object(absent)?.is_some_and(|o| !o.is_empty()) {
@@ -72,12 +73,15 @@ pub(super) fn read(keys: &Keys<'_>, config: &Keys<'_>) -> Result<Groups, ConfigE
     let mut read = Vec::new();
     for name in groups.names() {
         let group = groups.opt_object(name)?.ok_or_else(|| groups.missing(name))?;
-        format(&group)?;
+        let own = format(&group)?.or(whole);
         if group.value("output_activations").is_some() {
             return Err(group.invalid("output_activations", "null: only weights can be quantised"));
         }
         let weights = group.opt_object("weights")?.ok_or_else(|| group.missing("weights"))?;
         let storage = storage(weights)?;
+        if matches!(storage, Storage::Packed(_)) && matches!(own, Some("float-quantized" | "naive-quantized")) {
+            return Err(group.invalid("format", "\"pack-quantized\", for integers"));
+        }
         inputs(&group, storage)?;
         read.push((targets(&group, "targets")?, storage));
         group.finish("quantised")?;
@@ -88,12 +92,12 @@ pub(super) fn read(keys: &Keys<'_>, config: &Keys<'_>) -> Result<Groups, ConfigE
     Ok(Groups { groups: read, ignore })
 }
 
-fn format(keys: &Keys<'_>) -> Result<(), ConfigError> {
+fn format<'a>(keys: &Keys<'a>) -> Result<Option<&'a str>, ConfigError> {
     match keys.opt_str("format")? {
         Some(found) if !FORMATS.contains(&found) => {
             Err(keys.invalid("format", format!("one of {}, which are supported", FORMATS.join(", "))))
         }
-        _ => Ok(()),
+        found => Ok(found),
     }
 }
 
@@ -168,7 +172,7 @@ fn storage(weights: Keys<'_>) -> Result<Storage, ConfigError> {
 /// Rows and columns of a block.
 fn block(weights: &Keys<'_>) -> Result<Fp8Block, ConfigError> {
     let list = weights.opt_array("block_structure")?.ok_or_else(|| weights.missing("block_structure"))?;
-    let sizes: Vec<usize> = list.iter().filter_map(|v| v.as_u64()).map(|n| n as usize).collect();
+    let sizes: Vec<usize> = list.iter().filter_map(serde_json::Value::as_u64).map(|n| n as usize).collect();
     match sizes[..] {
         [rows, cols] if list.len() == 2 && rows > 0 && cols > 0 && cols.is_multiple_of(32) => {
             Ok(Fp8Block::Block(rows, cols))

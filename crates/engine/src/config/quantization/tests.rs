@@ -100,6 +100,7 @@ fn numbers_of_eight_bits_are_told_from_integers() {
     ] {
         let mut config = config(&weights(more));
         config["format"] = json!("float-quantized");
+        config["config_groups"].as_object_mut().expect("an object").remove("group_1");
         config["config_groups"]["group_0"]["input_activations"] =
             json!({ "num_bits": 8, "type": "float", "dynamic": true });
         let quantization = read(&config).unwrap().unwrap();
@@ -130,6 +131,8 @@ fn what_is_not_understood_is_refused_by_name() {
     for (key, value) in [
         ("quant_method", json!("bitsandbytes")),
         ("format", json!("marlin-24")),
+        // Integers that are not packed.
+        ("format", json!("naive-quantized")),
         ("kv_cache_scheme", json!({ "num_bits": 8 })),
         ("ignore", json!(["re:["])),
         ("config_groups", json!({})),
