@@ -121,32 +121,36 @@ impl Groups<'_> {
         }
     }
 
-    /// Two words of zero points of 4 bits, or four of 8.
+    /// The zero points, word by word as `change` makes them.
     #[inline(always)]
-    fn zeros(&self, g: usize, o: usize, bits: Bits) -> [u32; 4] {
-        let (words, first) = (LANES / bits.per_word(), (g * self.rows + o) / bits.per_word());
-        let mut spare = Spare::uninit();
-        let stored = window(self.zeros, first * 4, words * 4, &mut spare);
-        let mut zeros = [0; 4];
-        for (i, zero) in zeros[..words].iter_mut().enumerate() {
-            // SAFETY: within the window.
-            *zero = u32::from_le_bytes(unsafe { stored.add(4 * i).cast::<[u8; 4]>().read_unaligned() });
+    fn zeros<S: Simd>(&self, s: S, g: usize, o: usize, bits: Bits, change: impl Fn(u32) -> u32) -> S::V {
+        let first = (g * self.rows + o) / bits.per_word() * 4;
+        match bits {
+            Bits::Four => widen_nibbles(s, two_words(self.zeros, first, change)),
+            Bits::Eight => {
+                let both = [two_words(self.zeros, first, &change), two_words(self.zeros, first + 8, change)];
+                // SAFETY: an array of 16 bytes.
+                unsafe { s.load_u8(both.as_ptr().cast()) }
+            }
         }
-        zeros
     }
 }
 
-/// Sixteen unsigned integers, the first in the lowest bits.
+/// The words from byte `at` on, as `change` makes them, the first in the lower half.
 #[inline(always)]
-fn widen_words<S: Simd>(s: S, words: [u32; 4], bits: Bits) -> S::V {
-    let bytes = words.map(u32::to_le_bytes);
-    // SAFETY: the array is as long as sixteen integers of 8 bits.
-    unsafe {
-        match bits {
-            Bits::Four => s.add(s.load_nibbles(bytes.as_ptr().cast(), s.nibbles(1.0)), s.splat(8.0)),
-            Bits::Eight => s.load_u8(bytes.as_ptr().cast()),
-        }
-    }
+fn two_words(bytes: &[u8], at: usize, change: impl Fn(u32) -> u32) -> u64 {
+    let mut spare = Spare::uninit();
+    // SAFETY: a window of 8 bytes.
+    let both = u64::from_le_bytes(unsafe { window(bytes, at, 8, &mut spare).cast::<[u8; 8]>().read_unaligned() });
+    u64::from(change((both >> 32) as u32)) << 32 | u64::from(change(both as u32))
+}
+
+/// Sixteen unsigned integers of 4 bits, the first in the lowest bits.
+#[inline(always)]
+fn widen_nibbles<S: Simd>(s: S, nibbles: u64) -> S::V {
+    let bytes = nibbles.to_le_bytes();
+    // SAFETY: an array of 8 bytes.
+    s.add(unsafe { s.load_nibbles(bytes.as_ptr(), s.nibbles(1.0)) }, s.splat(8.0))
 }
 
 impl<'a> Gptqs<'a> {
@@ -181,8 +185,8 @@ impl InputMajor for Gptqs<'_> {
     }
     #[inline(always)]
     fn open<S: Simd>(self, s: S, g: usize, o: usize) -> (S::V, S::V) {
-        let zeros = self.groups.zeros(g, o, self.bits).map(|word| word.wrapping_add(self.increment));
-        (self.groups.scales(s, g, o), widen_words(s, zeros, self.bits))
+        let zeros = self.groups.zeros(s, g, o, self.bits, |word| word.wrapping_add(self.increment));
+        (self.groups.scales(s, g, o), zeros)
     }
     #[inline(always)]
     fn load<S: Simd>(self, s: S, k: usize, o: usize, (scale, zero): (S::V, S::V)) -> S::V {
@@ -229,17 +233,12 @@ impl InputMajor for Awqs<'_> {
     }
     #[inline(always)]
     fn open<S: Simd>(self, s: S, g: usize, o: usize) -> (S::V, S::V) {
-        let zeros = self.groups.zeros(g, o, Bits::Four).map(in_order);
-        (self.groups.scales(s, g, o), widen_words(s, zeros, Bits::Four))
+        (self.groups.scales(s, g, o), self.groups.zeros(s, g, o, Bits::Four, in_order))
     }
     #[inline(always)]
     fn load<S: Simd>(self, s: S, k: usize, o: usize, (scale, zero): (S::V, S::V)) -> S::V {
         let first = k * (self.groups.rows / 8) + o / 8;
-        let mut spare = Spare::uninit();
-        let words = window(self.words, first * 4, 8, &mut spare).cast::<[[u8; 4]; 2]>();
-        // SAFETY: a window of two words.
-        let [lo, hi] = unsafe { words.read_unaligned() }.map(u32::from_le_bytes);
-        let q = widen_words(s, [in_order(lo), in_order(hi), 0, 0], Bits::Four);
+        let q = widen_nibbles(s, two_words(self.words, first * 4, in_order));
         s.mul(s.sub(q, zero), scale)
     }
 }
