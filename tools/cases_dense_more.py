@@ -340,7 +340,7 @@ def hunyuan(*sizes, **more):
 CASES["hunyuan_v1_dense_hub"] = FamilyCase(
     "Hunyuan 1.8B as published: per-head norms after the rotation, dynamic scaling with `alpha`, which is a fixed "
     "base, tied head.",
-    hunyuan(120, 48, 72, 2, 4, 2, head_dim=16, max_position_embeddings=64,
+    hunyuan(120, 48, 72, 2, 4, 2, head_dim=16, max_position_embeddings=128,
             rope_scaling={"alpha": 1000.0, "beta_fast": 32, "beta_slow": 1, "factor": 1.0, "mscale": 1.0,
                           "mscale_all_dim": 0.0, "type": "dynamic"},
             transformers_version="4.56.0.dev0"),

@@ -436,6 +436,9 @@ pub(crate) struct PlanArgs {
     /// Measure the disk again, even if its rate is known from the last day
     #[arg(long)]
     pub(crate) measure: bool,
+    /// Also say what a model of N layers like these should do, for a checkpoint that was cut to a few of its layers
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) layers: Option<NonZeroUsize>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -162,7 +162,7 @@ fn inspection_says_what_a_model_is() {
     let sizes = ["files", "num_attention_heads", "num_key_value_heads", "intermediate_size", "bytes"];
     assert_eq!(sizes.map(|key| json[key].clone()), [json!(3), json!(4), json!(1), json!(88), json!(200_960)]);
     assert_eq!(json["dtypes"], json!({ "BF16": 200_960 }));
-    assert!(json["rope"].as_str().unwrap().contains("yarn × 4 from 64"), "{json}");
+    assert!(json["rope"][0].as_str().unwrap().contains("yarn × 4 from 64"), "{json}");
     assert_eq!(json["tokenizer"], false);
     assert!(fields(&dir("qwen3_head_differs"))["odd"].to_string().contains("the stored one is used"));
     assert_eq!(fields(&dir("text_qwen2"))["chat_template"], true);
@@ -173,10 +173,12 @@ fn inspection_is_a_table() {
     let outcome = succeed(&["inspect", &dir("qwen2_layer_types"), "--context", "100"]);
     for (row, want) in [
         ("family", "qwen2"),
-        ("shape", "3 layers, hidden 56, intermediate 72, vocabulary 131, context 256"),
-        ("attention", "7 heads over 1 key-value head"),
-        ("block", "biases on q, k, v"),
-        ("windows", "11 tokens in layers 0, 2"),
+        ("shape", "3 layers, hidden 56, vocabulary 131, context 256"),
+        (
+            "blocks",
+            "layers 0, 2: RMS norm, attention, 7 heads over 1 of 8, window 11; RMS norm, gated feed-forward of 72 (silu)",
+        ),
+        ("blocks", "biases on q_proj, k_proj, v_proj"),
         ("rope", "theta 1000000"),
         ("tokenizer", "has no tokenizer.json"),
         ("streams", "nothing: all weights stay in memory"),
@@ -184,6 +186,11 @@ fn inspection_is_a_table() {
         let line = outcome.stdout.lines().find(|l| l.split("  ").next() == Some(row));
         assert!(line.is_some_and(|l| l.contains(want)), "{row}: {}", outcome.stdout);
     }
+    assert!(
+        outcome.stdout.contains("\n              layer 1: RMS norm, attention, 7 heads over 1 of 8; "),
+        "{}",
+        outcome.stdout
+    );
     assert_eq!(outcome.stderr, "");
     let plan = |flags: &[&str]| succeed(&[&["inspect", "embedded", "--json"], flags].concat()).json()["plan"].clone();
     assert!(plan(&["--context", "64"])["kv_cache"].as_u64() < plan(&["--context", "1024"])["kv_cache"].as_u64());

@@ -548,7 +548,7 @@ fn what_cannot_be_quantised() {
             ..refusal!("missing tensor", 1, ["--bits", "8"], ["mlp.up_proj.weight", "is missing"])
         },
         Refusal {
-            make: |c| c.config("hidden_act", json!("gelu")),
+            make: |c| c.config("hidden_act", json!("snake")),
             ..refusal!("model that is not understood", 1, ["--bits", "8"], ["config.json", "hidden_act"])
         },
     ];

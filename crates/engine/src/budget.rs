@@ -89,6 +89,8 @@ pub struct MemoryPlan {
     pub experts: u64,
     /// All routed experts, wherever they are.
     pub all_experts: u64,
+    /// Whether all of them have room.
+    pub experts_fit: bool,
     /// Weights that every sweep reads from disk.
     pub streamed: u64,
     /// All weights that every sweep uses, wherever they are.
@@ -100,16 +102,16 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Whether passes read weights from disk.
-    #[must_use]
-    pub fn streams(&self) -> bool {
-        self.streamed > 0 || self.experts < self.all_experts
-    }
-
     /// Bytes that are expected to be resident at the most.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.process + self.model()
+    }
+
+    /// Whether passes read weights from disk, after all that stays was read.
+    #[must_use]
+    pub fn streams(&self) -> bool {
+        self.streamed > 0 || !self.experts_fit
     }
 
     /// Bytes of those that are the model's own, and would come on top if another were there already.
@@ -217,6 +219,7 @@ pub(crate) fn plan(
                     ring: plan.sweep.ring_bytes(),
                     experts: plan.experts.as_ref().map_or(0, ExpertPlan::arena_bytes),
                     all_experts: bound.expert_bytes(),
+                    experts_fit: plan.experts.as_ref().is_none_or(ExpertPlan::fits),
                     streamed: plan.sweep.streamed_bytes(),
                     weights: bound.matrices.iter().map(MatrixInfo::byte_len).sum(),
                     tokens: units.saturating_mul(KV_UNIT),

@@ -180,6 +180,39 @@ impl Forecast {
     }
 }
 
+impl MemoryPlan {
+    /// How the same budget would be spent on a model of `layers` of the blocks of `decoder`, taken in turn, and that model: for a
+    /// checkpoint that was cut to a few of its layers. `head` are the bytes of the output projection. Nothing is read for it.
+    #[must_use]
+    pub fn with_layers(&self, decoder: &Decoder, layers: usize, head: u64) -> (Decoder, MemoryPlan) {
+        let mut long = decoder.clone();
+        long.blocks = decoder.blocks.iter().cycle().take(layers).cloned().collect();
+        let ratio = layers as f64 / decoder.blocks.len() as f64;
+        let scaled = |bytes: u64| (bytes as f64 * ratio) as u64;
+        let head = head.min(self.weights);
+        let (weights, all_experts) = (head + scaled(self.weights - head), scaled(self.all_experts));
+        let (vectors, kv_cache) = (scaled(self.vectors), scaled(self.kv_cache));
+        let room = self.budget.saturating_sub(self.process + self.threads + self.activations + vectors + kv_cache);
+        let routed = long.blocks.iter().filter_map(|b| b.ffn.experts()).map(|e| e.router.top_k).max().unwrap_or(0);
+        let (count, _) = long.routed_experts(0.0);
+        let floor = if count > 0.0 { (2 * routed) as u64 * (all_experts as f64 / count) as u64 } else { 0 };
+        let pinned = weights.min(room.saturating_sub(floor));
+        let plan = MemoryPlan {
+            vectors,
+            kv_cache,
+            kv_disk: scaled(self.kv_disk),
+            pinned,
+            streamed: weights - pinned,
+            weights,
+            experts: all_experts.min(room.saturating_sub(pinned)),
+            all_experts,
+            experts_fit: all_experts <= room.saturating_sub(pinned),
+            ..self.clone()
+        };
+        (long, plan)
+    }
+}
+
 /// What a pass waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -212,6 +245,7 @@ mod tests {
             weights,
             experts: 0,
             all_experts: 0,
+            experts_fit: true,
             tokens: 0,
             rows: 512,
         }

@@ -59,7 +59,7 @@ pub use forward::{Compute, Input, Observer, Output, Want};
 pub use generate::{DraftModel, Drafted, Finish, Progress, Request, Speculation, Text, Writer, generate};
 pub use generation_config::GenerationConfig;
 pub use kv::Sequence;
-pub use model::{Limits, Model, Options, Reading, check_tokens, check_vocabulary, plan_memory};
+pub use model::{Limits, Model, Options, Reading, check_tokens, check_vocabulary, head_bytes, plan_memory};
 pub use package::Package;
 pub use rheostat_kernels::{Isa, KvFormat};
 pub use rheostat_store::{

@@ -437,6 +437,15 @@ pub fn check_vocabulary(decoder: &Decoder, tokens: &[u32], len: usize) -> Result
     }
 }
 
+/// Bytes of the output projection of `package`, which are among [`MemoryPlan::weights`].
+///
+/// # Errors
+/// When the checkpoint is not the model that its configuration describes.
+pub fn head_bytes(package: &Package) -> Result<u64, Error> {
+    let bound = Bound::new(&package.describe()?, package.checkpoint())?;
+    Ok(bound.matrices.last().map_or(0, MatrixInfo::byte_len))
+}
+
 /// Threads that a model computes with: as many as asked for, or one for each core.
 pub(crate) fn threads(options: &Options) -> NonZeroUsize {
     options.threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))

@@ -9,26 +9,31 @@ use rheostat::{
     Input, Observer, Options, Package, Progress, Request, Sampling, Speculation, Text, Want, Writer, generate,
 };
 
-/// The bar for |difference|, in f32 over values of a few units. A case that needs more must say why.
+/// The bar for |difference|, in f32 over values of a few units: of the residual stream, whose values may be larger, for each
+/// four units of their root mean square.
 const BAR: f32 = 3e-5;
 
-/// Cases that need more than [`BAR`]: their own bar, and why.
-const WIDER: &[(&str, f32, &str)] = &[
-    ("deepseek_v3_hub", 4e-5, "values of the residual stream come to 16: 2e-6 of them; logits are within 1.2e-5"),
-    ("deepseek_v3_switches", 4e-5, "values of the residual stream come to 56: 6e-7 of them; logits are within 1.2e-5"),
-    ("lfm2_hub", 4e-5, "values of the residual stream come to 33: 1.2e-6 of them; logits are within 1e-5"),
+/// Cases that need more in their logits, and why.
+const MORE: &[(&str, f32, &str)] = &[
+    (
+        "qwen3_next_hub",
+        1.5e-4,
+        "after four tokens of its longest prompt, a head of the delta rule gives next to nothing, which its norm then \
+         enlarges: of transformers' own logits there, one rounding of the embedding changes up to 1e-4",
+    ),
     (
         "qwen3_5_wrapper",
-        1.2e-4,
-        "in the first row of a layer's rule q and k are nearly orthogonal, and the norm of the result makes much of what is left of \
-         their product: differences of 4e-6 before it are 4.5e-5 after it (transformers itself is 2.4e-5 from float64)",
+        1.5e-4,
+        "as qwen3_next_hub, in the first row of a prompt: differences of 4e-6 before the norm are 4.5e-5 after it",
     ),
-    ("qwen3_next_hub", 1.2e-4, "as qwen3_5_wrapper, in its longest prompt; the others are within 1e-5"),
 ];
 
-/// The bar of a case.
-fn bar(case: &str) -> f32 {
-    WIDER.iter().find(|(name, ..)| *name == case).map_or(BAR, |(_, bar, _)| *bar)
+fn bar_of(case: &Case) -> f32 {
+    MORE.iter().find(|(name, ..)| *name == case.name).map_or(BAR, |(_, bar, _)| *bar)
+}
+
+fn root_mean_square(values: &[f32]) -> f32 {
+    (values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / values.len() as f64).sqrt() as f32
 }
 
 /// Collects `blocks.*.hook_resid_post`.
@@ -85,7 +90,9 @@ fn logits_and_hidden_states_agree_with_transformers() {
             }
             for (i, got) in seen.0.iter().enumerate() {
                 if let Some(want) = tensor(&format!("hidden.{i}")) {
-                    largest[2] = largest[2].max(largest_difference(&format!("{what}, block {i}"), got, want));
+                    let units = (root_mean_square(want) / 4.0).max(1.0);
+                    let difference = largest_difference(&format!("{what}, block {i}"), got, want);
+                    largest[2] = largest[2].max(difference / units);
                 }
             }
         }
@@ -94,7 +101,7 @@ fn logits_and_hidden_states_agree_with_transformers() {
             case.name, largest[0], largest[1], largest[2]
         );
         for l in largest {
-            assert!(l <= bar(&case.name), "{}: a difference of {l:e} from transformers", case.name);
+            assert!(l <= bar_of(&case), "{}: a difference of {l:e} from transformers", case.name);
             if l > worst.0 {
                 worst = (l, case.name.clone());
             }

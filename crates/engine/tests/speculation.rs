@@ -4,10 +4,10 @@
 
 mod common;
 
-use common::{Case, cases, options};
+use common::{Case, at_least, cases, options};
 use rheostat::{
-    Compute, DraftModel, Drafted, Finish, KvFormat, Model, Options, Progress, Request, Sampling, Speculation, Text,
-    Writer, generate,
+    Compute, DraftModel, Drafted, Finish, KvFormat, Model, Options, Package, Progress, Request, Sampling, Speculation,
+    Text, Writer, generate,
 };
 
 const NEW: usize = 40;
@@ -18,6 +18,16 @@ fn samplings() -> [Sampling; 3] {
     let warm = Sampling { temperature: 0.7, top_p: 0.9, seed: 11, ..Sampling::default() };
     let penalised = Sampling { temperature: 1.3, top_k: 50, repetition_penalty: 1.2, seed: 5, ..Sampling::default() };
     [greedy, warm, penalised]
+}
+
+/// The cases whose contexts have room for prompts and what is written after them.
+fn roomy_cases() -> Vec<Case> {
+    let longest = |case: &Case| case.prompts().iter().map(|(_, tokens)| tokens.len()).max().unwrap_or(0);
+    let has_room =
+        |case: &Case| Package::open(&case.dir).unwrap().describe().unwrap().context > longest(case) + 2 * NEW;
+    let roomy: Vec<Case> = cases().into_iter().filter(has_room).collect();
+    assert!(roomy.len() > 100, "only {} cases have room", roomy.len());
+    roomy
 }
 
 fn request(sampling: &Sampling) -> Request {
@@ -37,7 +47,10 @@ fn write(model: &mut Model, how: Speculation, prompt: &[u32], sampling: &Samplin
     assert_eq!(seen, text.new_tokens()[..text.new_tokens().len() - end]);
     let drafted = text.drafted();
     let (sequence, tokens) = text.into_parts();
-    assert_eq!(sequence.len(), tokens.len() - 1, "what was read beyond is forgotten");
+    // A model with a state may have to forget more.
+    let exact = !model.decoder().has_state();
+    let (read, all) = (sequence.len(), tokens.len() - 1);
+    assert!(if exact { read == all } else { read <= all }, "what was read beyond is forgotten: {read} of {all}");
     (tokens, finish, drafted)
 }
 
@@ -64,11 +77,11 @@ fn guesses_change_nothing() {
     let mut found = Drafted::default();
     let mut modelled = Drafted::default();
     let mut rounded = Drafted::default();
-    for case in cases() {
+    for case in roomy_cases() {
         let mut plain = case.load(&options());
         let weights = plain.plan().pinned;
         let many = Options { drafts: 7, ..options() };
-        let streamed = Options { weights: Some(weights / 2), tile: Some(2000), ..many.clone() };
+        let streamed = at_least(&case, &Options { weights: Some(weights / 2), tile: Some(2000), ..many.clone() });
         let mut models = [case.load(&many), case.load(&streamed)];
         for prompt in prompts(&case) {
             for sampling in samplings() {
@@ -99,7 +112,7 @@ fn guesses_change_nothing() {
 
 #[test]
 fn texts_that_advance_together_are_the_same_as_alone() {
-    for case in cases() {
+    for case in roomy_cases() {
         let mut alone = case.load(&options());
         let wanted: Vec<_> = prompts(&case)
             .into_iter()
@@ -145,7 +158,7 @@ fn texts_that_advance_together_are_the_same_as_alone() {
 
 #[test]
 fn a_text_without_new_tokens_is_read_to_its_end() {
-    let case = cases().into_iter().find(|case| case.name == "qwen3_defaults").unwrap();
+    let case = roomy_cases().into_iter().find(|case| case.name == "qwen3_defaults").unwrap();
     let mut model = case.load(&Options { chunk: Some(5), ..options() });
     let prompt = prompts(&case).remove(0);
     let none = Request { max_new_tokens: 0, ..request(&Sampling::default()) };

@@ -138,7 +138,8 @@ fn ranges(layers: &[usize]) -> String {
         [first, .., last] => format!("{first} to {last}"),
         [] => String::new(),
     });
-    format!("layers {}", runs.collect::<Vec<_>>().join(", "))
+    let which = if layers.len() == 1 { "layer" } else { "layers" };
+    format!("{which} {}", runs.collect::<Vec<_>>().join(", "))
 }
 
 fn rope(rope: &Rope) -> String {

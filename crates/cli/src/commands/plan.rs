@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rheostat::decoder::Decoder;
-use rheostat::{Bottleneck, Forecast, MemoryPlan, Options, Package, Rates, plan_memory};
+use rheostat::{Bottleneck, Forecast, MemoryPlan, Options, Package, Rates, head_bytes, plan_memory};
 use serde_json::json;
 
 use crate::args::PlanArgs;
@@ -28,6 +28,14 @@ pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let disk = if needs_disk { disks::rate(&package, args.measure)? } else { None };
     let rates = Rates { disk_bytes_per_second: disk.map(|d| d.bytes_per_second), ..Rates::measure(&options, PROBE)? };
     let outlook = Outlook::new(&decoder, &plan, &options, &rates, context);
+    let whole = match args.layers {
+        None => None,
+        Some(layers) => {
+            let (decoder, plan) = plan.with_layers(&decoder, layers.get(), head_bytes(&package)?);
+            let outlook = Outlook::new(&decoder, &plan, &options, &rates, context);
+            Some((layers.get(), plan, outlook))
+        }
+    };
     if args.json {
         return output::print_json(&json!({
             "model": package.name(),
@@ -39,9 +47,31 @@ pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<()> {
             "tokens_per_second": outlook.tokens_per_second(),
             "prompt_tokens": outlook.prompt,
             "prompt_seconds": outlook.prompt_seconds,
+            "with_layers": whole.as_ref().map(|(layers, plan, outlook)| json!({
+                "layers": layers,
+                "plan": plan,
+                "sweep": outlook.sweep,
+                "tokens_per_second": outlook.tokens_per_second(),
+            })),
         }));
     }
-    output::print(&text(&package, &plan, &rates, disk, &outlook))
+    output::print(&(text(&package, &plan, &rates, disk, &outlook) + &projection(whole.as_ref())))
+}
+
+/// What a model with more layers of the same kind should do.
+fn projection(whole: Option<&(usize, MemoryPlan, Outlook)>) -> String {
+    let Some((layers, plan, outlook)) = whole else { return String::new() };
+    let rate = match outlook.tokens_per_second() {
+        Some(rate) => format!("about {rate:.2} tok/s"),
+        None => "at a rate that the disk decides".to_owned(),
+    };
+    let size = |bytes| rheostat::memory::format_size(bytes);
+    let mut parts =
+        vec![format!("{} of weights for every token, {} streamed", size(plan.weights), size(plan.streamed))];
+    if plan.all_experts > 0 {
+        parts.push(format!("{} of {} of experts in memory", size(plan.experts), size(plan.all_experts)));
+    }
+    format!("{:14}{rate}: {}\n", format!("{layers} layers"), parts.join(", "))
 }
 
 /// What is to be expected.

@@ -231,10 +231,10 @@ impl Binder<'_> {
         self.checkpoint.path().to_owned()
     }
 
-    /// The tensor `name` as a vector of `len`, which may be stored with any number of axes.
-    fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
+    /// The tensor `name` as a vector of `len`, stored as `[len]` or in another shape of as many elements that `also` accepts.
+    fn vector(&mut self, name: &str, len: usize, also: impl Fn(&[usize]) -> bool) -> Result<Vec<f32>, Error> {
         let shape = match self.checkpoint.tensor(name) {
-            Some(info) if info.shape().iter().product::<usize>() == len => info.shape().to_vec(),
+            Some(info) if info.elements() == len as u64 && also(info.shape()) => info.shape().to_vec(),
             _ => vec![len],
         };
         let info = self.find(name, &shape)?;
@@ -243,12 +243,13 @@ impl Binder<'_> {
 
     fn norm(&mut self, norm: &Norm) -> Result<BoundNorm, Error> {
         let len = norm.width * norm.groups;
+        let grouped = |shape: &[usize]| norm.groups > 1 && shape == [norm.groups, norm.width];
         let mut weight = Vec::with_capacity(len);
         for name in &norm.weights {
-            weight.extend(self.vector(name, len / norm.weights.len())?);
+            weight.extend(self.vector(name, len / norm.weights.len(), grouped)?);
         }
         weight.iter_mut().for_each(|w| *w += norm.offset);
-        let bias = norm.bias.as_ref().map(|name| self.vector(name, len)).transpose()?;
+        let bias = norm.bias.as_ref().map(|name| self.vector(name, len, grouped)).transpose()?;
         Ok(BoundNorm {
             kind: match norm.kind {
                 NormKind::Rms => kernels::NormKind::Rms,
@@ -319,7 +320,9 @@ impl Binder<'_> {
                 Some(self.experts.len() - 1)
             }
         };
-        let vectors = block.vectors().into_iter().map(|(name, len)| self.vector(name, len));
+        // Convolutions are `[channels, 1, taps]`, and a number may have no axis.
+        let shaped = |shape: &[usize]| matches!(shape, [] | [_, 1, _]);
+        let vectors = block.vectors().into_iter().map(|(name, len)| self.vector(name, len, shaped));
         let vectors = vectors.collect::<Result<Vec<_>, _>>()?;
         let mixer_norms = block.mixer.norms().into_iter().map(|n| self.norm(n)).collect::<Result<Vec<_>, _>>()?;
         Ok(BoundBlock {

@@ -187,7 +187,7 @@ impl Xielu {
         Xielu { alpha_p: tensor("alpha_p"), alpha_n: tensor("alpha_n"), beta: tensor("beta"), eps: tensor("eps") }
     }
 
-    /// The names of the tensors, in the order that [`Xielu::activation`] takes them in.
+    /// The names of the tensors, in the order that `Xielu::activation` takes them in.
     #[must_use]
     pub fn tensors(&self) -> [&str; 4] {
         [&self.alpha_p, &self.alpha_n, &self.beta, &self.eps]

@@ -145,6 +145,7 @@ pub(crate) fn describe(file: &str, config: &Map<String, Value>, tensors: &dyn Te
         None => describe_text(keys, model_type, tensors)?,
     };
     if let Some(quantization) = quantization {
+        let mut found = false;
         for linear in decoder.linears_mut() {
             linear.storage = quantization.storage(linear, tensors);
             // Older writers of GPTQ give every map a bias, of zeros where the model has none.
@@ -152,6 +153,18 @@ pub(crate) fn describe(file: &str, config: &Map<String, Value>, tensors: &dyn Te
                 let bias = format!("{}.bias", linear.module());
                 linear.bias = tensors.has(&bias.replace("{}", "0")).then_some(bias);
             }
+            found |= linear.is_quantized();
+        }
+        if !found {
+            let method = config.get("quantization_config").and_then(|q| q.get("quant_method"));
+            return Err(ConfigError {
+                file: file.to_owned(),
+                kind: ConfigErrorKind::Invalid {
+                    key: "quantization_config.quant_method".to_owned(),
+                    value: method.map_or_else(String::new, Value::to_string),
+                    expected: "absent: no weight of this checkpoint is stored in that form".to_owned(),
+                },
+            });
         }
     }
     Ok(decoder)

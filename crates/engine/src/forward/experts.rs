@@ -10,7 +10,7 @@ use rheostat_store::ExpertBytes;
 use super::Pass;
 use super::ffn::gate;
 use super::products::Product;
-use super::workspace::Workspace;
+use super::workspace::{Prepared, Workspace};
 use crate::bind::{BoundExperts, BoundLinear, format};
 use crate::decoder::{Experts, Gated, Part, Shared};
 use crate::error::Error;
@@ -72,7 +72,8 @@ impl Pass<'_> {
         let router = &experts.router;
         let scores = &mut ws.experts.scores[..n * experts.n_experts];
         let product = Product { linear: &linears[0], out: scores };
-        self.products(&ws.normed[..n * hidden], n, &mut ws.prepared, &mut [product])?;
+        // A choice is not to hang on rounding: routers are computed in f32 in every mode.
+        self.products(&ws.normed[..n * hidden], n, &mut Prepared::F32, &mut [product])?;
         let shape = kernels::Router {
             n_experts: experts.n_experts,
             top_k: router.top_k,

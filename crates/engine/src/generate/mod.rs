@@ -155,7 +155,9 @@ impl Text {
     /// Lets the sequence begin anew where the text has grown past a point beyond which all of its frequencies are others.
     fn turn(&mut self, decoder: &Decoder) {
         let points = || decoder.ropes.iter().filter_map(Rope::turning_point);
-        if points().any(|point| (1..=point).contains(&self.sequence.len()) && self.tokens.len() > point) {
+        // Read already as what it has grown to, or a part of that.
+        let (read, known) = (self.sequence.len(), self.sequence.prompt_len());
+        if points().any(|point| (1..=point).contains(&read) && known <= point && self.tokens.len() > point) {
             self.sequence.restart(self.tokens.len());
         }
     }

@@ -78,14 +78,14 @@ impl Case {
 }
 
 impl Case {
-    /// Whether it has packed weights.
+    /// Whether it has weights that integers can be multiplied with.
     pub fn is_packed(&self) -> bool {
-        let decoder = Package::open(&self.dir).unwrap().describe().unwrap();
-        decoder
-            .blocks
-            .iter()
-            .flat_map(rheostat::decoder::Block::linears)
-            .any(|l| matches!(l.storage, rheostat::decoder::Storage::Packed(_)))
+        let options = Options { compute: Compute::Int8, ..options() };
+        match Model::load(&Package::open(&self.dir).unwrap(), &options) {
+            Ok(_) => true,
+            Err(rheostat::Error::NothingPacked) => false,
+            Err(error) => panic!("{}: {error}", self.name),
+        }
     }
 }
 
@@ -98,6 +98,16 @@ pub fn options() -> Options {
         logits: LogitRows::All,
         ..Options::default()
     }
+}
+
+/// `options` with the bytes for weights that they ask for, or as few as work: experts want room for some of them.
+pub fn at_least(case: &Case, options: &Options) -> Options {
+    let package = Package::open(&case.dir).unwrap();
+    let first = options.weights.unwrap();
+    let tried = (0..1000).map(|i| Options { weights: Some(first + i * 2000), ..options.clone() });
+    let refused =
+        |options: &Options| matches!(Model::load(&package, options), Err(rheostat::Error::BudgetTooSmall { .. }));
+    tried.into_iter().find(|options| !refused(options)).unwrap()
 }
 
 /// Every mode of computing, as options: products in f32 and in bf16, caches in both.
@@ -141,11 +151,12 @@ pub fn stretched(case: &Case) -> (Case, tempfile::TempDir) {
     }
     let path = dir.path().join("config.json");
     let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    let dynamic = config.to_string().contains(r#"_type":"dynamic""#);
+    let config_of_text = if config["text_config"].is_object() { &mut config["text_config"] } else { &mut config };
+    let dynamic = config_of_text.to_string().contains(r#"_type":"dynamic""#);
     // With dynamic frequencies, this is where they begin to change.
-    config["max_position_embeddings"] = serde_json::json!(if dynamic { 700 } else { 4096 });
-    if config["sliding_window"].is_number() {
-        config["sliding_window"] = serde_json::json!(600);
+    config_of_text["max_position_embeddings"] = serde_json::json!(if dynamic { 700 } else { 4096 });
+    if config_of_text["sliding_window"].is_number() {
+        config_of_text["sliding_window"] = serde_json::json!(600);
     }
     std::fs::write(&path, config.to_string()).unwrap();
     (Case { dir: dir.path().to_owned(), ..case.clone() }, dir)
