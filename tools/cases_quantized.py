@@ -111,7 +111,8 @@ CASES["quant_llama_int8_order"] = FamilyCase(
 # -------------------------------------------------------------------- GPTQ
 
 CASES["quant_llama_gptq"] = FamilyCase(
-    "GPTQ of 4 bits in groups of 32, symmetric, inputs as they come, biases of zeros in modules that have none, float16.",
+    "GPTQ of 4 bits in groups of 32, symmetric, inputs as they come, biases of zeros in modules that have "
+    "none, float16.",
     dense(llama, 131, 64, 96, 2, 4, 2, torch_dtype="float16"),
     dtype="float16",
     form=Gptq(4, 32, symmetric=True, biases=True),

@@ -117,8 +117,8 @@ class FineGrainedFp8(Form):
         others = ("lm_head.weight", "norm.weight", "mlp.gate.weight")
         kept = [name.removesuffix(".weight") for name in plain if name.endswith(others)]
         return {
-            "activation_scheme": "dynamic", "fmt": "e4m3", "modules_to_not_convert": sorted(kept), "quant_method": "fp8",
-            "weight_block_size": list(self.block),
+            "activation_scheme": "dynamic", "fmt": "e4m3", "modules_to_not_convert": sorted(kept),
+            "quant_method": "fp8", "weight_block_size": list(self.block),
         }
 
 
@@ -164,7 +164,7 @@ def unpack(words, bits, axis):
 
 
 def range_of(group, most, symmetric):
-    """Scale and zero point of the rows of a group: auto-gptq's Quantizer.find_params, and AutoAWQ's of the asymmetric."""
+    """Scale and zero point of the rows of a group, as auto-gptq has them, and AutoAWQ the asymmetric ones."""
     low, high = group.amin(1).clamp(max=0), group.amax(1).clamp(min=0)
     if symmetric:
         high = torch.maximum(-low, high)
@@ -175,7 +175,7 @@ def range_of(group, most, symmetric):
 
 @dataclass
 class Gptq(Form):
-    """As gptqmodel writes and reads it (`PackableQuantLinear.pack`, `dequantize_weight`, `convert_gptq_v2_to_v1_format`)."""
+    """As gptqmodel writes and reads it (`pack`, `dequantize_weight`, `convert_gptq_v2_to_v1_format`)."""
 
     bits: int
     group: int  # -1: all inputs
@@ -216,8 +216,8 @@ class Gptq(Form):
     def config(self, _plain):
         return {
             "bits": self.bits, "checkpoint_format": self.version, "damp_percent": 0.1, "desc_act": self.order,
-            "group_size": self.group, "lm_head": False, "meta": {"quantizer": ["gptqmodel:4.0.0"]}, "pack_dtype": "int32",
-            "quant_method": "gptq", "static_groups": False, "sym": self.symmetric, "true_sequential": True,
+            "group_size": self.group, "lm_head": False, "meta": {"quantizer": ["gptqmodel:4.0.0"]},
+            "pack_dtype": "int32", "quant_method": "gptq", "static_groups": False, "sym": self.symmetric, "true_sequential": True,
         }
 
 
