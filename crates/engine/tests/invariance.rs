@@ -7,7 +7,7 @@ mod common;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 
-use common::{Case, cases, cases_and_modes, logits, modes, options};
+use common::{Case, at_least, cases, cases_and_modes, logits, modes, options};
 use rheostat::decoder::{Layout, Linear, Mixer, Packing, Storage, Zeros};
 use rheostat::{Compute, Input, Io, Isa, KvFormat, Model, Options, Package, Want, Way};
 
@@ -43,16 +43,6 @@ fn check(case: &Case, what: &str, options: &Options, chunk: usize, baseline: &[(
 fn weight_bytes(case: &Case) -> u64 {
     let model = case.load(&options());
     model.plan().pinned + model.plan().experts
-}
-
-/// `options` with the bytes for weights that they ask for, or as few as work: experts want room for some of them.
-fn at_least(case: &Case, options: &Options) -> Options {
-    let package = Package::open(&case.dir).unwrap();
-    let first = options.weights.unwrap();
-    let tried = (0..1000).map(|i| Options { weights: Some(first + i * 2000), ..options.clone() });
-    let refused =
-        |options: &Options| matches!(Model::load(&package, options), Err(rheostat::Error::BudgetTooSmall { .. }));
-    tried.into_iter().find(|options| !refused(options)).unwrap()
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Case, cases, options};
+use common::{Case, at_least, cases, options};
 use rheostat::{
     Compute, DraftModel, Drafted, Finish, KvFormat, Model, Options, Package, Progress, Request, Sampling, Speculation,
     Text, Writer, generate,
@@ -81,7 +81,7 @@ fn guesses_change_nothing() {
         let mut plain = case.load(&options());
         let weights = plain.plan().pinned;
         let many = Options { drafts: 7, ..options() };
-        let streamed = Options { weights: Some(weights / 2), tile: Some(2000), ..many.clone() };
+        let streamed = at_least(&case, &Options { weights: Some(weights / 2), tile: Some(2000), ..many.clone() });
         let mut models = [case.load(&many), case.load(&streamed)];
         for prompt in prompts(&case) {
             for sampling in samplings() {

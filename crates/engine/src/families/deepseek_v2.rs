@@ -6,7 +6,8 @@
 
 use super::Tensors;
 use super::latent::LatentModel;
-use super::moe::{Mixture, Names, must_say};
+use super::moe::{Mixture, Names};
+use super::parts::must_say;
 use crate::config::{ConfigError, Keys};
 use crate::decoder::{Decoder, GroupScore, Pairing, Router};
 

@@ -3,8 +3,7 @@
 
 use super::Tensors;
 use super::dense::{Biases, Dense, NormStyle};
-use super::moe::must_say;
-use super::parts::{KvHeads, eps, layer_types};
+use super::parts::{KvHeads, eps, layer_types, must_say};
 use crate::config::{ConfigError, Keys, RopeDefaults};
 use crate::decoder::{Attention, Decoder, Delta, Linear, Mixer, Norm, Part, Piece, Projection};
 

@@ -5,9 +5,10 @@
 
 use super::Tensors;
 use super::dense::{Biases, Dense};
+use super::granite;
 use super::moe::{self, Mixture, Names};
 use crate::config::{ConfigError, Keys};
-use crate::decoder::{Decoder, Mixer, Router, Scores};
+use crate::decoder::{Decoder, Router, Scores};
 
 pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder, ConfigError> {
     let mixture = Mixture::read(
@@ -19,24 +20,12 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
             intermediate: ("intermediate_size", None),
         },
     )?;
-    let multiplier = |key: &str| Ok(keys.opt_positive(key)?.unwrap_or(1.0));
-    let embedding = multiplier("embedding_multiplier")?;
-    let attention = multiplier("attention_multiplier")?;
-    let residual = multiplier("residual_multiplier")?;
-    let logits = multiplier("logits_scaling")?;
     let biased = keys.bool_or("attention_bias", false)?;
     keys.must_be("mlp_bias", false)?;
     let dense =
         Dense { family: "granitemoe", biases: Biases { qkv: biased, o: biased, mlp: false }, ..Dense::default() };
     let mut decoder = dense.describe(keys, tensors, |_| None)?;
-    decoder.embed.scale = embedding as f32;
-    decoder.logits.scale = (1.0 / logits) as f32;
-    for block in &mut decoder.blocks {
-        block.residual_scale = residual as f32;
-        if let Mixer::Attention(mixer) = &mut block.mixer {
-            mixer.scale = attention as f32;
-        }
-    }
+    granite::multiply(&mut decoder, keys)?;
     moe::put(
         &mut decoder,
         |_| true,

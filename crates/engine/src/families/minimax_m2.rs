@@ -5,10 +5,10 @@
 
 use super::Tensors;
 use super::dense::Dense;
-use super::moe::{self, Mixture, Names, W, must_say};
-use super::parts::KvHeads;
+use super::moe::{self, Mixture, Names, W};
+use super::parts::{KvHeads, attentions, must_say};
 use crate::config::{ConfigError, Keys, RopeDefaults};
-use crate::decoder::{Decoder, Mixer, Normalise, Router, Scores};
+use crate::decoder::{Decoder, Normalise, Router, Scores};
 
 pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder, ConfigError> {
     let mixture = Mixture::read(
@@ -39,8 +39,7 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
         ..Dense::default()
     };
     let mut decoder = dense.describe(keys, tensors, |_| None)?;
-    for block in &mut decoder.blocks {
-        let Mixer::Attention(mixer) = &mut block.mixer else { continue };
+    for (_, mixer) in attentions(&mut decoder) {
         let (width, kv_width) = (mixer.width(), mixer.kv_width());
         if let Some(norms) = &mut mixer.qk_norm {
             (norms.q.width, norms.k.width) = (width, kv_width);

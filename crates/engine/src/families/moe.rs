@@ -4,7 +4,7 @@
 use rheostat_kernels::Activation;
 
 use super::Tensors;
-use super::parts::activation;
+use super::parts::{activation, must_say};
 use crate::config::{ConfigError, Keys};
 use crate::decoder::{Decoder, Experts, Ffn, Gated, GroupScore, Groups, Linear, Normalise, Router, Scores, Shared};
 
@@ -187,14 +187,6 @@ pub(super) const W: [&str; 3] = ["w1", "w3", "w2"];
 /// The router's weights are divided by their sum if `norm_topk_prob` says so.
 pub(super) fn norm_topk_prob(keys: &Keys<'_>, default: bool) -> Result<Normalise, ConfigError> {
     Ok(if keys.bool_or("norm_topk_prob", default)? { Normalise::Sum { plus: 0.0 } } else { Normalise::No })
-}
-
-/// `key` must be absent or hold `value`.
-pub(super) fn must_say(keys: &Keys<'_>, key: &str, value: &str) -> Result<(), ConfigError> {
-    match keys.opt_str(key)? {
-        Some(found) if found != value => Err(keys.invalid(key, format!("\"{value}\" in this family"))),
-        _ => Ok(()),
-    }
 }
 
 /// Puts experts into the layers that `sparse` names; `experts` is given the beginning of the names of a layer's tensors.

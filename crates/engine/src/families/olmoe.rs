@@ -5,8 +5,9 @@
 use super::Tensors;
 use super::dense::{Biases, Dense};
 use super::moe::{self, Mixture, Names};
+use super::parts::attentions;
 use crate::config::{ConfigError, Keys};
-use crate::decoder::{Decoder, Mixer};
+use crate::decoder::Decoder;
 
 pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder, ConfigError> {
     let mixture = Mixture::read(
@@ -30,8 +31,7 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
         ..Dense::default()
     };
     let mut decoder = dense.describe(keys, tensors, |_| None)?;
-    for block in &mut decoder.blocks {
-        let Mixer::Attention(mixer) = &mut block.mixer else { continue };
+    for (_, mixer) in attentions(&mut decoder) {
         mixer.clip = clip.map(|clip| clip as f32);
         let (width, kv_width) = (mixer.width(), mixer.kv_width());
         if let Some(norms) = &mut mixer.qk_norm {

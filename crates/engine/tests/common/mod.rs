@@ -100,6 +100,16 @@ pub fn options() -> Options {
     }
 }
 
+/// `options` with the bytes for weights that they ask for, or as few as work: experts want room for some of them.
+pub fn at_least(case: &Case, options: &Options) -> Options {
+    let package = Package::open(&case.dir).unwrap();
+    let first = options.weights.unwrap();
+    let tried = (0..1000).map(|i| Options { weights: Some(first + i * 2000), ..options.clone() });
+    let refused =
+        |options: &Options| matches!(Model::load(&package, options), Err(rheostat::Error::BudgetTooSmall { .. }));
+    tried.into_iter().find(|options| !refused(options)).unwrap()
+}
+
 /// Every mode of computing, as options: products in f32 and in bf16, caches in both.
 pub fn modes() -> Vec<Options> {
     let mode = |compute, kv| Options { compute, kv, ..options() };
