@@ -209,5 +209,8 @@ fn require_usable(source: &Source, tensor: &TensorInfo) -> Result<(), StoreError
             .in_tensor(&tensor.name)
             .advise("save the model again from gathered weights"));
     }
+    if !tensor.dtype.is_weight() && !tensor.dtype.is_packing() {
+        return Err(tensor.unsupported(source));
+    }
     Ok(())
 }

@@ -99,9 +99,10 @@ impl Dtype {
         self.weight_size().is_some()
     }
 
-    /// Whether packed weights are stored with tensors of this type: words of packed elements, and shapes.
+    /// Whether quantised weights are stored with tensors of this type: words of packed elements, bytes of small floats, shapes; or
+    /// masks, which old versions of transformers saved beside weights.
     pub const fn is_packing(self) -> bool {
-        matches!(self, Self::I32 | Self::I64)
+        matches!(self, Self::I32 | Self::I64 | Self::U8 | Self::F8E4M3 | Self::Bool)
     }
 
     /// The size of one element in bytes, for the types that are weights.

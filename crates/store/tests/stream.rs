@@ -169,7 +169,7 @@ fn matrices_are_cut_where_their_tensors_allow_it() {
             (total * 9 / 10, Some(30_000)),
             (total * 2 / 3, Some(1)),
             (total * 2 / 3, Some(9000)),
-            (100_000, Some(2000)),
+            (112_000, Some(2000)),
         ] {
             let plan = match Plan::with_tiles(&checkpoint, &uses, budget, tile, io) {
                 Ok(plan) => plan,
@@ -178,7 +178,10 @@ fn matrices_are_cut_where_their_tensors_allow_it() {
             };
             assert!(plan.pinned_bytes() + plan.ring_bytes() <= budget, "{budget}: {plan:?}");
             assert_eq!((plan.tiles_of(2).len(), plan.tiles_of(3).len()), (1, 1));
-            assert!(tile != Some(1) || plan.tiles_of(0).len() > 10 && plan.tiles_of(5).len() > 3, "{plan:?}");
+            // Pinned neighbours are one tile again.
+            let streams =
+                |i: usize| plan.tiles()[plan.tiles_of(i)].iter().filter(|t| t.place == Place::Streamed).count();
+            assert!(tile != Some(1) || plan.tiles_of(0).len() > 10 && streams(0) + streams(5) > 10, "{plan:?}");
             let weights = match Weights::new(&checkpoint, plan) {
                 Ok(weights) => weights,
                 Err(error) if error.kind() == StoreErrorKind::IoRefused => {

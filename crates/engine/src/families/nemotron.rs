@@ -26,5 +26,11 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
         act: "relu2",
         ..Dense::default()
     };
-    dense.describe(keys, tensors, |_| None)
+    let decoder = dense.describe(keys, tensors, |_| None)?;
+    // The same as `head_dim`, which transformers does not read.
+    let head_dim = decoder.blocks[0].mixer.attention().map(|mixer| mixer.head_dim);
+    if keys.opt_size("kv_channels")?.is_some_and(|d| Some(d) != head_dim) {
+        return Err(keys.invalid("kv_channels", "absent, or head_dim"));
+    }
+    Ok(decoder)
 }

@@ -131,6 +131,8 @@ fn what_is_not_understood_is_refused_by_name() {
     for (key, value) in [
         ("quant_method", json!("bitsandbytes")),
         ("format", json!("marlin-24")),
+        // Integers that are not packed.
+        ("format", json!("naive-quantized")),
         ("kv_cache_scheme", json!({ "num_bits": 8 })),
         ("ignore", json!(["re:["])),
         ("config_groups", json!({})),

@@ -61,7 +61,7 @@ pub(super) fn headers() -> Vec<Attack> {
             .on("a"),
         header(Kind::UnsupportedDtype, &[ONE, "dtype \"F7\" is not one"], dtype("F7")).on("a"),
         header(Kind::UnsupportedDtype, &[ONE, "dtype U64 is not supported yet"], dtype("U64")).on("a"),
-        header(Kind::UnsupportedDtype, &[ONE, "dtype F8_E4M3 is"], only(entry("a", "F8_E4M3", "[16]", 0, 16))).on("a"),
+        header(Kind::UnsupportedDtype, &[ONE, "dtype F8_E5M2 is"], only(entry("a", "F8_E5M2", "[16]", 0, 16))).on("a"),
         header(
             Kind::EmptyTensor,
             &[ONE, "[7, 0] has no elements"],
