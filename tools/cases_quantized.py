@@ -3,7 +3,7 @@
 import torch
 
 from cases import llama, qwen2, qwen3
-from cases_sparse import gpt_oss, qwen3_moe
+from cases_sparse import deepseek_v2, deepseek_v3, gpt_oss, qwen3_moe
 from compressed_forms import Compressed
 from family_case import FamilyCase
 from quantized_forms import Awq, FineGrainedFp8, Gptq, Mxfp4
@@ -36,6 +36,14 @@ CASES["quant_qwen3_moe_fp8"] = FamilyCase(
     qwen3_moe(120, 64, 96, 2, 4, 2, head_dim=16, moe_intermediate_size=40, num_experts=8),
     seed=7,
     form=FineGrainedFp8((16, 32), torch.bfloat16),
+)
+
+CASES["quant_deepseek_v3_fp8"] = FamilyCase(
+    "FP8 as DeepSeek-V3 has it, latent attention with it: blocks of 16 by 32 reach from head to head of kv_b_proj.",
+    deepseek_v3(110, 64, 56, 2, 4, 4, moe_intermediate_size=24, n_routed_experts=8, kv_lora_rank=40, q_lora_rank=28,
+                rope_scaling=None),
+    wide=("e_score_correction_bias",),
+    form=FineGrainedFp8((16, 32)),
 )
 
 # ------------------------------------------------ 8-bit floats of compressed-tensors
@@ -106,6 +114,13 @@ CASES["quant_llama_int8_order"] = FamilyCase(
     dense(llama, 131, 64, 96, 2, 4, 2, torch_dtype="float32"),
     dtype="float32",
     form=Compressed(integers(8, 32, False), order=True),
+)
+
+CASES["quant_deepseek_v2_int4"] = FamilyCase(
+    "4-bit weights in groups of 32 of latent attention, bfloat16 scales; all layers are dense.",
+    deepseek_v2(110, 64, 64, 2, 4, 4, first_k_dense_replace=2, moe_intermediate_size=32, n_routed_experts=4,
+                kv_lora_rank=32, q_lora_rank=None, v_head_dim=16, rope_scaling=None),
+    form=Compressed(integers(4, 32, True)),
 )
 
 # -------------------------------------------------------------------- GPTQ

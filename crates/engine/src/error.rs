@@ -106,14 +106,6 @@ pub enum Error {
         /// The tensor of another that it differs from.
         other: String,
     },
-    /// A quantised matrix of latent attention, both of whose sides are used.
-    #[error("{}: \"{tensor}\" is quantised, and latent attention takes this matrix in bfloat16, float16 or float32 only so far; use a checkpoint whose kv_b_proj is not quantised", path.display())]
-    QuantizedLatent {
-        /// The checkpoint.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-    },
     /// A quantised tensor of which only a part would be used.
     #[error("{}: the tensor \"{tensor}\" holds several matrices together, and in this quantised form they cannot be taken apart; use another form of the model", path.display())]
     CannotBeCut {

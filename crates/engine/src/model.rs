@@ -143,11 +143,12 @@ impl Model {
             return Err(Error::NothingPacked);
         }
         let (plan, residency, demand) = plan(&decoder, &checkpoint, &bound, options)?;
-        let room = options.trace.map(|bytes| Room::new(bytes, demand.threads.get()));
+        let reads = 1 + usize::from(residency.experts.is_some());
+        let room = options.trace.map(|bytes| Room::new(bytes, demand.threads.get(), reads));
         let record = room.as_ref().map(|room| Record { origin: room.origin, most: room.most });
         let recorder = Recorder::new(room.as_ref().map(OpLog::new));
         let weights = Weights::recorded(&checkpoint, residency.sweep, record)?;
-        let experts = residency.experts.map(|plan| Experts::new(&checkpoint, plan, None)).transpose()?;
+        let experts = residency.experts.map(|plan| Experts::new(&checkpoint, plan, record)).transpose()?;
         if let Some(experts) = experts.as_ref().filter(|experts| experts.plan().fits()) {
             // All of them will stay: they arrive while work begins.
             experts.fill();
@@ -254,8 +255,9 @@ impl Model {
     pub fn take_trace(&mut self) -> Option<Trace<'_>> {
         self.end_recording();
         let log = self.recorder.log.take()?;
-        let reads = self.weights.take_record()?;
-        Some(Trace::new(log, self.work.take()?, reads, &self.weights))
+        let mut reads = vec![self.weights.take_record()?];
+        reads.extend(self.experts.as_ref().and_then(Experts::take_record));
+        Some(Trace::new(log, self.work.take()?, reads, &self.checkpoint))
     }
 
     /// How weights are read.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use rheostat_kernels::{Interval, Worked};
-use rheostat_store::{Read, Recording, Weights};
+use rheostat_store::{Checkpoint, Read, Recording};
 
 use crate::profile::{Op, Phase};
 
@@ -81,18 +81,28 @@ pub enum Track {
 pub struct Trace<'a> {
     log: OpLog,
     work: Vec<Worked>,
-    reads: Recording,
-    lanes: usize,
-    weights: &'a Weights,
+    /// Of weights, and of experts if there are any.
+    reads: Vec<Recording>,
+    /// The first track of each of these, and the number of all.
+    lanes: Vec<usize>,
+    checkpoint: &'a Checkpoint,
     end: u64,
 }
 
 impl<'a> Trace<'a> {
-    pub(crate) fn new(log: OpLog, work: Vec<Worked>, mut reads: Recording, weights: &'a Weights) -> Trace<'a> {
-        let lanes = assign_lanes(&mut reads.reads);
-        let cuts = work.iter().map(|w| w.cut).chain([log.cut, reads.cut]);
+    pub(crate) fn new(
+        log: OpLog,
+        work: Vec<Worked>,
+        mut reads: Vec<Recording>,
+        checkpoint: &'a Checkpoint,
+    ) -> Trace<'a> {
+        let mut lanes = vec![0];
+        for recording in &mut reads {
+            lanes.push(lanes[lanes.len() - 1] + assign_lanes(&mut recording.reads));
+        }
+        let cuts = work.iter().map(|w| w.cut).chain([log.cut]).chain(reads.iter().map(|r| r.cut));
         let end = cuts.flatten().min().unwrap_or(u64::MAX);
-        Trace { log, work, reads, lanes, weights, end }
+        Trace { log, work, reads, lanes, checkpoint, end }
     }
 
     /// When recording ended for want of room, in nanoseconds after the model was loaded; nothing if all is here.
@@ -104,12 +114,12 @@ impl<'a> Trace<'a> {
     /// Bytes of weights that were read when the trace was taken.
     #[must_use]
     pub fn bytes_read(&self) -> u64 {
-        self.reads.until.streamed + self.reads.until.pinned
+        self.reads.iter().map(|r| r.until.streamed + r.until.pinned).sum()
     }
 
     /// All tracks: threads, then reads.
     pub fn tracks(&self) -> impl Iterator<Item = Track> + use<> {
-        (0..self.work.len()).map(Track::Thread).chain((0..self.lanes).map(Track::Reads))
+        (0..self.work.len()).map(Track::Thread).chain((0..self.lanes[self.reads.len()]).map(Track::Reads))
     }
 
     /// The events of a track by their start, those that hold others before them.
@@ -138,14 +148,13 @@ impl<'a> Trace<'a> {
         })
     }
 
-    fn read_events(&self, lane: usize) -> impl Iterator<Item = Event<'_>> {
-        self.reads.reads.iter().filter(move |read| read.lane as usize == lane).map(|read| {
-            let tile = read.tile as usize;
-            let mut ranges = self.weights.ranges(tile);
-            let (file, offset, first) = ranges.next().map_or((Path::new(""), 0, 0), |r| (r.0.path(), r.1, r.2));
-            let bytes = (first + ranges.map(|r| r.2).sum::<usize>()) as u64;
-            let stays = self.weights.plan().tiles()[tile].place != rheostat_store::Place::Streamed;
-            Event { start: read.start, end: read.end, what: What::Read { file, offset, bytes, stays } }
+    fn read_events(&self, track: usize) -> impl Iterator<Item = Event<'_>> {
+        let of = self.lanes.partition_point(|first| *first <= track) - 1;
+        let lane = track - self.lanes[of];
+        self.reads[of].reads.iter().filter(move |read| read.lane as usize == lane).map(|read| {
+            let &Read { start, end, offset, bytes, shard, stays, .. } = read;
+            let file = self.checkpoint.sources()[usize::from(shard)].path();
+            Event { start, end, what: What::Read { file, offset, bytes, stays } }
         })
     }
 }
@@ -234,9 +243,9 @@ impl Entry {
     }
 }
 
-/// How many entries of each kind fit `bytes`, with `threads` threads.
-fn most(bytes: u64, threads: usize) -> usize {
-    let one = size_of::<Entry>() + size_of::<Read>() + threads * size_of::<Interval>();
+/// How many entries of each kind fit `bytes`, with `threads` threads and so many lists of reads.
+fn most(bytes: u64, threads: usize, lists: usize) -> usize {
+    let one = size_of::<Entry>() + lists * size_of::<Read>() + threads * size_of::<Interval>();
     bytes as usize / one
 }
 
@@ -248,8 +257,8 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    pub(crate) fn new(bytes: u64, threads: usize) -> Room {
-        Room { origin: Instant::now(), most: most(bytes, threads) }
+    pub(crate) fn new(bytes: u64, threads: usize, lists: usize) -> Room {
+        Room { origin: Instant::now(), most: most(bytes, threads, lists) }
     }
 }
 

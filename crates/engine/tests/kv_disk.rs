@@ -105,7 +105,17 @@ fn the_references() {
 
 #[test]
 fn steps_back_to_everywhere() {
-    for (case, _dir, kv) in few(&["llama_plain", "mistral_window", "qwen2_window", "qwen3_tied", "quant_qwen3_int8"]) {
+    for (case, _dir, kv) in few(&[
+        "llama_plain",
+        "mistral_window",
+        "qwen2_window",
+        "qwen3_tied",
+        "quant_qwen3_int8",
+        "gpt_oss_hub",
+        "deepseek_v3_hub",
+        "lfm2_hub",
+        "qwen3_next_hub",
+    ]) {
         let spool = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let tokens = text(&case, 3 * BLOCK + 70);
         let mut model = case.load(&long(kv));
@@ -118,6 +128,9 @@ fn steps_back_to_everywhere() {
         for keep in [3 * BLOCK + 69, 3 * BLOCK + 1, 3 * BLOCK - 1, 2 * BLOCK, 2 * BLOCK - 1, BLOCK + 130, BLOCK, 7, 0] {
             sequence.truncate(keep);
             let what = format!("{} back to {keep}, {kv:?}", case.name);
+            // With a state, it went further back.
+            let start = sequence.len();
+            read(&mut model, &mut sequence, &tokens[start..keep], 600);
             // Another text first, then back, a little more, and the real one.
             let other: Vec<u32> = tokens[keep..].iter().take(300).map(|t| (t + 1) % vocab as u32).collect();
             read(&mut model, &mut sequence, &other, 130);
@@ -133,7 +146,9 @@ fn steps_back_to_everywhere() {
 /// Texts of different lengths side by side; one ends and another begins in what it leaves.
 #[test]
 fn ragged_batches() {
-    for (case, _dir, kv) in few(&["llama_plain", "qwen2_layer_types", "llama_dynamic_rope"]) {
+    for (case, _dir, kv) in
+        few(&["llama_plain", "qwen2_layer_types", "llama_dynamic_rope", "deepseek_v2_hub", "qwen3_next_hub"])
+    {
         let spool = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let texts: Vec<Vec<u32>> = [1300, 90, 700, 1100]
             .into_iter()
@@ -201,7 +216,7 @@ impl Observer for StopAfter {
 /// A pass that ends in the middle, after some layers have put blocks away, leaves a sequence as it was.
 #[test]
 fn interrupted_passes() {
-    for (case, _dir, kv) in few(&["qwen3_tied", "mistral_window"]) {
+    for (case, _dir, kv) in few(&["qwen3_tied", "mistral_window", "deepseek_v2_hub", "qwen3_next_hub", "lfm2_hub"]) {
         let spool = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let tokens = text(&case, 2 * BLOCK + 200);
         let mut model = case.load(&long(kv));

@@ -6,7 +6,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rheostat_kernels::{
-    Affine, AfterConv, Attention, Awq, Bits, Buffer, Carried, Columns, Conv, DeltaRule, Exec, Float, Format, Gptq,
+    Affine, AfterConv, Attention, Awq, Bits, Buffer, Carried, Columns, Conv, DeltaRule, Exec, Float, Format, Fp8, Gptq,
     GptqZeros, Isa, KV_BLOCK, KvBlock, KvFormat, KvSource, Linear, Matrix, Norm, NormKind, Normalise, Order, Packed,
     Rounded, Router, Rows, SPAN_ROWS, Scales, Scores, Span, Zeros, attention, causal_conv, delta_rule, linear, norm,
     route,

@@ -74,7 +74,7 @@ pub use format::{
 };
 pub use integers::Quantized;
 pub use kv::{KV_BLOCK, KV_UNIT, KvBlock, KvFormat, KvSource};
-pub use linear::{Columns, Linear, Rows, linear};
+pub use linear::{Columns, Linear, Rows, linear, widen_rows};
 pub use matrix::Matrix;
 pub use norm::{Norm, NormKind, gated_rms_norm, l2_norm_in_place, norm, norm_in_place};
 pub use pool::Pool;

@@ -24,6 +24,17 @@ impl<'a> Matrix<'a> {
         Matrix::from_parts(&[elements, scales], format, rows, cols)
     }
 
+    /// A view of numbers in memory, `[rows, cols]`.
+    ///
+    /// # Panics
+    /// When there are not so many of them.
+    #[must_use]
+    pub fn of_f32(elements: &'a [f32], rows: usize, cols: usize) -> Matrix<'a> {
+        // SAFETY: the same memory; bytes have no alignment, and those of a number no other meaning.
+        let bytes = unsafe { std::slice::from_raw_parts(elements.as_ptr().cast(), size_of_val(elements)) };
+        Matrix::new(bytes, &[], Format::F32, rows, cols)
+    }
+
     /// A view of `elements`, which are stored `[cols, rows]`.
     ///
     /// # Panics

@@ -25,10 +25,24 @@ pub struct Read {
     pub start: u64,
     /// Nanoseconds after the recording's origin.
     pub end: u64,
-    /// Index in [`Plan::tiles`](crate::Plan::tiles); for an expert its number, counted through all layers.
-    pub tile: u32,
+    /// First byte in the file; of several ranges that of the first.
+    pub offset: u64,
+    /// Bytes in all.
+    pub bytes: u64,
+    /// Index in [`Checkpoint::sources`](crate::Checkpoint::sources).
+    pub shard: u16,
+    /// Whether they came to stay.
+    pub stays: bool,
     /// For the use of whoever has the recording.
     pub lane: u32,
+}
+
+/// Bytes that came: what a [`Read`] says of them.
+pub(crate) struct Arrived {
+    pub(crate) shard: usize,
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+    pub(crate) stays: bool,
 }
 
 /// Reads in the order in which they ended.
@@ -89,13 +103,15 @@ impl Clock {
         self.since
     }
 
-    /// `bytes` of `tile` came, from `begun` until `end`.
-    pub(crate) fn arrived(&mut self, tile: usize, stays: bool, bytes: usize, begun: Instant, end: Instant) {
-        *(if stays { &mut self.reads.pinned } else { &mut self.reads.streamed }) += bytes as u64;
+    /// `what` came, from `begun` until `end`.
+    pub(crate) fn arrived(&mut self, what: Arrived, begun: Instant, end: Instant) {
+        let Arrived { shard, offset, bytes, stays } = what;
+        *(if stays { &mut self.reads.pinned } else { &mut self.reads.streamed }) += bytes;
         let Some((Record { origin, most }, recording)) = &mut self.record else { return };
         let at = |time: Instant| time.saturating_duration_since(*origin).as_nanos() as u64;
         if recording.cut.is_none() && recording.reads.len() < *most {
-            recording.reads.push(Read { start: at(begun), end: at(end), tile: tile as u32, lane: 0 });
+            let (start, end, shard) = (at(begun), at(end), shard as u16);
+            recording.reads.push(Read { start, end, offset, bytes, shard, stays, lane: 0 });
         } else {
             recording.cut.get_or_insert(at(end));
         }

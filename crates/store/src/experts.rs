@@ -28,7 +28,7 @@ pub use plan::{Expert, ExpertPlan, Extent};
 
 use crate::arena::Arena;
 use crate::checkpoint::Checkpoint;
-use crate::clock::{Clock, Reads, Record, Recording};
+use crate::clock::{Arrived, Clock, Reads, Record, Recording};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::feed::{Feed, Fetch};
 use crate::plan::Io;
@@ -247,7 +247,7 @@ impl Experts {
         self.shared.lock().clock.reads()
     }
 
-    /// Takes the recording, which ends; nothing unless it was asked for. Experts are counted through all layers.
+    /// Takes the recording, which ends; nothing unless it was asked for.
     #[must_use]
     pub fn take_record(&self) -> Option<Recording> {
         self.shared.lock().clock.take_record()
@@ -397,7 +397,10 @@ impl Feed for Shared {
         let end = state.clock.end_read();
         if arrived {
             self.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
-            state.clock.arrived(expert, self.plan.fits(), bytes, job.begun, end);
+            let offset = run.offset + if start == 0 { run.skew } else { start } as u64;
+            let stays = self.plan.fits();
+            let what = Arrived { shard: run.shard, offset, bytes: bytes as u64, stays };
+            state.clock.arrived(what, job.begun, end);
         }
         let before = state.stage(expert);
         state.finish(&self.plan, &job.piece, result);

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use crate::arena::Arena;
 use crate::checkpoint::{Checkpoint, TensorInfo};
-use crate::clock::{Clock, Reads, Record, Recording};
+use crate::clock::{Arrived, Clock, Reads, Record, Recording};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::feed::{Feed, Fetch};
 use crate::plan::{Io, MOST_PARTS, PAGE, Phase, Place, Plan, Tile};
@@ -211,13 +211,6 @@ impl Weights {
         self.shared.lock().clock.take_record()
     }
 
-    /// File, first byte and bytes of each range that a tile is made of.
-    pub fn ranges(&self, tile: usize) -> impl Iterator<Item = (&Source, u64, usize)> {
-        let parts = self.shared.plan.tiles()[tile].parts;
-        let some = parts.into_iter().filter(|part| part.len > 0);
-        some.map(|part| (self.shared.source(part.shard), part.offset, part.len))
-    }
-
     /// Begins a sweep. One that was broken off is forgotten, with what was read ahead for it.
     ///
     /// # Panics
@@ -366,10 +359,6 @@ impl Drop for TileBytes<'_> {
 }
 
 impl Shared {
-    fn source(&self, shard: usize) -> &Source {
-        &self.sources[shard]
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -556,7 +545,10 @@ impl Feed for Shared {
         let mut state = self.lock();
         let end = state.clock.end_read();
         if matches!(arrival, Arrival::Here) {
-            state.clock.arrived(job.tile, job.slot.is_none(), tile.len, job.begun, end);
+            let first = tile.parts.iter().find(|part| part.len > 0);
+            let (shard, offset) = first.map_or((0, 0), |part| (part.shard, part.offset));
+            let what = Arrived { shard, offset, bytes: tile.len as u64, stays: job.slot.is_none() };
+            state.clock.arrived(what, job.begun, end);
         }
         match job.slot {
             Some(slot) => {

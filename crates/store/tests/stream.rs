@@ -297,8 +297,7 @@ fn reads_are_counted_and_recorded() {
             let end = all.as_nanos() as u64;
             assert!(recording.reads.iter().all(|r| r.start <= r.end && r.end <= end));
             if most == 1000 {
-                let bytes = |r: &rheostat_store::Read| weights.ranges(r.tile as usize).map(|r| r.2 as u64).sum::<u64>();
-                let recorded: u64 = recording.reads.iter().map(bytes).sum();
+                let recorded: u64 = recording.reads.iter().map(|r| r.bytes).sum();
                 assert_eq!(recorded, recording.until.streamed + recording.until.pinned);
                 assert!(recorded <= weights.bytes_read());
                 assert_eq!(recording.cut, None);

@@ -293,10 +293,6 @@ impl Binder<'_> {
                 // Its heads are parts of one matrix, which is taken as a whole.
                 let kv_b = bound.len() - 2;
                 let kv_b = bound[kv_b].matrix;
-                if self.matrices[kv_b].format.transposed().is_none() {
-                    let tensor = self.matrices[kv_b].parts[0].name().to_owned();
-                    return Err(Error::QuantizedLatent { path: self.path(), tensor });
-                }
                 self.matrices[kv_b].whole = true;
                 bound.shrink_to_fit();
                 bound

@@ -77,7 +77,10 @@ pub(crate) fn read_quantization(keys: &Keys<'_>) -> Result<Option<Quantization>,
 /// Fine-grained FP8 (`transformers/integrations/finegrained_fp8.py`).
 fn fp8(config: &Keys<'_>) -> Result<Quantization, ConfigError> {
     must_be(config, "activation_scheme", "dynamic")?;
-    must_be(config, "fmt", "e4m3")?;
+    // MiniMax calls it so.
+    if config.opt_str("fmt")? != Some("float8_e4m3fn") {
+        must_be(config, "fmt", "e4m3")?;
+    }
     // Which modules have it, their tensors tell.
     config.ignore(&["modules_to_not_convert", "ignored_layers", "dequantize", "scale_fmt"]);
     let expected = "a list of two whole numbers, rows and columns of a block; the columns a multiple of 32";

@@ -7,9 +7,9 @@
 use super::Tensors;
 use super::dense::{Biases, Dense};
 use super::moe::{self, Mixture, Names};
-use super::parts::{KvHeads, layer_types, must_say};
+use super::parts::{KvHeads, attentions, layer_windows, must_say};
 use crate::config::{ConfigError, Keys, RopeDefaults};
-use crate::decoder::{Activation, Decoder, Gated, Linear, Mixer, Part, Projection, Router, Scores};
+use crate::decoder::{Activation, Decoder, Gated, Linear, Part, Projection, Router, Scores};
 use crate::rope::{Rope, RopeScaling, YarnRope, yarn_attention_factor};
 
 pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder, ConfigError> {
@@ -30,7 +30,7 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
     keys.ignore(&["initial_context_length"]);
     let factor = |key: &str, default| Ok(keys.opt_positive(key)?.unwrap_or(default) as f32);
     let act = Activation::ClampedSwiglu { alpha: factor("swiglu_alpha", 1.702)?, limit: factor("swiglu_limit", 7.0)? };
-    let windows = windows(keys)?;
+    let windows = layer_windows(keys, Some(128), |i| i.is_multiple_of(2))?;
     let biased = keys.bool_or("attention_bias", true)?;
     let dense = Dense {
         family: "gpt_oss",
@@ -48,10 +48,8 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
         decoder.context = rope.context();
         decoder.ropes = vec![rope];
     }
-    for (i, block) in decoder.blocks.iter_mut().enumerate() {
-        if let Mixer::Attention(mixer) = &mut block.mixer {
-            mixer.sinks = Some(format!("model.layers.{i}.self_attn.sinks"));
-        }
+    for (i, mixer) in attentions(&mut decoder) {
+        mixer.sinks = Some(format!("model.layers.{i}.self_attn.sinks"));
     }
     moe::put(
         &mut decoder,
@@ -78,18 +76,6 @@ fn expert(mixture: &Mixture, act: Activation, name: &str) -> Gated {
     let both = linear("gate_up_proj", hidden, 2 * inner);
     let inputs = vec![Projection::grouped(both, inner, &[(Part::Gate, 1), (Part::Up, 1)])];
     Gated { act, intermediate: inner, inputs, down: linear("down_proj", inner, hidden) }
-}
-
-/// The windows of the layers: of every other one, from the first on, unless `layer_types` says otherwise.
-fn windows(keys: &Keys<'_>) -> Result<Vec<Option<usize>>, ConfigError> {
-    let layers = keys.layers("num_hidden_layers")?;
-    let size = keys.opt_size("sliding_window")?;
-    let window = if keys.contains("sliding_window") { size } else { Some(128) };
-    let types = layer_types(keys, layers, &["full_attention", "sliding_attention"], |i| usize::from(i % 2 == 0))?;
-    if window.is_none() && types.contains(&1) {
-        return Err(keys.invalid("sliding_window", "a number of positions, as there are layers of sliding_attention"));
-    }
-    Ok(types.into_iter().map(|kind| window.filter(|_| kind == 1)).collect())
 }
 
 /// The rotary embedding of a config that says nothing of one (`configuration_gpt_oss.py`); `plain` is that without scaling.

@@ -50,6 +50,8 @@ mod seed_oss;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
+#[cfg(test)]
+mod tests;
 mod wrapper;
 
 use serde_json::{Map, Value};

@@ -6,7 +6,7 @@
 use super::Tensors;
 use super::dense::{Biases, Dense};
 use super::moe::{self, Mixture, Names};
-use super::parts::{KvHeads, layer_types};
+use super::parts::{KvHeads, layer_types, opt_or};
 use crate::config::{ConfigError, Keys};
 use crate::decoder::Decoder;
 
@@ -40,8 +40,7 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
 /// (`configuration_qwen2_moe.py`, otherwise than in Qwen2).
 fn windows(keys: &Keys<'_>) -> Result<Vec<Option<usize>>, ConfigError> {
     let layers = keys.layers("num_hidden_layers")?;
-    let size = keys.opt_size("sliding_window")?;
-    let size = if keys.contains("sliding_window") { size } else { Some(4096) };
+    let size = opt_or(keys, "sliding_window", Some(4096))?;
     let used = keys.bool_or("use_sliding_window", false)?;
     let below = keys.count_or("max_window_layers", 28)?;
     let default = |i: usize| usize::from(used && i.is_multiple_of(2) && i < below);

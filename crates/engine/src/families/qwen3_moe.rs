@@ -6,7 +6,7 @@
 use super::Tensors;
 use super::dense::{Biases, Dense};
 use super::moe::{self, Mixture, Names};
-use super::parts::KvHeads;
+use super::parts::{KvHeads, opt_or};
 use crate::config::{ConfigError, Keys};
 use crate::decoder::Decoder;
 
@@ -22,8 +22,7 @@ pub(super) fn describe(keys: &Keys<'_>, tensors: &dyn Tensors) -> Result<Decoder
     )?;
     let normalise = moe::norm_topk_prob(keys, false)?;
     let sparse = moe::qwen_sparse(keys)?;
-    let size = keys.opt_size("sliding_window")?;
-    let size = if keys.contains("sliding_window") { size } else { Some(4096) };
+    let size = opt_or(keys, "sliding_window", Some(4096))?;
     let window = if keys.bool_or("use_sliding_window", false)? { size } else { None };
     // Which layers Qwen2 would give a window.
     keys.ignore(&["max_window_layers"]);

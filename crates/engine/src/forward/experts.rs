@@ -112,7 +112,6 @@ impl Pass<'_> {
             room.shared[..n * hidden].fill(0.0);
             kernels::add_scaled_rows(self.exec, &mut room.shared[..n * hidden], delta, gate);
         }
-        self.done(Op::Down);
         Ok(())
     }
 

@@ -83,7 +83,7 @@ impl Pass<'_> {
             let (from, to) = (h * q_dim, h * key_dim);
             kernels::copy_columns(self.exec, q, n_heads * q_dim, &[Run { from, to: 0, len: nope }], head_in, nope);
             let head_out = &mut ws.latent.head_out[..n * rank];
-            let keys = transposed_rows(&kv_b, h * (nope + value_dim), nope);
+            let keys = self.some_rows(&kv_b, h * (nope + value_dim), nope, &mut ws.latent.weights).turned();
             self.product(head_in, n, &mut ws.prepared, keys, None, head_out);
             let run = [Run { from: 0, to, len: rank }];
             kernels::copy_columns(self.exec, head_out, rank, &run, latent_q, n_heads * key_dim);
@@ -111,7 +111,8 @@ impl Pass<'_> {
             let run = [Run { from: h * rank, to: 0, len: rank }];
             kernels::copy_columns(self.exec, latent_z, n_heads * rank, &run, head_in, rank);
             let head_out = &mut ws.latent.head_out[..n * value_dim];
-            let values = kv_b.some_rows(h * (nope + value_dim) + nope, value_dim);
+            let first = h * (nope + value_dim) + nope;
+            let values = self.some_rows(&kv_b, first, value_dim, &mut ws.latent.weights);
             self.product(head_in, n, &mut ws.prepared, values, None, head_out);
             let run = [Run { from: 0, to: h * value_dim, len: value_dim }];
             kernels::copy_columns(self.exec, head_out, value_dim, &run, z, n_heads * value_dim);
@@ -122,9 +123,14 @@ impl Pass<'_> {
         self.done(Op::Output);
         Ok(())
     }
-}
 
-/// Rows of a matrix, taken as the columns of one: `x · W` instead of `x · Wᵀ`.
-fn transposed_rows<'a>(matrix: &Matrix<'a>, first: usize, count: usize) -> Matrix<'a> {
-    matrix.some_rows(first, count).turned()
+    /// Rows of a matrix: where they lie, or widened into `room` if what is stored are not simply numbers.
+    fn some_rows<'m>(&self, matrix: &Matrix<'m>, first: usize, count: usize, room: &'m mut [f32]) -> Matrix<'m> {
+        if matrix.format().transposed().is_some() {
+            return matrix.some_rows(first, count);
+        }
+        let room = &mut room[..count * matrix.cols()];
+        kernels::widen_rows(self.exec, matrix, first..first + count, room);
+        Matrix::of_f32(room, count, matrix.cols())
+    }
 }

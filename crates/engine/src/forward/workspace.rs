@@ -64,6 +64,8 @@ pub(super) struct LatentRoom {
     /// Of one head: what goes into a product and what comes out.
     pub(super) head_in: Buffer,
     pub(super) head_out: Buffer,
+    /// The weights of one head's keys, or values, where they have to be widened.
+    pub(super) weights: Buffer,
 }
 
 /// Buffers of mixtures of experts.
@@ -138,6 +140,8 @@ struct Widths {
     latent_z: usize,
     head_in: usize,
     head_out: usize,
+    /// In all, not of a row.
+    head_weights: usize,
     experts: usize,
     top_k: usize,
     /// Of rows of an expert, and of a shared one.
@@ -183,13 +187,16 @@ impl Widths {
                     widen(&mut w.latent_kv, m.kv_rank + m.rope_dim);
                     widen(&mut w.latent_q, m.n_heads * (m.kv_rank + m.rope_dim));
                     widen(&mut w.latent_z, m.n_heads * m.kv_rank);
+                    if m.kv_b.is_quantized() {
+                        widen(&mut w.head_weights, m.nope_dim.max(m.value_dim) * m.kv_rank);
+                    }
                     // The compressed vectors by themselves.
                     widen(&mut w.whole, m.kv_rank);
                     widen(&mut w.head_in, m.nope_dim.max(m.kv_rank));
                     widen(&mut w.head_out, m.kv_rank.max(m.value_dim));
                     widen(&mut w.z, m.n_heads * m.value_dim);
                     widen(&mut w.heads, m.n_heads);
-                    widen(&mut w.input, m.kv_rank);
+                    widen(&mut w.input, m.kv_rank.max(m.nope_dim));
                 }
             }
             match &block.ffn {
@@ -247,7 +254,7 @@ pub(crate) fn workspace_elements(
     let logit_row = decoder.hidden_size + decoder.vocab_size;
     let gathering = gathering_elements(&widths, rows, place);
     let prepared = prepared_elements(decoder, &widths, rows, logit_rows, compute);
-    (rows * widths.row(decoder) + logit_rows * logit_row + gathering + prepared) as u64
+    (rows * widths.row(decoder) + logit_rows * logit_row + gathering + prepared + widths.head_weights) as u64
 }
 
 /// f32 elements of what goes with totals of attention.
@@ -294,6 +301,7 @@ impl Workspace {
                 z: buffer(w.latent_z),
                 head_in: buffer(w.head_in),
                 head_out: buffer(w.head_out),
+                weights: Buffer::new(w.head_weights),
             },
             experts: ExpertRoom {
                 scores: buffer(w.experts),

@@ -11,6 +11,7 @@ mod direct;
 mod inputs;
 mod ordered;
 mod panel;
+mod rows;
 mod scales;
 
 use std::marker::PhantomData;
@@ -20,6 +21,7 @@ use direct::{Direct, DirectIntegers};
 use inputs::{FewRows, WidenInputs};
 use ordered::WidenOrdered;
 use panel::{Panel, Widen, panel_stride};
+pub use rows::widen_rows;
 use scales::widen_row_scales;
 
 use crate::element::{Affine4, Affine8, Bf16, E2m1, E4m3, Element, F16, F32, Int4, Int8};
@@ -339,6 +341,11 @@ struct Strip<'a> {
 }
 
 impl Strip<'_> {
+    /// The strip with the scales of its weights.
+    fn with<'b>(&'b self, scales: &'b [f32]) -> Strip<'b> {
+        Strip { x_rows: self.x_rows.clone(), scales, ..*self }
+    }
+
     /// Weight rows `o`, `o + step`, …, `count` of them, with their scales.
     #[inline(always)]
     fn stored_rows(&self, o: usize, step: usize, count: usize) -> StoredRows<'_> {

@@ -61,6 +61,11 @@ fn other_forms_are_those_of_the_modules_that_have_their_tensors() {
             "m.weight_scale_inv",
             fp8,
         ),
+        (
+            json!({ "quant_method": "fp8", "fmt": "float8_e4m3fn", "weight_block_size": [128, 64] }),
+            "m.weight_scale_inv",
+            fp8,
+        ),
         (json!({ "quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"] }), "m_blocks", Storage::Mxfp4),
         (
             json!({ "quant_method": "gptq", "bits": 4, "group_size": 64, "desc_act": true, "sym": true }),
@@ -153,6 +158,7 @@ fn other_methods_are_refused_by_what_they_ask_for() {
             "activation_scheme",
         ),
         (json!({ "quant_method": "fp8" }), "weight_block_size"),
+        (json!({ "quant_method": "fp8", "fmt": "e5m2", "weight_block_size": [128, 128] }), "fmt"),
         (json!({ "quant_method": "fp8", "weight_block_size": [128, 48] }), "weight_block_size"),
         (json!({ "quant_method": "gptq", "bits": 3, "group_size": 128 }), "bits"),
         (json!({ "quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin" }), "checkpoint_format"),
