@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 use rheostat_kernels::{
     Affine, Awq, Bits, Columns, Exec, Float, Format, Fp8, Gptq, GptqZeros, Isa, Linear, Matrix, Order, Packed, Part,
-    Rounded, Rows, Scales, Zeros, linear, valid_order, widen_rows,
+    Rounded, Rows, Scales, Zeros, linear, valid_order,
 };
 
 /// Every instruction set of this machine, with one thread and with three.

@@ -38,6 +38,7 @@ pub struct Read {
 }
 
 /// Bytes that came: what a [`Read`] says of them.
+#[derive(Clone, Copy)]
 pub(crate) struct Arrived {
     pub(crate) shard: usize,
     pub(crate) offset: u64,
