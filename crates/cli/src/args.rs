@@ -1,5 +1,7 @@
 //! The command line.
 
+mod validate;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -7,6 +9,8 @@ use clap::{ArgGroup, Parser, Subcommand};
 use rheostat::memory::parse_size;
 use rheostat::quantize::Bits;
 use rheostat::{Compute, Io, Isa, KvFormat};
+
+pub(crate) use validate::ValidateArgs;
 
 /// Run Hugging Face language models, from their safetensors checkpoints, inside a memory budget.
 #[derive(Debug, Parser)]
@@ -30,6 +34,12 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Say how memory would be spent, what would stream, and how fast that should be.
     Plan(PlanArgs),
+    /// Check a model's numbers against those that another program recorded.
+    ///
+    /// The reference is a JSON file with the model's family and sizes and some test cases, each with its text, its tokens, the ten likeliest
+    /// tokens after it with their logits, and the last residual. Everything that it has must agree: facts and tokens, the order of
+    /// the ten exactly, numbers within --bar. The exit code is 0 if it does, 1 if not, and 2 if FILE is no reference.
+    Validate(ValidateArgs),
     /// Measure how good a model is.
     #[command(subcommand)]
     Eval(EvalCommand),

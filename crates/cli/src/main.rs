@@ -21,6 +21,8 @@ use crate::args::{Args, Command, EvalCommand};
 
 /// The exit code after Ctrl-C, as shells have it.
 const INTERRUPTED: u8 = 130;
+/// The exit code of a comparison that could not be made, where 1 says that something differs; also that of arguments that make no sense.
+const NO_COMPARISON: u8 = 2;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Command::Prompt(args) => commands::prompt::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Plan(args) => commands::plan::run(args),
+        Command::Validate(args) => commands::validate::run(args),
         Command::Eval(EvalCommand::Ppl(args)) => commands::ppl::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Profile(args) => commands::profile::run(args),
@@ -42,7 +45,13 @@ fn main() -> ExitCode {
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::tell(&format!("error: {}", output::sentence(&error)));
-            if interrupt::is_cause(&error) { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
+            if interrupt::is_cause(&error) {
+                ExitCode::from(INTERRUPTED)
+            } else if matches!(error.downcast_ref(), Some(rheostat::Error::Reference(_))) {
+                ExitCode::from(NO_COMPARISON)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

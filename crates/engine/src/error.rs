@@ -29,6 +29,9 @@ pub enum Error {
     /// A session cannot be used, or not be written.
     #[error(transparent)]
     Session(#[from] crate::session::SessionError),
+    /// A reference cannot be used.
+    #[error(transparent)]
+    Reference(#[from] crate::validate::ReferenceError),
     /// [`Compute::Int8`](crate::Compute::Int8) for a model without packed weights.
     #[error(
         "computing in int8 is for packed int8 or int4 weights, and this model has none; quantize it, or compute in f32 or bf16"

@@ -48,6 +48,7 @@ mod sampler;
 pub mod session;
 pub mod tokenizer;
 pub mod trace;
+pub mod validate;
 
 pub use budget::{LogitRows, MemoryPlan};
 pub use config::{ConfigError, ConfigErrorKind};

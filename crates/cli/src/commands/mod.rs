@@ -10,3 +10,4 @@ pub(crate) mod ppl;
 pub(crate) mod profile;
 pub(crate) mod prompt;
 pub(crate) mod quantize;
+pub(crate) mod validate;
