@@ -109,6 +109,25 @@ pub enum Error {
         /// The tensor of another that it differs from.
         other: String,
     },
+    /// A pattern of hook points that matches none.
+    #[error("no hook point of this model matches \"{pattern}\"; the nearest are {}; `rheostat hooks` lists all", nearest.join(", "))]
+    NoSuchPoint {
+        /// What was asked for.
+        pattern: String,
+        /// Names that are most like it.
+        nearest: Vec<String>,
+    },
+    /// Hooks at a point that no room was planned for.
+    #[error("no room was planned for the hook point \"{point}\"; name it in Options::hooks")]
+    PointNotPlanned {
+        /// The point, without its block.
+        point: crate::hooks::Point,
+    },
+    /// Scores of attention over a cache on disk.
+    #[error(
+        "scores and patterns of attention can be seen only with the KV cache in memory; leave out --kv-disk, or these hook points"
+    )]
+    ScoresOnDisk,
     /// A quantised tensor of which only a part would be used.
     #[error("{}: the tensor \"{tensor}\" holds several matrices together, and in this quantised form they cannot be taken apart; use another form of the model", path.display())]
     CannotBeCut {

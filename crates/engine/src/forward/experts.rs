@@ -8,15 +8,16 @@ use rheostat_kernels::route;
 use rheostat_store::ExpertBytes;
 
 use super::Pass;
-use super::ffn::gate;
+use super::ffn::{FfnPoints, gate};
 use super::products::Product;
 use super::workspace::{Prepared, Workspace};
 use crate::bind::{BoundExperts, BoundLinear, format};
 use crate::decoder::{Experts, Gated, Part, Shared};
 use crate::error::Error;
+use crate::hooks::{Look, Point};
 use crate::profile::Op;
 
-impl Pass<'_> {
+impl<H: Look> Pass<'_, H> {
     /// `delta = Σ weight · expert(normed) (+ shared(normed))`.
     pub(super) fn experts(
         &self,
@@ -32,14 +33,14 @@ impl Pass<'_> {
             unreachable!("a model with experts was bound and loaded with them")
         };
         let bound = &self.bound.experts[layer];
-        self.choose(experts, linears, bound_block.vectors.last().map(Vec::as_slice), n, ws)?;
+        self.choose(i, experts, linears, bound_block.vectors.last().map(Vec::as_slice), n, ws)?;
         let mut wanted: Vec<u32> = ws.experts.order.iter().map(|(expert, ..)| *expert).collect();
         wanted.dedup();
         cache.request(layer, &wanted);
         self.done(Op::Router);
         if let Some(shared) = &experts.shared {
             // It is at hand, or streams, while experts arrive.
-            self.shared(shared, &linears[1..], n, ws)?;
+            self.shared(i, shared, &linears[1..], n, ws)?;
         }
         let order = std::mem::take(&mut ws.experts.order);
         ws.delta[..n * hidden].fill(0.0);
@@ -53,6 +54,8 @@ impl Pass<'_> {
         ws.experts.order = order;
         result?;
         if experts.shared.is_some() {
+            let shape = [1, hidden];
+            self.hook(Point::ExpertsOut, Some(i), shape, &mut ws.delta[..n * hidden])?;
             kernels::add_assign(self.exec, &mut ws.delta[..n * hidden], &ws.experts.shared[..n * hidden]);
         }
         self.done(Op::Experts);
@@ -62,6 +65,7 @@ impl Pass<'_> {
     /// Which experts each row gets: `ws.experts.order`.
     fn choose(
         &self,
+        i: usize,
         experts: &Experts,
         linears: &[BoundLinear],
         correction: Option<&[f32]>,
@@ -74,6 +78,9 @@ impl Pass<'_> {
         let product = Product { linear: &linears[0], out: scores };
         // A choice is not to hang on rounding: routers are computed in f32 in every mode.
         self.products(&ws.normed[..n * hidden], n, &mut Prepared::F32, &mut [product])?;
+        let scores = &mut ws.experts.scores[..n * experts.n_experts];
+        self.hook(Point::RouterLogits, Some(i), [1, experts.n_experts], scores)?;
+        self.look_at_scores(i, experts, scores, &mut ws.seen)?;
         let shape = kernels::Router {
             n_experts: experts.n_experts,
             top_k: router.top_k,
@@ -86,6 +93,7 @@ impl Pass<'_> {
         let room = &mut ws.experts;
         let (chosen, weights) = (&mut room.chosen[..n * router.top_k], &mut room.weights[..n * router.top_k]);
         route(self.exec, &shape, &room.scores[..n * experts.n_experts], chosen, weights);
+        self.hook_choice(i, router.top_k, chosen, weights)?;
         room.order.clear();
         let by_row = chosen.iter().zip(&*weights).enumerate();
         room.order.extend(by_row.map(|(at, (expert, weight))| (*expert, (at / router.top_k) as u32, *weight)));
@@ -93,15 +101,31 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// Shows the chosen experts of every row, and what they weigh.
+    fn hook_choice(&self, i: usize, top_k: usize, chosen: &[u32], weights: &mut [f32]) -> Result<(), Error> {
+        if self.wants(Point::ExpertIndices, Some(i)) {
+            let mut indices: Vec<f32> = chosen.iter().map(|expert| *expert as f32).collect();
+            self.hook(Point::ExpertIndices, Some(i), [1, top_k], &mut indices)?;
+        }
+        self.hook(Point::ChosenWeights, Some(i), [1, top_k], weights)
+    }
+
     /// `ws.experts.shared = shared(normed)`, times its gate.
-    fn shared(&self, shared: &Shared, linears: &[BoundLinear], n: usize, ws: &mut Workspace) -> Result<(), Error> {
+    fn shared(
+        &self,
+        i: usize,
+        shared: &Shared,
+        linears: &[BoundLinear],
+        n: usize,
+        ws: &mut Workspace,
+    ) -> Result<(), Error> {
         let hidden = self.decoder.hidden_size;
         let (gates, linears) = linears.split_at(usize::from(shared.gate.is_some()));
         if let [linear] = gates {
             let product = Product { linear, out: &mut ws.experts.shared_gate[..n] };
             self.products(&ws.normed[..n * hidden], n, &mut ws.prepared, &mut [product])?;
         }
-        self.gated(&shared.ffn, linears, n, ws)?;
+        self.gated(i, FfnPoints::SHARED, &shared.ffn, linears, n, ws)?;
         let room = &mut ws.experts;
         let delta = &ws.delta[..n * hidden];
         if gates.is_empty() {
@@ -112,7 +136,7 @@ impl Pass<'_> {
             room.shared[..n * hidden].fill(0.0);
             kernels::add_scaled_rows(self.exec, &mut room.shared[..n * hidden], delta, gate);
         }
-        Ok(())
+        self.hook(Point::SharedOut, Some(i), [1, hidden], &mut room.shared[..n * hidden])
     }
 
     /// Adds what an expert makes of its rows to `delta`.
@@ -145,7 +169,7 @@ impl Pass<'_> {
             }
             let bias = bound.biased[m].then_some(bias.as_slice());
             let Some(projection) = ffn.inputs.get(m) else {
-                gate(self, ffn, &mut ws.parts, n * ffn.intermediate);
+                gate(self.exec, ffn, &mut ws.parts, n * ffn.intermediate);
                 let down = &mut ws.experts.out[..n * hidden];
                 let gate = &ws.parts[Part::Gate as usize][..n * ffn.intermediate];
                 self.product(gate, n, &mut ws.prepared, weight, bias, down);
