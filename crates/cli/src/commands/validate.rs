@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::bail;
-use rheostat::validate::{CaseText, Reference, compare, facts, texts};
+use rheostat::validate::{CaseText, Reference, compare, facts, points, texts};
 use rheostat::{Error, Model, Options, Package, plan_memory};
 
 use crate::args::ValidateArgs;
@@ -51,7 +51,7 @@ fn options(args: &ValidateArgs, package: &Package, texts: &[CaseText]) -> anyhow
     let mut sequences = lengths.len().min(MOST_TOGETHER);
     loop {
         let context = lengths[..sequences].iter().sum::<usize>().max(1);
-        let options = Options { context: Some(context), sequences, ..session::options(&args.run) };
+        let options = Options { context: Some(context), sequences, hooks: points(), ..session::options(&args.run) };
         match plan_memory(package, &options) {
             Err(Error::BudgetTooSmall { .. } | Error::NotEnoughFree { .. } | Error::KvDiskRoom { .. })
                 if sequences > 1 =>

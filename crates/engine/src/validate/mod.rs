@@ -18,7 +18,8 @@ pub use reference::{Case, Reference, ReferenceError, ReferenceErrorKind, Residua
 
 use crate::decoder::Decoder;
 use crate::error::Error;
-use crate::forward::{Input, Observer, Want};
+use crate::forward::{Input, Want};
+use crate::hooks::{Hooks, Point, Points, Site};
 use crate::model::{Model, check_tokens};
 use crate::package::Package;
 use crate::tokenizer::{AddSpecial, Tokenizer};
@@ -136,7 +137,7 @@ fn text(case: &Case, decoder: &Decoder, tokenizer: Result<&Tokenizer, String>) -
 /// Runs `model` over `texts`, which are those of `reference`, and compares. As many go through it together as its passes have
 /// rows for. `each` is told how many test cases are done.
 ///
-/// The model must have been loaded for the texts' tokens together, or for the longest and one sequence.
+/// The model must have been loaded with [`points`] as its hooks, for the texts' tokens together, or for the longest and one sequence.
 ///
 /// # Errors
 /// As [`Model::forward`].
@@ -197,24 +198,39 @@ struct Last<'a> {
     final_hidden: &'a [f32],
 }
 
-/// The residual stream after the last block, of the last row of each text.
+/// The hook points that [`compare`] looks at, for [`Options::hooks`](crate::Options::hooks).
+#[must_use]
+pub fn points() -> Points {
+    [Point::ResidPost].into_iter().collect()
+}
+
+/// The residual stream after the last block, of the last position of each text.
 struct LastResidual {
+    /// The last block.
     block: usize,
     hidden: usize,
-    /// The last row of each text.
-    rows: Vec<usize>,
+    /// The last position of each text.
+    ends: Vec<usize>,
     /// `[texts, hidden_size]`.
     found: Vec<f32>,
 }
 
-impl Observer for LastResidual {
-    fn resid_post(&mut self, block: usize, rows: &[f32]) {
-        if block == self.block {
-            self.found.clear();
-            for row in &self.rows {
-                self.found.extend_from_slice(&rows[row * self.hidden..(row + 1) * self.hidden]);
+impl Hooks for LastResidual {
+    fn points(&self) -> Points {
+        points()
+    }
+
+    fn wants(&self, point: Point, block: Option<usize>) -> bool {
+        point == Point::ResidPost && block == Some(self.block)
+    }
+
+    fn at(&mut self, site: &Site<'_>, values: &mut [f32]) -> Result<(), Error> {
+        for (row, values) in site.rows.iter().zip(values.chunks_exact(self.hidden)) {
+            if self.ends[row.sequence] == row.position {
+                self.found[row.sequence * self.hidden..][..self.hidden].copy_from_slice(values);
             }
         }
+        Ok(())
     }
 }
 
@@ -231,16 +247,12 @@ fn pass(model: &mut Model, texts: &[(usize, &[u32])], mut each: impl FnMut(usize
         }
         ends.push(&tokens[before..]);
     }
-    let mut end = 0;
-    let last_rows = ends.iter().map(|tokens| {
-        end += tokens.len();
-        end - 1
-    });
     let block = model.decoder().blocks.len().saturating_sub(1);
-    let mut seen = LastResidual { block, hidden, rows: last_rows.collect(), found: Vec::new() };
+    let last = texts.iter().map(|(_, tokens)| tokens.len() - 1);
+    let mut seen = LastResidual { block, hidden, ends: last.collect(), found: vec![0.0; texts.len() * hidden] };
     let inputs = sequences.iter_mut().zip(&ends);
     let mut inputs: Vec<_> = inputs.map(|(sequence, tokens)| Input { sequence, tokens, want: Want::Last }).collect();
-    let output = model.forward_observed(&mut inputs, &mut seen)?;
+    let output = model.forward_hooked(&mut inputs, &mut seen)?;
     let logits = output.logits.chunks_exact(vocab);
     let residuals = seen.found.chunks_exact(hidden).zip(output.final_hidden.chunks_exact(hidden));
     for (((i, _), logits), (resid_post, final_hidden)) in texts.iter().zip(logits).zip(residuals) {
