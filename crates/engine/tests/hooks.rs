@@ -176,7 +176,7 @@ fn what_is_changed_is_what_follows() {
                             }),
                             // Others are chosen.
                             Shape::Rows(_) if site.point == Point::RouterLogits => {
-                                row.iter_mut().for_each(|x| *x = -*x)
+                                row.iter_mut().for_each(|x| *x = -*x);
                             }
                             Shape::Rows(_) => row.iter_mut().enumerate().for_each(|(k, x)| *x += 0.5 + 0.17 * k as f32),
                         }

@@ -25,15 +25,21 @@
 //!
 //! A pass without hooks is compiled without any point: [`Look`] is what it is generic over.
 
+mod capture;
 mod catalog;
+mod edit;
 mod names;
 mod point;
+mod positions;
 mod set;
 
+pub use capture::{Capture, TraceInfo};
 pub use catalog::{PointInfo, Shape, catalog, points_of};
 pub(crate) use catalog::{ffn_out_is_apart, mixer_out_is_apart, normed_place, scores_all};
+pub use edit::{Change, During, Edit, Edits, Values};
 pub use names::{matching, nearest};
 pub use point::{Point, Points};
+pub use positions::Positions;
 pub use set::HookSet;
 
 use crate::error::Error;
@@ -133,5 +139,28 @@ impl Look for &mut dyn Hooks {
 
     fn at(&mut self, site: &Site<'_>, values: &mut [f32]) -> Result<(), Error> {
         (**self).at(site, values)
+    }
+}
+
+/// Two who look on, one after the other: what the first leaves is what the second sees.
+pub struct Both<A, B>(pub A, pub B);
+
+impl<A: Hooks, B: Hooks> Hooks for Both<A, B> {
+    fn points(&self) -> Points {
+        self.0.points() | self.1.points()
+    }
+
+    fn wants(&self, point: Point, block: Option<usize>) -> bool {
+        self.0.wants(point, block) || self.1.wants(point, block)
+    }
+
+    fn at(&mut self, site: &Site<'_>, values: &mut [f32]) -> Result<(), Error> {
+        if self.0.wants(site.point, site.block) {
+            self.0.at(site, values)?;
+        }
+        if self.1.wants(site.point, site.block) {
+            self.1.at(site, values)?;
+        }
+        Ok(())
     }
 }

@@ -4,12 +4,13 @@ use super::{Hooks, Point, Points, Site, matching};
 use crate::decoder::Decoder;
 use crate::error::Error;
 
+type Places = Vec<(Point, Option<usize>)>;
 type Closure<'a> = Box<dyn FnMut(&Site<'_>, &mut [f32]) -> Result<(), Error> + Send + 'a>;
 
 /// Closures over the values of points, in the order in which they were given.
 pub struct HookSet<'a> {
     decoder: Decoder,
-    closures: Vec<(Vec<(Point, Option<usize>)>, Closure<'a>)>,
+    closures: Vec<(Places, Closure<'a>)>,
     points: Points,
 }
 
@@ -44,7 +45,7 @@ impl<'a> HookSet<'a> {
         pattern: &str,
         closure: impl FnMut(&Site<'_>, &mut [f32]) -> Result<(), Error> + Send + 'a,
     ) -> Result<&mut Self, Error> {
-        let found: Vec<_> =
+        let found: Places =
             matching(&self.decoder, pattern)?.into_iter().map(|info| (info.point, info.block)).collect();
         found.iter().for_each(|(point, _)| self.points.insert(*point));
         self.closures.push((found, Box::new(closure)));
