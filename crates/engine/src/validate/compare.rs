@@ -1,6 +1,7 @@
 //! Numbers against those of a reference: the order of the likeliest tokens, their logits, the last residual.
 
 use super::reference::{ResidualPoint, Top};
+use crate::ranking::likeliest;
 
 /// Two logits closer than this share of their size are a near tie: 32 units in the last place of f32 at the most. Sums of
 /// thousands of products in f32 are not known more exactly, so that their order may depend on the order of the sums.
@@ -69,19 +70,6 @@ fn largest(differences: impl Iterator<Item = Difference>) -> Difference {
     differences.reduce(|a, b| if b.size > a.size { b } else { a }).unwrap_or(Difference::new(0, Some(0.0), 0.0))
 }
 
-/// The `count` tokens with the largest of `logits`, the largest first, of equals the one with the smaller id.
-#[must_use]
-pub fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
-    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-    let larger = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-    if count < order.len() {
-        order.select_nth_unstable_by(count, larger);
-        order.truncate(count);
-    }
-    order.sort_unstable_by(larger);
-    order
-}
-
 /// Compares `logits: [vocab_size]` with `recorded`.
 pub(super) fn top(logits: &[f32], recorded: &[Top]) -> TopCheck {
     let order = likeliest(logits, recorded.len());
@@ -145,8 +133,6 @@ mod tests {
     #[test]
     fn the_order_is_exact_and_near_ties_are_told() {
         let logits = [1.0, 5.0, 3.0, 5.0, 4.0];
-        assert_eq!(likeliest(&logits, 4), [1, 3, 4, 2]);
-        assert_eq!(likeliest(&logits, 9), [1, 3, 4, 2, 0]);
         let same = top(&logits, &recorded(&[(1, 5.0), (3, 5.0), (4, 4.0)]));
         assert!(same.misplaced.is_empty() && same.largest.size == 0.0);
         // A tie the other way around, then places that are clear.

@@ -12,7 +12,7 @@ mod compare;
 mod facts;
 mod reference;
 
-pub use compare::{Difference, Misplaced, ResidualCheck, TopCheck, likeliest};
+pub use compare::{Difference, Misplaced, ResidualCheck, TopCheck};
 pub use facts::{Fact, FactVerdict};
 pub use reference::{Case, Reference, ReferenceError, ReferenceErrorKind, ResidualPoint, Top};
 
