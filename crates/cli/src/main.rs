@@ -5,13 +5,17 @@
 mod args;
 mod commands;
 mod disks;
+mod edits;
 mod file;
+mod grid;
 mod interrupt;
 mod output;
+mod page;
 mod profile;
 mod report;
 mod session;
 mod status;
+mod tokens;
 
 use std::process::ExitCode;
 
@@ -37,6 +41,11 @@ fn main() -> ExitCode {
         Command::Eval(EvalCommand::Ppl(args)) => commands::ppl::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Profile(args) => commands::profile::run(args),
+        Command::Hooks(args) => commands::hooks::run(args),
+        Command::Trace(args) => commands::trace::run(args),
+        Command::Lens(args) => commands::lens::run(args),
+        Command::Patch(args) => commands::patch::run(args),
+        Command::Steer(args) => commands::steer::run(args),
         Command::Quantize(args) => commands::quantize::run(args),
     };
     match result {

@@ -68,6 +68,6 @@ pub use model::{Limits, Model, Options, Reading, check_tokens, check_vocabulary,
 pub use package::Package;
 pub use rheostat_kernels::{Isa, KvFormat};
 pub use rheostat_store::{
-    Checkpoint, DISK_PROBE_BYTES, Dtype, Hits, Io, StoreError, StoreErrorKind, TensorInfo, Way, memory,
+    Checkpoint, DISK_PROBE_BYTES, Dtype, Hits, Io, SafetensorsFile, StoreError, StoreErrorKind, TensorInfo, Way, memory,
 };
 pub use sampler::{Sampler, Sampling};

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::bail;
 use rheostat::validate::{CaseText, Reference, compare, facts, points, texts};
-use rheostat::{Error, Model, Options, Package, plan_memory};
+use rheostat::{Error, Model, Options, Package};
 
 use crate::args::ValidateArgs;
 use crate::status::Status;
@@ -48,18 +48,10 @@ pub(crate) fn run(args: &ValidateArgs) -> anyhow::Result<()> {
 fn options(args: &ValidateArgs, package: &Package, texts: &[CaseText]) -> anyhow::Result<Options> {
     let mut lengths: Vec<usize> = texts.iter().map(|text| text.tokens.as_ref().map_or(0, Vec::len)).collect();
     lengths.sort_unstable_by(|a, b| b.cmp(a));
-    let mut sequences = lengths.len().min(MOST_TOGETHER);
-    loop {
-        let context = lengths[..sequences].iter().sum::<usize>().max(1);
-        let options = Options { context: Some(context), sequences, hooks: points(), ..session::options(&args.run) };
-        match plan_memory(package, &options) {
-            Err(Error::BudgetTooSmall { .. } | Error::NotEnoughFree { .. } | Error::KvDiskRoom { .. })
-                if sequences > 1 =>
-            {
-                sequences = sequences.div_ceil(2);
-            }
-            Err(error) => return Err(error.into()),
-            Ok(_) => return Ok(options),
-        }
-    }
+    session::together(package, lengths.len().min(MOST_TOGETHER), |sequences| Options {
+        context: Some(lengths[..sequences].iter().sum::<usize>().max(1)),
+        sequences,
+        hooks: points(),
+        ..session::options(&args.run)
+    })
 }

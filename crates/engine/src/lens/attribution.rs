@@ -7,24 +7,16 @@ use super::{Kept, LookPlan};
 use crate::decoder::Decoder;
 use crate::error::Error;
 use crate::hooks::{Point, PointInfo, catalog};
-use crate::model::Model;
+use crate::model::{Model, check_vocabulary};
 use crate::ranking::likeliest;
 
 /// Which logit is looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Difference {
-    /// The logit of this token,
-    pub of: u32,
+    /// The logit of this token, or of the likeliest,
+    pub of: Option<u32>,
     /// less that of this one, if any.
     pub against: Option<u32>,
-}
-
-impl Difference {
-    /// From a row of logits.
-    fn value(self, logits: &[f32]) -> f64 {
-        let logit = |token: u32| f64::from(logits[token as usize]);
-        logit(self.of) - self.against.map_or(0.0, logit)
-    }
 }
 
 /// A logit, or a difference of two, as a sum.
@@ -32,6 +24,8 @@ impl Difference {
 pub struct Attribution {
     /// The position after which it is.
     pub position: usize,
+    /// The token whose logit it is.
+    pub of: u32,
     /// What is added, in the order of the pass.
     pub parts: Vec<Part>,
     /// What the biases of the final norm and of the head add.
@@ -111,9 +105,16 @@ pub fn attribution(
     detail: Detail,
 ) -> Result<Attribution, Error> {
     let points = points(model.decoder(), detail);
+    let asked: Vec<u32> = what.of.into_iter().chain(what.against).collect();
+    check_vocabulary(model.decoder(), &asked, 0)?;
     let mut kept = Kept::new(&points, &[position]);
     // What comes after it does not matter to it.
     let logits = kept.read(model, &tokens[..=position])?;
+    let of = what.of.unwrap_or_else(|| likeliest(&logits, 1)[0]);
+    let value = |logits: &[f32]| {
+        let logit = |token: u32| f64::from(logits[token as usize]);
+        logit(of) - what.against.map_or(0.0, logit)
+    };
     let last = Some(model.decoder().blocks.len() - 1);
     let whole = kept.row(Point::ResidPost, last, position).to_vec();
     let sources = sources(model, &kept, &points, position);
@@ -125,19 +126,20 @@ pub fn attribution(
         parts.extend(chunk.iter().zip(adds.chunks_exact(vocab)).map(|(source, adds)| {
             let promoted = likeliest(adds, 1)[0];
             let promotes = (promoted, f64::from(adds[promoted as usize]));
-            Part { kind: source.kind, block: source.block, value: what.value(adds), promotes }
+            Part { kind: source.kind, block: source.block, value: value(adds), promotes }
         }));
     }
-    let biases = what.value(model.attribute_biases()?);
+    let biases = value(model.attribute_biases()?);
     let has_cap = model.decoder().logits.soft_cap.is_some();
-    let logit = if has_cap { what.value(model.attribute(&whole, &whole)?) + biases } else { what.value(&logits) };
+    let logit = if has_cap { value(model.attribute(&whole, &whole)?) + biases } else { value(&logits) };
     Ok(Attribution {
         position,
+        of,
         sum: biases + parts.iter().map(|part| part.value).sum::<f64>(),
         parts,
         biases,
         logit,
-        capped: has_cap.then(|| what.value(&logits)),
+        capped: has_cap.then(|| value(&logits)),
     })
 }
 

@@ -20,7 +20,7 @@ use std::sync::OnceLock;
 use crate::decoder::Decoder;
 use crate::error::Error;
 use crate::hooks::{Point, PointInfo, Points, catalog, matching};
-use crate::model::Model;
+use crate::model::{Model, check_vocabulary};
 use crate::ranking::Distribution;
 
 /// What a look asks of [`Options`](crate::Options).
@@ -108,6 +108,9 @@ pub fn logit_lens(
     top: usize,
     mut each: impl FnMut(usize, usize),
 ) -> Result<Lens, Error> {
+    if let Target::Token(token) = target {
+        check_vocabulary(model.decoder(), &[token], 0)?;
+    }
     let places = places(model.decoder());
     let mut kept = Kept::new(&places, positions);
     kept.read_only(model, tokens)?;

@@ -3,15 +3,16 @@
 //! ```text
 //! clean text ── one pass, rows kept ──┐
 //! corrupted text ── many copies ──────┴► each with one row (or head) of the clean text put in, many in each pass (copies.rs)
+//! one text ──────── many copies ───────► each under its own changes (variants.rs)
 //! ```
 //!
 //! Copies share a pass, so that each sweep over the weights serves as many of them as memory has room for, and they share their
 //! beginning: positions before the first change are read once by each copy, and rolled back to.
 
 mod copies;
-mod steer;
+mod variants;
 
-pub use steer::{Steered, Steering, steer};
+pub use variants::{Variant, variants};
 
 use crate::decoder::Decoder;
 use crate::error::Error;
@@ -126,7 +127,10 @@ impl Experiment<'_> {
     }
 
     /// Whether it can be done with `decoder`.
-    fn check(&self, decoder: &Decoder) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// When it cannot; the error says why.
+    pub fn check(&self, decoder: &Decoder) -> Result<(), Error> {
         if self.clean.len() != self.corrupted.len() {
             return Err(Error::PatchLengths { clean: self.clean.len(), corrupted: self.corrupted.len() });
         }
