@@ -4,6 +4,7 @@ safetensors' own writer puts metadata in another order each time and sorts the
 tensors; here both keep theirs, so that a trace made again is the same file.
 """
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -84,8 +85,15 @@ def weight_files(folder):
 
 def hashes(folder):
     """Of every tensor of a checkpoint as it lies on disk: 16 digits of the SHA-256 over its type, shape and bytes."""
+    states = tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in weight_files(folder))
+    return hashes_of(states)
+
+
+@functools.cache
+def hashes_of(states):
+    """The same of files as they are now; reading takes long, and several traces of one model are common."""
     found = {}
-    for path in weight_files(folder):
+    for path, *_ in states:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
