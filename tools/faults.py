@@ -124,7 +124,8 @@ def norm_plus_one(stack, parts):
 @fault
 def wrong_head_mapping(stack, parts):
     """Query head h takes key head h mod n instead of h div group."""
-    fit("groups of query heads", any(getattr(block.mixer, "num_key_value_groups", 1) > 1 for block in parts.blocks))
+    config = parts.model.config.get_text_config()
+    fit("groups of query heads", 1 < config.num_key_value_heads < config.num_attention_heads)
     replace_function(stack, parts, "repeat_kv", lambda _: lambda x, n: x.repeat(1, n, 1, 1))
 
 

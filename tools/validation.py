@@ -41,7 +41,7 @@ from trace_parts import Parts, pick
 
 
 # What a reference is made of.
-POINTS = [f"blocks.*.{point}" for point in ("attn.hook_q", "attn.hook_k", "mlp.hook_post", "hook_resid_post")] + ["logits"]
+POINTS = ["blocks.*.attn.hook_[qk]", "blocks.*.mlp.hook_post", "blocks.*.hook_resid_post", "logits"]
 
 
 def facts(model, tensors):
