@@ -1,5 +1,9 @@
 //! The command line.
 
+mod look;
+
+pub(crate) use look::{EditArgs, HooksArgs, TextArgs, TraceCommandArgs};
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -38,6 +42,10 @@ pub(crate) enum Command {
     /// Say where the time goes: run a model on a prompt and some tokens, and show what every sweep over the weights
     /// spent on reading, waiting and each kind of operation, what the bottleneck is and what would help.
     Profile(ProfileCommandArgs),
+    /// List the hook points of a model: the names of the tensors of its forward pass, with their shapes.
+    Hooks(HooksArgs),
+    /// Write values at hook points to a file, and change them: patch, ablate, scale, steer, knock out attention.
+    Trace(TraceCommandArgs),
     /// Write a copy of a model with weights of 8 or 4 bits.
     ///
     /// The matrices of the blocks are quantised, in the form that compressed-tensors calls pack-quantized, which

@@ -5,6 +5,7 @@
 mod args;
 mod commands;
 mod disks;
+mod edits;
 mod file;
 mod interrupt;
 mod output;
@@ -34,6 +35,8 @@ fn main() -> ExitCode {
         Command::Eval(EvalCommand::Ppl(args)) => commands::ppl::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Profile(args) => commands::profile::run(args),
+        Command::Hooks(args) => commands::hooks::run(args),
+        Command::Trace(args) => commands::trace::run(args),
         Command::Quantize(args) => commands::quantize::run(args),
     };
     match result {

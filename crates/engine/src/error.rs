@@ -106,6 +106,64 @@ pub enum Error {
         /// The tensor of another that it differs from.
         other: String,
     },
+    /// A pattern of hook points that matches none.
+    #[error("no hook point of this model matches \"{pattern}\"; the nearest are {}; `rheostat hooks` lists all", nearest.join(", "))]
+    NoSuchPoint {
+        /// What was asked for.
+        pattern: String,
+        /// Names that are most like it.
+        nearest: Vec<String>,
+    },
+    /// Hooks at a point that no room was planned for.
+    #[error("no room was planned for the hook point \"{point}\"; name it in Options::hooks")]
+    PointNotPlanned {
+        /// The point, without its block.
+        point: crate::hooks::Point,
+    },
+    /// A change at a point whose values nothing is computed from.
+    #[error("values at the hook point \"{point}\" can be read, but not changed; change what they come from")]
+    PointReadOnly {
+        /// The point, without its block.
+        point: crate::hooks::Point,
+    },
+    /// A change of a head that is not there.
+    #[error("{name} has no head {head}: it has {heads}, counted from 0")]
+    NoSuchHead {
+        /// The point.
+        name: String,
+        /// What was asked for.
+        head: usize,
+        /// Heads that there are.
+        heads: usize,
+    },
+    /// Values that were to be put at a point, and are not there for a row.
+    #[error("there are no values for position {position} to put at {name}; say which positions they are for")]
+    NoValues {
+        /// The point.
+        name: String,
+        /// The row.
+        position: usize,
+    },
+    /// Values that were to be put at a point, and are too many or too few.
+    #[error(
+        "the values to put at {name} have {values} elements for a row, which has {expected}; are they of another model?"
+    )]
+    ValuesOfOtherShape {
+        /// The point.
+        name: String,
+        /// Elements for a row.
+        values: usize,
+        /// Elements of a row.
+        expected: usize,
+    },
+    /// What was captured could not be written, or put together.
+    #[error("what was captured cannot be written; check the directory and the room on its disk")]
+    Capture(#[source] std::io::Error),
+    /// Scores of attention over a cache on disk.
+    #[error(
+        "scores and patterns of attention can be seen only with the KV cache in memory; leave out --kv-disk, or these hook points"
+    )]
+    ScoresOnDisk,
     /// A quantised tensor of which only a part would be used.
     #[error("{}: the tensor \"{tensor}\" holds several matrices together, and in this quantised form they cannot be taken apart; use another form of the model", path.display())]
     CannotBeCut {

@@ -37,6 +37,7 @@ mod forecast;
 mod forward;
 mod generate;
 mod generation_config;
+pub mod hooks;
 mod kv;
 mod kv_disk;
 mod model;
@@ -55,7 +56,7 @@ pub use dequantize::dequantize;
 pub use error::Error;
 pub use fingerprint::Fingerprint;
 pub use forecast::{Bottleneck, Forecast, Rates, measure_disk};
-pub use forward::{Compute, Input, Observer, Output, Want};
+pub use forward::{Compute, Input, Output, Want};
 pub use generate::{DraftModel, Drafted, Finish, Progress, Request, Speculation, Text, Writer, generate};
 pub use generation_config::GenerationConfig;
 pub use kv::Sequence;
@@ -63,6 +64,6 @@ pub use model::{Limits, Model, Options, Reading, check_tokens, check_vocabulary,
 pub use package::Package;
 pub use rheostat_kernels::{Isa, KvFormat};
 pub use rheostat_store::{
-    Checkpoint, DISK_PROBE_BYTES, Dtype, Hits, Io, StoreError, StoreErrorKind, TensorInfo, Way, memory,
+    Checkpoint, DISK_PROBE_BYTES, Dtype, Hits, Io, SafetensorsFile, StoreError, StoreErrorKind, TensorInfo, Way, memory,
 };
 pub use sampler::{Sampler, Sampling};

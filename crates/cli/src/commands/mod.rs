@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod generate;
+pub(crate) mod hooks;
 pub(crate) mod inspect;
 pub(crate) mod logits;
 pub(crate) mod plan;
@@ -10,3 +11,4 @@ pub(crate) mod ppl;
 pub(crate) mod profile;
 pub(crate) mod prompt;
 pub(crate) mod quantize;
+pub(crate) mod trace;
