@@ -29,6 +29,9 @@ pub enum Error {
     /// A session cannot be used, or not be written.
     #[error(transparent)]
     Session(#[from] crate::session::SessionError),
+    /// A reference cannot be used.
+    #[error(transparent)]
+    Reference(#[from] crate::validate::ReferenceError),
     /// [`Compute::Int8`](crate::Compute::Int8) for a model without packed weights.
     #[error(
         "computing in int8 is for packed int8 or int4 weights, and this model has none; quantize it, or compute in f32 or bf16"
@@ -293,6 +296,43 @@ pub enum Error {
         rows: usize,
         /// Rows planned.
         max_rows: usize,
+    },
+    /// Texts of different lengths, where one is to take values of the other.
+    #[error(
+        "the clean text has {clean} tokens and the corrupted one {corrupted}, but values are put in position by position, so that both must have as many; choose other words"
+    )]
+    PatchLengths {
+        /// Tokens of the clean text.
+        clean: usize,
+        /// Tokens of the corrupted text.
+        corrupted: usize,
+    },
+    /// Texts that are the same, where one is to take values of the other.
+    #[error(
+        "the clean and the corrupted text are the same tokens, so that there is nothing to put in; let them differ"
+    )]
+    PatchNothing,
+    /// Patching at a point where there are not all positions.
+    #[error(
+        "the hook point \"{point}\" comes after the blocks, where it is too late to put anything in; choose one within a block"
+    )]
+    PatchAfterBlocks {
+        /// The point, without its block.
+        point: crate::hooks::Point,
+    },
+    /// Patching head by head at a point without heads.
+    #[error("the hook point \"{name}\" has no heads; choose one that has, such as attn.hook_z")]
+    PatchNoHeads {
+        /// The point.
+        name: String,
+    },
+    /// Values that are no rows of the residual stream.
+    #[error("{elements} values are no rows of the residual stream, which have {hidden} each")]
+    NoResidual {
+        /// Values given.
+        elements: usize,
+        /// Values of a row.
+        hidden: usize,
     },
     /// A sequence that another model made.
     #[error("the sequence was made by another model; a sequence can only be used with the model that made it")]

@@ -1,5 +1,7 @@
 //! A model that is ready to run: its description, its weights under a budget, its threads and its buffers.
 
+mod unembed;
+
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -16,7 +18,7 @@ use crate::decoder::Decoder;
 use crate::error::Error;
 use crate::forward::{Compute, Input, KvPlace, Output, Pass, Want, Workspace, rows, wanted_rows};
 use crate::generate::Text;
-use crate::hooks::{Hooks, Look, Point, Points};
+use crate::hooks::{Hooks, Look, Point, Points, Row};
 use crate::kv::{KvPool, Sequence};
 use crate::kv_disk::{self, KvDisk};
 use crate::package::Package;
@@ -418,6 +420,12 @@ impl Model {
             self.check(input.tokens, input.sequence.len())?;
         }
         let (rows, wanted) = if H::ACTIVE { rows(inputs) } else { (Vec::new(), Vec::new()) };
+        let (pass, workspace) = self.pass_with(hooks, rows, wanted);
+        pass.run(inputs, workspace)
+    }
+
+    /// A pass over `rows`, and the buffers that it works with.
+    fn pass_with<H: Look>(&mut self, hooks: H, rows: Vec<Row>, wanted: Vec<Row>) -> (Pass<'_, H>, &mut Workspace) {
         let pass = Pass {
             decoder: &self.decoder,
             checkpoint: &self.checkpoint,
@@ -432,7 +440,7 @@ impl Model {
             wanted,
             kv_format: self.kv.format(),
         };
-        pass.run(inputs, &mut self.workspace)
+        (pass, &mut self.workspace)
     }
 
     /// The output of the pass that read `inputs` last.

@@ -418,7 +418,7 @@ impl<H: Look> Pass<'_, H> {
 }
 
 /// Mean (of a LayerNorm, else 0) and scale of a row.
-fn moments(norm: &BoundNorm, x: &[f32]) -> (f32, f32) {
+pub(super) fn moments(norm: &BoundNorm, x: &[f32]) -> (f32, f32) {
     let n = x.len() as f64;
     let mean = match norm.norm().kind {
         NormKind::Rms => 0.0,

@@ -10,9 +10,11 @@ mod latent;
 mod look;
 mod products;
 mod recurrent;
+mod unembed;
 mod workspace;
 
 pub(crate) use look::{Looks, rows};
+pub(crate) use unembed::held_norm;
 pub(crate) use workspace::{Workspace, workspace_elements};
 
 use std::cell::RefCell;
@@ -380,6 +382,12 @@ impl<H: Look> Pass<'_, H> {
             ws.delta[to * hidden..(to + count) * hidden].copy_from_slice(from);
             (row, to) = (end, to + count);
         }
+        self.head_of_rows(wanted, ws)
+    }
+
+    /// The same of the first rows of `delta`, so many as are wanted.
+    fn head_of_rows(&self, wanted: usize, ws: &mut Workspace) -> Result<(), Error> {
+        let hidden = self.decoder.hidden_size;
         let final_hidden = &mut ws.final_hidden[..wanted * hidden];
         let (norm, x) = (Some(&self.bound.norm), &ws.delta[..wanted * hidden]);
         self.norm_into(NormPoints::LN_FINAL, None, norm, x, final_hidden, &mut ws.seen)?;

@@ -85,6 +85,13 @@ impl Edits {
         Ok(Edits { edits, prompt_len, points })
     }
 
+    /// The first position of a prompt at which something is changed; none if nothing is before its end.
+    #[must_use]
+    pub fn first(&self) -> Option<usize> {
+        let of = |edit: &Edit| edit.positions.resolve(self.prompt_len, self.prompt_len).into_iter().min();
+        self.edits.iter().filter(|edit| edit.during != During::Generation).filter_map(of).min()
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
