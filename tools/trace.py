@@ -54,7 +54,7 @@ import trace_check
 import trace_file
 import trace_points
 from opensci import OpensciForCausalLM
-from trace_parts import Parts
+from trace_parts import Parts, Unknown
 from trace_watch import watching
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -123,6 +123,8 @@ def record_trace(model, tokens, points=None, positions=None, folder=None, allow_
     tensors = {name: rows_of(name, found.found[name](), positions) for name in wanted}
     folder = Path(folder or getattr(model, "name_or_path", ""))
     config = model.config if own else model.config.to_dict()
+    if (folder / "config.json").is_file():  # of a model that is a part of its checkpoint, the whole one's family
+        config = json.loads((folder / "config.json").read_text())
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     metadata = trace_file.metadata(
         folder, model_type=config["model_type"], dtype=dtype, tokens=tokens, positions=positions, missing=missing
@@ -175,7 +177,7 @@ def main():
                 model, arguments.tokens, arguments.capture, arguments.positions, arguments.checkpoint,
                 arguments.allow_zero_rope,
             )
-    except (Refused, faults.Unfit) as reason:
+    except (Refused, Unknown, faults.Unfit) as reason:
         print(f"trace.py: {reason}", file=sys.stderr)
         sys.exit(2)
     if arguments.check:

@@ -73,7 +73,10 @@ class Parts:
 
     def __init__(self, model):
         self.model = model
-        self.ends = Ends(model)
+        try:
+            self.ends = Ends(model)
+        except StopIteration:
+            raise Unknown(f"{type(model).__name__} has no layers and norm under names that are known") from None
         self.embed = need(self.ends.base, "embed_tokens", "wte", "embed_in", "word_embeddings")
         self.positions = pick(self.ends.base, "wpe")
         config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else None

@@ -1,7 +1,7 @@
 """The points of docs/hooks.md, out of what was seen of a forward pass: the residual stream, norms and the ends.
 
-`points` gives them in the order in which they are computed, as pairs of a name
-and a function that makes the tensor, with a row for every position.
+`every` gives them in the order in which they are computed, each as a function
+that makes the tensor, with a row for every position.
 trace_mixers.py and trace_ffn.py have those inside of mixers and feed-forwards.
 """
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch.overrides import TorchFunctionMode
 
+from trace_parts import Unknown
+
 # Functions of modeling files that do what no module does.
 FUNCTIONS = (
     "apply_rotary_pos_emb", "apply_rotary_pos_emb_interleave", "apply_rotary_emb", "rotate",
@@ -40,13 +42,20 @@ class Call:
     result: object
 
 
+class Seen(dict):
+    """Module -> what was seen of it."""
+
+    def __missing__(self, module):
+        raise Unknown(f"the forward pass does not go through {type(module).__name__}")
+
+
 class Watch:
     """What was seen."""
 
     def __init__(self):
-        self.took = {}  # module -> its arguments; `hidden_states` first, however it was given
-        self.gave = {}  # module -> what it returned, the first of a tuple
-        self.others = {}  # module -> the rest of a tuple that it returned
+        self.took = Seen()  # arguments; `hidden_states` first, however it was given
+        self.gave = Seen()  # what was returned, the first of a tuple
+        self.others = Seen()  # the rest of a tuple
         self.calls = {}  # mixer or router -> the calls inside, in their order
         self.place = None
 

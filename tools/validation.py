@@ -37,7 +37,7 @@ import transformers
 
 import trace
 import trace_file
-from trace_parts import Parts, pick
+from trace_parts import Parts, Unknown, pick
 
 
 # What a reference is made of.
@@ -148,7 +148,7 @@ def main():
             trace.load(arguments.checkpoint, arguments.dtype), cases, arguments.checkpoint, arguments.repo,
             arguments.traces, arguments.allow_zero_rope,
         )
-    except trace.Refused as reason:
+    except (trace.Refused, Unknown) as reason:
         print(f"validation.py: {reason}", file=sys.stderr)
         sys.exit(2)
     write(arguments.out, found)
