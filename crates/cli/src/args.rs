@@ -491,6 +491,9 @@ pub(crate) struct BenchArgs {
     /// Repetitions of each test, of which the median is given
     #[arg(short = 'r', long, value_name = "N", default_value = "5")]
     pub(crate) repetitions: NonZeroUsize,
+    /// Write tokens a second time, in turn, with values of these hook points captured, to see what that costs
+    #[arg(long, value_name = "NAME")]
+    pub(crate) capture: Vec<String>,
     #[command(flatten)]
     pub(crate) run: RunArgs,
     /// Print one JSON object

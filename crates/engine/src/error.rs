@@ -109,6 +109,14 @@ pub enum Error {
         /// The tensor of another that it differs from.
         other: String,
     },
+    /// A key to set within an object of the configuration that is not there.
+    #[error("\"{key}\" cannot be set: config.json has no object \"{part}\"")]
+    NoSuchObject {
+        /// What was to be set.
+        key: String,
+        /// What is no object.
+        part: String,
+    },
     /// A pattern of hook points that matches none.
     #[error("no hook point of this model matches \"{pattern}\"; the nearest are {}; `rheostat hooks` lists all", nearest.join(", "))]
     NoSuchPoint {

@@ -5,17 +5,20 @@
 
 use rheostat_kernels as kernels;
 use rheostat_kernels::route;
-use rheostat_store::ExpertBytes;
+use rheostat_store::{ExpertBytes, Place};
 
 use super::Pass;
 use super::ffn::{FfnPoints, gate};
 use super::products::Product;
 use super::workspace::{Prepared, Workspace};
 use crate::bind::{BoundExperts, BoundLinear, format};
-use crate::decoder::{Experts, Gated, Part, Shared};
+use crate::decoder::{Experts, Flow, Gated, Part, Shared};
 use crate::error::Error;
 use crate::hooks::{Look, Point};
 use crate::profile::Op;
+
+/// Rows of a pass at the most for which routers are asked ahead of time: with more of them nearly every expert is needed anyway.
+const FORESEEN_ROWS: usize = 4;
 
 impl<H: Look> Pass<'_, H> {
     /// `delta = Σ weight · expert(normed) (+ shared(normed))`.
@@ -62,6 +65,51 @@ impl<H: Look> Pass<'_, H> {
         Ok(())
     }
 
+    /// Asks the router of block `next` ahead of time, about the residual stream as it is before that block, and has the experts read that it
+    /// names, while the block's mixer computes. What it says then is close to what it will say when it has its turn; and what
+    /// is read in vain is read while nobody asks for anything else.
+    pub(super) fn foresee(&self, next: usize, n: usize, ws: &mut Workspace) -> Result<(), Error> {
+        let (Some(block), Some(cache)) = (self.decoder.blocks.get(next), self.experts) else { return Ok(()) };
+        let bound = &self.bound.blocks[next];
+        let (Some(experts), Some(layer), Some(norm)) = (block.ffn.experts(), bound.experts, &bound.ffn_norm) else {
+            return Ok(());
+        };
+        let linear = &bound.ffn[0];
+        let mut tiles = self.weights.plan().tiles_of(linear.matrix);
+        let pinned = |t: usize| self.weights.plan().tiles()[t].place != Place::Streamed && self.weights.is_here(t);
+        if n > FORESEEN_ROWS || block.flow != Flow::Serial || cache.plan().fits() || !tiles.all(pinned) {
+            return Ok(());
+        }
+        let len = n * self.decoder.hidden_size;
+        kernels::norm(self.exec, &norm.norm(), 1, &ws.x[..len], &mut ws.normed[..len]);
+        let product = Product { linear, out: &mut ws.experts.scores[..n * experts.n_experts] };
+        self.products(&ws.normed[..len], n, &mut Prepared::F32, &mut [product])?;
+        self.route(experts, bound.vectors.last().map(Vec::as_slice), n, ws);
+        let mut likely: Vec<u32> = ws.experts.chosen[..n * experts.router.top_k].to_vec();
+        likely.sort_unstable();
+        likely.dedup();
+        cache.hint(layer, &likely);
+        self.done(Op::Router);
+        Ok(())
+    }
+
+    /// Chooses the experts of every row, by `ws.experts.scores`.
+    fn route(&self, experts: &Experts, correction: Option<&[f32]>, n: usize, ws: &mut Workspace) {
+        let router = &experts.router;
+        let shape = kernels::Router {
+            n_experts: experts.n_experts,
+            top_k: router.top_k,
+            scores: router.scores,
+            bias: router.correction_bias.as_ref().and(correction),
+            groups: router.groups,
+            normalise: router.normalise,
+            scaling: router.scaling,
+        };
+        let room = &mut ws.experts;
+        let (chosen, weights) = (&mut room.chosen[..n * router.top_k], &mut room.weights[..n * router.top_k]);
+        route(self.exec, &shape, &room.scores[..n * experts.n_experts], chosen, weights);
+    }
+
     /// Which experts each row gets: `ws.experts.order`.
     fn choose(
         &self,
@@ -81,18 +129,9 @@ impl<H: Look> Pass<'_, H> {
         let scores = &mut ws.experts.scores[..n * experts.n_experts];
         self.hook(Point::RouterLogits, Some(i), [1, experts.n_experts], scores)?;
         self.look_at_scores(i, experts, scores, &mut ws.seen)?;
-        let shape = kernels::Router {
-            n_experts: experts.n_experts,
-            top_k: router.top_k,
-            scores: router.scores,
-            bias: router.correction_bias.as_ref().and(correction),
-            groups: router.groups,
-            normalise: router.normalise,
-            scaling: router.scaling,
-        };
+        self.route(experts, correction, n, ws);
         let room = &mut ws.experts;
         let (chosen, weights) = (&mut room.chosen[..n * router.top_k], &mut room.weights[..n * router.top_k]);
-        route(self.exec, &shape, &room.scores[..n * experts.n_experts], chosen, weights);
         self.hook_choice(i, router.top_k, chosen, weights)?;
         room.order.clear();
         let by_row = chosen.iter().zip(&*weights).enumerate();

@@ -172,6 +172,7 @@ impl<H: Look> Pass<'_, H> {
             }
             self.recorder.borrow_mut().layer(Some(i));
             self.block(i, block, n, inputs, ws)?;
+            self.foresee(i + 1, n, ws)?;
         }
         self.recorder.borrow_mut().layer(None);
         self.head(inputs, wanted, ws)?;
