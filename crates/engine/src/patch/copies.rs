@@ -1,5 +1,7 @@
 //! Many copies of one text, which differ in what is done to them.
 
+use rheostat_kernels::KV_UNIT;
+
 use crate::error::Error;
 use crate::forward::{Input, Want};
 use crate::hooks::Hooks;
@@ -20,9 +22,11 @@ impl<'a> Copies<'a> {
         Copies { tokens, shared: shared.min(tokens.len() - 1), sequences: Vec::new() }
     }
 
-    /// How many go through a pass together: so many that their rows fit, and at most as many as logits can be had for.
+    /// How many go through a pass together: so many that their rows and their caches fit, and at most as many as logits can be had for.
     pub(super) fn together(&self, model: &Model) -> usize {
-        (model.max_rows() / (self.tokens.len() - self.shared)).min(model.max_logit_rows()).max(1)
+        let rows = model.max_rows() / (self.tokens.len() - self.shared);
+        let caches = model.plan().tokens / self.tokens.len().next_multiple_of(KV_UNIT);
+        rows.min(caches).min(model.max_logit_rows()).max(1)
     }
 
     /// Reads `count` copies to their end, with `hooks` looking on where they are no longer the same; the logits of each.

@@ -138,8 +138,10 @@ impl<'a> Map<'a> {
     }
 }
 
+/// With its sign; what rounds to zero has none.
 fn number(x: f64) -> String {
-    format!("{x:+.4}")
+    let text = format!("{x:+.4}");
+    if text == "-0.0000" { "+0.0000".to_owned() } else { text }
 }
 
 /// The name of a part for machines.
