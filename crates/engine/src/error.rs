@@ -29,6 +29,9 @@ pub enum Error {
     /// A session cannot be used, or not be written.
     #[error(transparent)]
     Session(#[from] crate::session::SessionError),
+    /// A trace cannot be used.
+    #[error(transparent)]
+    Trace(#[from] crate::diff::TraceError),
     /// [`Compute::Int8`](crate::Compute::Int8) for a model without packed weights.
     #[error(
         "computing in int8 is for packed int8 or int4 weights, and this model has none; quantize it, or compute in f32 or bf16"
