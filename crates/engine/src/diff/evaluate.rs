@@ -1,6 +1,8 @@
 //! What an operation gives, exactly, from what was recorded: its own inputs where they were, else what the operations before it give.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
 use super::exact::attention::{self, Scoring, View};
 use super::exact::experts::Mixture;
@@ -73,6 +75,8 @@ pub struct Evaluator<'a> {
     text: &'a Text,
     ops: Vec<Op>,
     by_point: HashMap<String, Vec<usize>>,
+    /// What was computed on the way to the result at hand, by point and rows.
+    on_the_way: RefCell<HashMap<(String, Vec<usize>), Rc<Known>>>,
 }
 
 impl<'a> Evaluator<'a> {
@@ -91,7 +95,15 @@ impl<'a> Evaluator<'a> {
         for (i, op) in ops.iter().enumerate() {
             by_point.entry(op.point.clone()).or_default().push(i);
         }
-        Ok(Evaluator { decoder, stored: Stored::new(checkpoint)?, recorded, text, ops, by_point })
+        Ok(Evaluator {
+            decoder,
+            stored: Stored::new(checkpoint)?,
+            recorded,
+            text,
+            ops,
+            by_point,
+            on_the_way: RefCell::default(),
+        })
     }
 
     /// All operations, in order.
@@ -188,17 +200,13 @@ impl<'a> Evaluator<'a> {
     ///
     /// # Errors
     /// When a read fails, or tensors are not what the model says.
-    pub fn known(&self, point: &str, rows: &[usize]) -> Result<Known, Error> {
-        if let Some(tensor) = self.recorded.tensor(point)? {
-            return Ok(Known::recorded(&tensor.pick(Axes::of(point), rows).values));
-        }
-        match self.op(point) {
-            Some(op) => self.evaluate(op, rows),
-            None => Err(Error::Trace(super::TraceError::unknown_point(point))),
-        }
+    pub fn known(&self, point: &str, rows: &[usize]) -> Result<Rc<Known>, Error> {
+        let known = self.on_the_way_to(point, rows);
+        self.on_the_way.borrow_mut().clear();
+        known
     }
 
-    /// What `op` gives in some rows.
+    /// What `op` gives in some rows, whether its point was recorded or not.
     ///
     /// # Errors
     /// As [`Evaluator::known`].
@@ -210,18 +218,40 @@ impl<'a> Evaluator<'a> {
     ///
     /// # Errors
     /// As [`Evaluator::known`].
-    pub fn inputs(&self, op: &Op, rows: &[usize]) -> Result<Vec<Known>, Error> {
+    pub fn inputs(&self, op: &Op, rows: &[usize]) -> Result<Vec<Rc<Known>>, Error> {
+        let inputs = self.inputs_on_the_way(op, rows);
+        self.on_the_way.borrow_mut().clear();
+        inputs
+    }
+
+    fn inputs_on_the_way(&self, op: &Op, rows: &[usize]) -> Result<Vec<Rc<Known>>, Error> {
         let all: Vec<usize> = (0..self.text.positions.len()).collect();
         let all_rows = self.takes_all_rows(&op.operation);
         let inputs = op.inputs.iter().enumerate();
-        inputs.map(|(i, point)| self.known(point, if all_rows(i) { &all } else { rows })).collect()
+        inputs.map(|(i, point)| self.on_the_way_to(point, if all_rows(i) { &all } else { rows })).collect()
+    }
+
+    /// As [`Evaluator::known`]; what was computed is kept.
+    fn on_the_way_to(&self, point: &str, rows: &[usize]) -> Result<Rc<Known>, Error> {
+        if let Some(tensor) = self.recorded.tensor(point)? {
+            return Ok(Rc::new(Known::recorded(&tensor.pick(Axes::of(point), rows).values)));
+        }
+        let key = (point.to_owned(), rows.to_vec());
+        let kept = self.on_the_way.borrow().get(&key).cloned();
+        if let Some(kept) = kept {
+            return Ok(kept);
+        }
+        let op = self.op(point).ok_or_else(|| Error::Trace(super::TraceError::unknown_point(point)))?;
+        let known = Rc::new(self.apply(&op.operation, &self.inputs_on_the_way(op, rows)?, rows)?);
+        self.on_the_way.borrow_mut().insert(key, Rc::clone(&known));
+        Ok(known)
     }
 
     /// What `operation` makes of `inputs` in some rows: of what [`Evaluator::inputs`] gives, or of others in their place.
     ///
     /// # Errors
     /// When a read fails, or tensors are not what the model says.
-    pub fn apply(&self, operation: &Operation, inputs: &[Known], rows: &[usize]) -> Result<Known, Error> {
+    pub fn apply(&self, operation: &Operation, inputs: &[Rc<Known>], rows: &[usize]) -> Result<Known, Error> {
         let stored = &self.stored;
         let x = inputs.first();
         let positions: Vec<usize> = rows.iter().filter_map(|row| self.text.positions.get(*row).copied()).collect();
@@ -232,7 +262,7 @@ impl<'a> Evaluator<'a> {
                 if *scale == 1.0 { rows } else { elementwise::scaled(&rows, f64::from(*scale)) }
             }
             (Operation::Positions { tensor }, _) => self.table(tensor, positions.iter().copied())?,
-            (Operation::Copy, [x]) => x.clone(),
+            (Operation::Copy, [x]) => Known::clone(x),
             (Operation::Add, [a, b]) => elementwise::add(a, b),
             (Operation::Scale { by }, [x]) => elementwise::scaled(x, f64::from(*by)),
             (Operation::SoftCap { cap }, [x]) => elementwise::capped(x, f64::from(*cap)),
@@ -354,6 +384,16 @@ impl<'a> Evaluator<'a> {
 }
 
 impl Evaluator<'_> {
+    /// The numbers that a tensor of the checkpoint holds.
+    pub(crate) fn vector(&self, name: &str) -> Result<Vec<f64>, Error> {
+        self.stored.vector_f64(name)
+    }
+
+    /// A row of a table of the checkpoint.
+    pub(crate) fn table_row(&self, name: &str, row: usize, width: usize) -> Result<Vec<f32>, Error> {
+        self.stored.row(name, row, width)
+    }
+
     /// The numbers that the tensor of an optional name holds.
     fn optional(&self, name: Option<&String>) -> Result<Option<Vec<f64>>, Error> {
         name.map(|name| self.stored.vector_f64(name)).transpose()

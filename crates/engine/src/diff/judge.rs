@@ -27,6 +27,17 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Of two factors, of results that are not the same.
+    #[must_use]
+    pub fn of(ours: f64, theirs: f64) -> Verdict {
+        match (ours > 1.0, theirs > 1.0) {
+            (false, false) => Verdict::Noise,
+            (false, true) => Verdict::TheirsWrong,
+            (true, false) => Verdict::OursWrong,
+            (true, true) => Verdict::BothWrong,
+        }
+    }
+
     /// Whether a result is wrong, or may be.
     #[must_use]
     pub fn is_suspicious(self) -> bool {
@@ -75,15 +86,11 @@ pub struct Judgement {
 pub fn judge(ours: Result<'_>, theirs: Result<'_>, exact: &Known) -> Judgement {
     let unknown = exact.values.iter().filter(|x| x.is_nan()).count();
     let (a, b) = (distance(ours, exact), distance(theirs, exact));
-    let verdict = match (a.factor > 1.0, b.factor > 1.0) {
-        _ if unknown == exact.len() && unknown > 0 => {
-            let equal = ours.values.iter().zip(theirs.values).all(|(a, b)| super::compare::same(*a, *b));
-            if equal { Verdict::Equal } else { Verdict::Unknown }
-        }
-        (false, false) => Verdict::Noise,
-        (false, true) => Verdict::TheirsWrong,
-        (true, false) => Verdict::OursWrong,
-        (true, true) => Verdict::BothWrong,
+    let verdict = if unknown == exact.len() && unknown > 0 {
+        let equal = ours.values.iter().zip(theirs.values).all(|(a, b)| super::compare::same(*a, *b));
+        if equal { Verdict::Equal } else { Verdict::Unknown }
+    } else {
+        Verdict::of(a.factor, b.factor)
     };
     Judgement { verdict, ours: a, theirs: b, unknown }
 }

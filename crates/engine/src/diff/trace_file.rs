@@ -261,4 +261,4 @@ fn json<T: DeserializeOwned>(key: &'static str, value: &str) -> Result<T, Kind> 
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::diff) mod tests;
