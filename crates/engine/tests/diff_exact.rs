@@ -11,6 +11,12 @@ use rheostat::Package;
 use rheostat::diff::noise::Precision;
 use rheostat::diff::{Evaluator, Tensor, Text};
 
+/// As far as transformers may be from the exact logits. Where a norm enlarges next to nothing, one rounding of its own is more: see
+/// `references.rs`.
+fn bar_of(case: &str) -> f64 {
+    if ["qwen3_next_hub", "qwen3_5_wrapper"].contains(&case) { 1.5e-4 } else { 3e-5 }
+}
+
 #[test]
 fn operations_in_f64_give_what_transformers_gives() {
     let nothing: BTreeMap<String, Tensor> = BTreeMap::new();
@@ -33,10 +39,13 @@ fn operations_in_f64_give_what_transformers_gives() {
                 largest[1] = largest[1].max(difference / logits.noise(i).floor(Precision::F32));
             }
         }
-        println!("{:30} {:.1e} {:.1e}", case.name, largest[0], largest[1]);
+        println!("{:30} {:.1e}, {:.1e} of what rounding explains", case.name, largest[0], largest[1]);
+        // transformers' own rounding, through all layers.
+        assert!(largest[0] <= bar_of(&case.name), "{}: {:e} from transformers", case.name, largest[0]);
+        assert!(largest[1] <= 0.2, "{}: {} of what rounding explains", case.name, largest[1]);
         if largest[0] > worst.0 {
             worst = (largest[0], case.name.clone());
         }
     }
-    println!("{worst:?}");
+    println!("largest difference: {:.1e} in {}", worst.0, worst.1);
 }
