@@ -11,3 +11,5 @@ references:
     python tools/reference.py
     python tools/chat_reference.py
     python tools/packing_reference.py
+    python tools/make_traces.py
+    python tools/interventions.py

@@ -1,11 +1,20 @@
 //! The command line.
 
+mod lens;
+mod look;
+mod quantize;
+mod validate;
+
+pub(crate) use lens::{Head, LensArgs, MetricArgs, PatchArgs, ResultArgs, SteerArgs};
+pub(crate) use look::{EditArgs, HooksArgs, TextArgs, TraceCommandArgs};
+pub(crate) use quantize::QuantizeArgs;
+pub(crate) use validate::ValidateArgs;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Parser, Subcommand};
 use rheostat::memory::parse_size;
-use rheostat::quantize::Bits;
 use rheostat::{Compute, Io, Isa, KvFormat};
 
 /// Run Hugging Face language models, from their safetensors checkpoints, inside a memory budget.
@@ -30,6 +39,12 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Say how memory would be spent, what would stream, and how fast that should be.
     Plan(PlanArgs),
+    /// Check a model's numbers against those that another program recorded.
+    ///
+    /// The reference is a JSON file with the model's family and sizes and some test cases, each with its text, its tokens, the ten likeliest
+    /// tokens after it with their logits, and the last residual. Everything that it has must agree: facts and tokens, the order of
+    /// the ten exactly, numbers within --bar. The exit code is 0 if it does, 1 if not, and 2 if FILE is no reference.
+    Validate(ValidateArgs),
     /// Measure how good a model is.
     #[command(subcommand)]
     Eval(EvalCommand),
@@ -38,6 +53,16 @@ pub(crate) enum Command {
     /// Say where the time goes: run a model on a prompt and some tokens, and show what every sweep over the weights
     /// spent on reading, waiting and each kind of operation, what the bottleneck is and what would help.
     Profile(ProfileCommandArgs),
+    /// List the hook points of a model: the names of the tensors of its forward pass, with their shapes.
+    Hooks(HooksArgs),
+    /// Write values at hook points to a file, and change them: patch, ablate, scale, steer, knock out attention.
+    Trace(TraceCommandArgs),
+    /// Show what the residual stream would say after each block, what adds to a logit, or patterns of attention.
+    Lens(LensArgs),
+    /// Show where in a model a difference between two texts comes from: activation patching over blocks and positions, or heads.
+    Patch(PatchArgs),
+    /// Run a text under changes at hook points, with one factor of what is added after the other.
+    Steer(SteerArgs),
     /// Write a copy of a model with weights of 8 or 4 bits.
     ///
     /// The matrices of the blocks are quantised, in the form that compressed-tensors calls pack-quantized, which
@@ -466,6 +491,9 @@ pub(crate) struct BenchArgs {
     /// Repetitions of each test, of which the median is given
     #[arg(short = 'r', long, value_name = "N", default_value = "5")]
     pub(crate) repetitions: NonZeroUsize,
+    /// Write tokens a second time, in turn, with values of these hook points captured, to see what that costs
+    #[arg(long, value_name = "NAME")]
+    pub(crate) capture: Vec<String>,
     #[command(flatten)]
     pub(crate) run: RunArgs,
     /// Print one JSON object
@@ -507,54 +535,4 @@ pub(crate) struct PplArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) run: RunArgs,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct QuantizeArgs {
-    /// Directory of a checkpoint, or "embedded"
-    pub(crate) model: PathBuf,
-    /// Directory to make
-    pub(crate) out: PathBuf,
-    /// Bits of a weight
-    #[arg(long, value_name = "8|4", value_parser = bits)]
-    pub(crate) bits: Bits,
-    /// Weights of a row that share a scale: 32, 64 or 128
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = whole::<usize>, allow_negative_numbers = true)]
-    pub(crate) group: usize,
-    /// Quantise the output projection as well, where it is a tensor of its own
-    #[arg(long)]
-    pub(crate) head: bool,
-    /// Leave these tensors or modules as they are, several with commas, such as "model.layers.0.*,*.down_proj"; can
-    /// be given more than once (vLLM wants q, k and v of a layer treated alike, and gate and up)
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = name)]
-    pub(crate) keep: Vec<String>,
-    /// Print one JSON object about what was written
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Memory that the process may use, such as 4GiB or 512M; "auto" is what is free now, less some headroom
-    #[arg(long, value_name = "SIZE", default_value = "auto", value_parser = memory, help_heading = "Resources")]
-    pub(crate) memory: Memory,
-    /// Threads that compute; one for each core unless given
-    #[arg(short = 't', long, value_name = "N", value_parser = threads, help_heading = "Resources")]
-    pub(crate) threads: Option<NonZeroUsize>,
-    /// Size of a file of weights at the most
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, hide = true)]
-    pub(crate) shard: Option<u64>,
-}
-
-fn bits(text: &str) -> Result<Bits, String> {
-    match text {
-        "4" => Ok(Bits::Four),
-        "8" => Ok(Bits::Eight),
-        _ => Err("write 8 or 4".to_owned()),
-    }
-}
-
-fn name(text: &str) -> Result<String, String> {
-    let text = text.trim();
-    if text.is_empty() {
-        Err("write names with commas between, such as model.layers.0.*,*.down_proj".to_owned())
-    } else {
-        Ok(text.to_owned())
-    }
 }

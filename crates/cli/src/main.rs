@@ -5,13 +5,17 @@
 mod args;
 mod commands;
 mod disks;
+mod edits;
 mod file;
+mod grid;
 mod interrupt;
 mod output;
+mod page;
 mod profile;
 mod report;
 mod session;
 mod status;
+mod tokens;
 
 use std::process::ExitCode;
 
@@ -21,6 +25,8 @@ use crate::args::{Args, Command, EvalCommand};
 
 /// The exit code after Ctrl-C, as shells have it.
 const INTERRUPTED: u8 = 130;
+/// The exit code of a comparison that could not be made, where 1 says that something differs; also that of arguments that make no sense.
+const NO_COMPARISON: u8 = 2;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -31,9 +37,15 @@ fn main() -> ExitCode {
         Command::Prompt(args) => commands::prompt::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Plan(args) => commands::plan::run(args),
+        Command::Validate(args) => commands::validate::run(args),
         Command::Eval(EvalCommand::Ppl(args)) => commands::ppl::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Profile(args) => commands::profile::run(args),
+        Command::Hooks(args) => commands::hooks::run(args),
+        Command::Trace(args) => commands::trace::run(args),
+        Command::Lens(args) => commands::lens::run(args),
+        Command::Patch(args) => commands::patch::run(args),
+        Command::Steer(args) => commands::steer::run(args),
         Command::Quantize(args) => commands::quantize::run(args),
     };
     match result {
@@ -42,7 +54,13 @@ fn main() -> ExitCode {
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::tell(&format!("error: {}", output::sentence(&error)));
-            if interrupt::is_cause(&error) { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
+            if interrupt::is_cause(&error) {
+                ExitCode::from(INTERRUPTED)
+            } else if matches!(error.downcast_ref(), Some(rheostat::Error::Reference(_))) {
+                ExitCode::from(NO_COMPARISON)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

@@ -45,6 +45,11 @@ pub(crate) fn sentence(error: &anyhow::Error) -> String {
             text += &format!(": {words}");
         }
     }
+    shown(&text)
+}
+
+/// `text` on a line, without control characters: these are shown as what they are.
+pub(crate) fn shown(text: &str) -> String {
     text.chars()
         .map(|c| match c {
             '\n' | '\r' | '\t' => " ".to_owned(),

@@ -222,6 +222,21 @@ pub(crate) fn chat_templates(package: &Package) -> anyhow::Result<ChatTemplates>
     }
 }
 
+/// Options under which as many texts, up to `most`, share a pass as memory has room for. `options` are those for so many.
+pub(crate) fn together(package: &Package, most: usize, options: impl Fn(usize) -> Options) -> anyhow::Result<Options> {
+    let mut texts = most.max(1);
+    loop {
+        let tried = options(texts);
+        match plan_memory(package, &tried) {
+            Err(Error::BudgetTooSmall { .. } | Error::NotEnoughFree { .. } | Error::KvDiskRoom { .. }) if texts > 1 => {
+                texts /= 2;
+            }
+            Err(error) => return Err(error.into()),
+            Ok(_) => return Ok(tried),
+        }
+    }
+}
+
 /// `n` tokens without meaning, the same in every run.
 pub(crate) fn meaningless(decoder: &Decoder, n: usize) -> Vec<u32> {
     let vocab = decoder.vocab_size as u64;

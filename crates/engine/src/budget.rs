@@ -9,7 +9,8 @@ use rheostat_store::{Checkpoint, Expert, ExpertPlan, Io, Plan, TooSmall, Use, me
 use crate::bind::{Bound, MatrixInfo};
 use crate::decoder::Decoder;
 use crate::error::Error;
-use crate::forward::{Compute, KvPlace};
+use crate::forward::{Compute, KvPlace, Looks};
+use crate::hooks::Points;
 use crate::kv;
 use crate::kv_disk;
 
@@ -49,6 +50,15 @@ pub(crate) struct Demand {
     pub(crate) compute: Compute,
     pub(crate) kv: KvFormat,
     pub(crate) place: KvPlace,
+    /// The points that hooks may ask for.
+    pub(crate) hooks: Points,
+}
+
+impl Demand {
+    /// What room hooks need.
+    pub(crate) fn looks(&self) -> Looks {
+        Looks { points: self.hooks, keys: self.tokens.saturating_add(KV_UNIT) }
+    }
 }
 
 /// For how many rows of a pass logits may be asked.
@@ -283,7 +293,7 @@ pub(crate) fn effective(asked: Option<u64>) -> u64 {
 /// Bytes of the buffers that [`Workspace`](crate::forward::Workspace) takes.
 fn activation_bytes(decoder: &Decoder, rows: usize, demand: &Demand) -> u64 {
     let logit_rows = logit_rows(rows, demand);
-    4 * crate::forward::workspace_elements(decoder, rows, logit_rows, demand.compute, demand.place)
+    4 * crate::forward::workspace_elements(decoder, rows, logit_rows, demand.compute, demand.place, demand.looks())
 }
 
 /// Rows of a pass of `rows` for which logits may be asked.

@@ -32,6 +32,9 @@ pub enum Error {
     /// A trace cannot be used.
     #[error(transparent)]
     Trace(#[from] crate::diff::TraceError),
+    /// A reference cannot be used.
+    #[error(transparent)]
+    Reference(#[from] crate::validate::ReferenceError),
     /// [`Compute::Int8`](crate::Compute::Int8) for a model without packed weights.
     #[error(
         "computing in int8 is for packed int8 or int4 weights, and this model has none; quantize it, or compute in f32 or bf16"
@@ -109,6 +112,72 @@ pub enum Error {
         /// The tensor of another that it differs from.
         other: String,
     },
+    /// A key to set within an object of the configuration that is not there.
+    #[error("\"{key}\" cannot be set: config.json has no object \"{part}\"")]
+    NoSuchObject {
+        /// What was to be set.
+        key: String,
+        /// What is no object.
+        part: String,
+    },
+    /// A pattern of hook points that matches none.
+    #[error("no hook point of this model matches \"{pattern}\"; the nearest are {}; `rheostat hooks` lists all", nearest.join(", "))]
+    NoSuchPoint {
+        /// What was asked for.
+        pattern: String,
+        /// Names that are most like it.
+        nearest: Vec<String>,
+    },
+    /// Hooks at a point that no room was planned for.
+    #[error("no room was planned for the hook point \"{point}\"; name it in Options::hooks")]
+    PointNotPlanned {
+        /// The point, without its block.
+        point: crate::hooks::Point,
+    },
+    /// A change at a point whose values nothing is computed from.
+    #[error("values at the hook point \"{point}\" can be read, but not changed; change what they come from")]
+    PointReadOnly {
+        /// The point, without its block.
+        point: crate::hooks::Point,
+    },
+    /// A change of a head that is not there.
+    #[error("{name} has no head {head}: it has {heads}, counted from 0")]
+    NoSuchHead {
+        /// The point.
+        name: String,
+        /// What was asked for.
+        head: usize,
+        /// Heads that there are.
+        heads: usize,
+    },
+    /// Values that were to be put at a point, and are not there for a row.
+    #[error("there are no values for position {position} to put at {name}; say which positions they are for")]
+    NoValues {
+        /// The point.
+        name: String,
+        /// The row.
+        position: usize,
+    },
+    /// Values that were to be put at a point, and are too many or too few.
+    #[error(
+        "the values to put at {name} have {values} elements for a row, which has {expected}; are they of another model?"
+    )]
+    ValuesOfOtherShape {
+        /// The point.
+        name: String,
+        /// Elements for a row.
+        values: usize,
+        /// Elements of a row.
+        expected: usize,
+    },
+    /// What was captured could not be written, or put together.
+    #[error("what was captured cannot be written; check the directory and the room on its disk")]
+    Capture(#[source] std::io::Error),
+    /// Scores of attention over a cache on disk.
+    #[error(
+        "scores and patterns of attention can be seen only with the KV cache in memory; leave out --kv-disk, or these hook points"
+    )]
+    ScoresOnDisk,
     /// A quantised tensor of which only a part would be used.
     #[error("{}: the tensor \"{tensor}\" holds several matrices together, and in this quantised form they cannot be taken apart; use another form of the model", path.display())]
     CannotBeCut {
@@ -230,6 +299,43 @@ pub enum Error {
         rows: usize,
         /// Rows planned.
         max_rows: usize,
+    },
+    /// Texts of different lengths, where one is to take values of the other.
+    #[error(
+        "the clean text has {clean} tokens and the corrupted one {corrupted}, but values are put in position by position, so that both must have as many; choose other words"
+    )]
+    PatchLengths {
+        /// Tokens of the clean text.
+        clean: usize,
+        /// Tokens of the corrupted text.
+        corrupted: usize,
+    },
+    /// Texts that are the same, where one is to take values of the other.
+    #[error(
+        "the clean and the corrupted text are the same tokens, so that there is nothing to put in; let them differ"
+    )]
+    PatchNothing,
+    /// Patching at a point where there are not all positions.
+    #[error(
+        "the hook point \"{point}\" comes after the blocks, where it is too late to put anything in; choose one within a block"
+    )]
+    PatchAfterBlocks {
+        /// The point, without its block.
+        point: crate::hooks::Point,
+    },
+    /// Patching head by head at a point without heads.
+    #[error("the hook point \"{name}\" has no heads; choose one that has, such as attn.hook_z")]
+    PatchNoHeads {
+        /// The point.
+        name: String,
+    },
+    /// Values that are no rows of the residual stream.
+    #[error("{elements} values are no rows of the residual stream, which have {hidden} each")]
+    NoResidual {
+        /// Values given.
+        elements: usize,
+        /// Values of a row.
+        hidden: usize,
     },
     /// A sequence that another model made.
     #[error("the sequence was made by another model; a sequence can only be used with the model that made it")]

@@ -11,6 +11,7 @@ use rheostat_kernels::Exec;
 use crate::error::Error;
 use crate::forward::{Input, Want};
 use crate::model::{Model, check_vocabulary};
+use crate::ranking::Distribution;
 
 /// How well tokens were predicted.
 #[derive(Clone, Copy, PartialEq, Default, Debug)]
@@ -90,12 +91,7 @@ fn losses(exec: &Exec, logits: &[f32], targets: &[u32]) -> Vec<f64> {
 
 /// `-log_softmax(logits)[target]` in f64; not a number if one of the logits is none.
 fn loss(logits: &[f32], target: usize) -> f64 {
-    if !logits.iter().all(|x| x.is_finite()) {
-        return f64::NAN;
-    }
-    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let sum: f64 = logits.iter().map(|x| libm::exp(f64::from(*x) - max)).sum();
-    libm::log(sum) + (max - f64::from(logits[target]))
+    Distribution::new(logits).map_or(f64::NAN, |all| -all.log_probability(target as u32))
 }
 
 #[cfg(test)]

@@ -38,17 +38,22 @@ mod forecast;
 mod forward;
 mod generate;
 mod generation_config;
+pub mod hooks;
 mod kv;
 mod kv_disk;
+pub mod lens;
 mod model;
 mod package;
+pub mod patch;
 pub mod profile;
 pub mod quantize;
+mod ranking;
 pub mod rope;
 mod sampler;
 pub mod session;
 pub mod tokenizer;
 pub mod trace;
+pub mod validate;
 
 pub use budget::{LogitRows, MemoryPlan};
 pub use config::{ConfigError, ConfigErrorKind};
@@ -56,7 +61,7 @@ pub use dequantize::dequantize;
 pub use error::Error;
 pub use fingerprint::Fingerprint;
 pub use forecast::{Bottleneck, Forecast, Rates, measure_disk};
-pub use forward::{Compute, Input, Observer, Output, Want};
+pub use forward::{Compute, Input, Output, Want};
 pub use generate::{DraftModel, Drafted, Finish, Progress, Request, Speculation, Text, Writer, generate};
 pub use generation_config::GenerationConfig;
 pub use kv::Sequence;
@@ -64,6 +69,6 @@ pub use model::{Limits, Model, Options, Reading, check_tokens, check_vocabulary,
 pub use package::Package;
 pub use rheostat_kernels::{Isa, KvFormat};
 pub use rheostat_store::{
-    Checkpoint, DISK_PROBE_BYTES, Dtype, Hits, Io, StoreError, StoreErrorKind, TensorInfo, Way, memory,
+    Checkpoint, DISK_PROBE_BYTES, Dtype, Hits, Io, SafetensorsFile, StoreError, StoreErrorKind, TensorInfo, Way, memory,
 };
 pub use sampler::{Sampler, Sampling};

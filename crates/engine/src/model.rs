@@ -1,5 +1,7 @@
 //! A model that is ready to run: its description, its weights under a budget, its threads and its buffers.
 
+mod unembed;
+
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -14,8 +16,9 @@ use crate::bind::{Bound, MatrixInfo};
 use crate::budget::{self, Demand, LogitRows, MemoryPlan, Residency};
 use crate::decoder::Decoder;
 use crate::error::Error;
-use crate::forward::{Compute, Input, KvPlace, Observer, Output, Pass, Want, Workspace, wanted_rows};
+use crate::forward::{Compute, Input, KvPlace, Output, Pass, Want, Workspace, rows, wanted_rows};
 use crate::generate::Text;
+use crate::hooks::{Hooks, Look, Point, Points, Row};
 use crate::kv::{KvPool, Sequence};
 use crate::kv_disk::{self, KvDisk};
 use crate::package::Package;
@@ -58,6 +61,8 @@ pub struct Options {
     pub tile: Option<u64>,
     /// Bytes for the events of a [trace](Model::take_trace), a part of the budget; `None`: nothing is recorded.
     pub trace: Option<u64>,
+    /// The points of the pass that hooks will ask for, so that the budget has room for what a pass does not keep by itself.
+    pub hooks: Points,
 }
 
 impl Default for Options {
@@ -79,6 +84,7 @@ impl Default for Options {
             weights: None,
             tile: None,
             trace: None,
+            hooks: Points::NONE,
         }
     }
 }
@@ -101,6 +107,10 @@ pub struct Model {
     recorder: Recorder,
     /// When threads worked, once that is no longer recorded.
     work: Option<Vec<Worked>>,
+    /// The points that room was planned for.
+    planned_hooks: Points,
+    /// Who looks on in every pass.
+    hooks: Option<Box<dyn Hooks + Send>>,
 }
 
 /// What a model has read so far.
@@ -142,6 +152,9 @@ impl Model {
         if options.compute == Compute::Int8 && !matrices.any(packed) {
             return Err(Error::NothingPacked);
         }
+        if options.kv_disk.is_some() && options.hooks.any(&[Point::AttnScores, Point::Pattern]) {
+            return Err(Error::ScoresOnDisk);
+        }
         let (plan, residency, demand) = plan(&decoder, &checkpoint, &bound, options)?;
         let reads = 1 + usize::from(residency.experts.is_some());
         let room = options.trace.map(|bytes| Room::new(bytes, demand.threads.get(), reads));
@@ -161,7 +174,7 @@ impl Model {
         let ring = kv_disk::ring_blocks(&decoder, options.kv, demand.memory, plan.tokens);
         let disk = options.kv_disk.as_ref().map(|dir| KvDisk::new(&decoder, options.kv, dir, ring)).transpose()?;
         Ok(Model {
-            workspace: Workspace::new(&decoder, plan.rows, logit_rows, options.compute, demand.place),
+            workspace: Workspace::new(&decoder, plan.rows, logit_rows, options.compute, demand.place, demand.looks()),
             kv: KvPool::new(plan.tokens / KV_UNIT, options.kv, disk, demand.sequences),
             decoder,
             checkpoint,
@@ -176,6 +189,8 @@ impl Model {
             cancel: Arc::default(),
             recorder,
             work: None,
+            planned_hooks: options.hooks,
+            hooks: None,
         })
     }
 
@@ -346,19 +361,48 @@ impl Model {
     /// When a token is out of range, the context or the planned memory is exceeded, or a read fails. No
     /// sequence has grown then.
     pub fn forward(&mut self, inputs: &mut [Input<'_>]) -> Result<Output<'_>, Error> {
-        self.forward_observed(inputs, &mut ())
+        match self.hooks.take() {
+            None => self.pass(inputs, ()),
+            Some(mut hooks) => {
+                // Taken out, so that they and the model can be borrowed apart; the output borrows the model alone.
+                let result = self.pass(inputs, &mut *hooks as &mut dyn Hooks).map(drop);
+                self.hooks = Some(hooks);
+                result?;
+                Ok(self.last_output(inputs))
+            }
+        }
     }
 
-    /// As [`Model::forward`], with somebody who looks on.
+    /// As [`Model::forward`], with somebody who looks on, in this pass alone.
     ///
     /// # Errors
-    /// As [`Model::forward`].
-    pub fn forward_observed<O: Observer>(
-        &mut self,
-        inputs: &mut [Input<'_>],
-        observer: &mut O,
-    ) -> Result<Output<'_>, Error> {
-        let rows: usize = inputs.iter().map(|i| i.tokens.len()).sum();
+    /// As [`Model::forward`], or when `hooks` ask for points that [`Options::hooks`] did not plan, or with the error they return.
+    pub fn forward_hooked(&mut self, inputs: &mut [Input<'_>], hooks: &mut dyn Hooks) -> Result<Output<'_>, Error> {
+        self.planned(hooks)?;
+        self.pass(inputs, hooks)
+    }
+
+    /// Lets somebody look on in every pass from now on, or nobody; gives back who did so far.
+    ///
+    /// # Errors
+    /// When `hooks` ask for points that [`Options::hooks`] did not plan.
+    pub fn set_hooks(&mut self, hooks: Option<Box<dyn Hooks + Send>>) -> Result<Option<Box<dyn Hooks + Send>>, Error> {
+        if let Some(hooks) = &hooks {
+            self.planned(&**hooks)?;
+        }
+        Ok(std::mem::replace(&mut self.hooks, hooks))
+    }
+
+    /// Whether there is room for what `hooks` ask for.
+    fn planned(&self, hooks: &dyn Hooks) -> Result<(), Error> {
+        match hooks.points().beyond(self.planned_hooks) {
+            Some(point) => Err(Error::PointNotPlanned { point }),
+            None => Ok(()),
+        }
+    }
+
+    fn pass<H: Look>(&mut self, inputs: &mut [Input<'_>], hooks: H) -> Result<Output<'_>, Error> {
+        let n: usize = inputs.iter().map(|i| i.tokens.len()).sum();
         let wanted: usize = inputs.iter().map(wanted_rows).sum();
         if inputs.iter().any(|i| i.tokens.is_empty()) {
             return Err(Error::EmptyPrompt);
@@ -366,8 +410,8 @@ impl Model {
         if inputs.iter().any(|i| !i.sequence.is_of(&self.kv)) {
             return Err(Error::ForeignSequence);
         }
-        if rows > self.plan.rows {
-            return Err(Error::TooManyRows { rows, max_rows: self.plan.rows });
+        if n > self.plan.rows {
+            return Err(Error::TooManyRows { rows: n, max_rows: self.plan.rows });
         }
         if wanted > self.logit_rows {
             return Err(Error::TooManyRows { rows: wanted, max_rows: self.logit_rows });
@@ -375,6 +419,13 @@ impl Model {
         for input in inputs.iter() {
             self.check(input.tokens, input.sequence.len())?;
         }
+        let (rows, wanted) = if H::ACTIVE { rows(inputs) } else { (Vec::new(), Vec::new()) };
+        let (pass, workspace) = self.pass_with(hooks, rows, wanted);
+        pass.run(inputs, workspace)
+    }
+
+    /// A pass over `rows`, and the buffers that it works with.
+    fn pass_with<H: Look>(&mut self, hooks: H, rows: Vec<Row>, wanted: Vec<Row>) -> (Pass<'_, H>, &mut Workspace) {
         let pass = Pass {
             decoder: &self.decoder,
             checkpoint: &self.checkpoint,
@@ -384,8 +435,17 @@ impl Model {
             exec: &self.exec,
             cancel: &self.cancel,
             recorder: RefCell::new(&mut self.recorder),
+            hooks: RefCell::new(hooks),
+            rows,
+            wanted,
+            kv_format: self.kv.format(),
         };
-        pass.run(inputs, &mut self.workspace, observer)
+        (pass, &mut self.workspace)
+    }
+
+    /// The output of the pass that read `inputs` last.
+    fn last_output(&self, inputs: &[Input<'_>]) -> Output<'_> {
+        self.workspace.output(&self.decoder, inputs.iter().map(wanted_rows).sum())
     }
 
     /// The logits of the last pass, in the first rows, where they can be read beside everything else.
@@ -398,15 +458,40 @@ impl Model {
     /// # Errors
     /// As [`Model::forward`]. Passes before the one that failed have been read.
     pub fn prefill(&mut self, sequence: &mut Sequence, tokens: &[u32]) -> Result<Output<'_>, Error> {
+        let last = self.chunks(sequence, tokens, |model, input| model.forward(&mut [input]).map(drop))?;
+        self.forward(&mut [Input { sequence, tokens: &tokens[last..], want: Want::Last }])
+    }
+
+    /// As [`Model::prefill`], with somebody who looks on.
+    ///
+    /// # Errors
+    /// As [`Model::forward_hooked`].
+    pub fn prefill_hooked(
+        &mut self,
+        sequence: &mut Sequence,
+        tokens: &[u32],
+        hooks: &mut dyn Hooks,
+    ) -> Result<Output<'_>, Error> {
+        let last = self.chunks(sequence, tokens, |model, input| model.forward_hooked(&mut [input], hooks).map(drop))?;
+        self.forward_hooked(&mut [Input { sequence, tokens: &tokens[last..], want: Want::Last }], hooks)
+    }
+
+    /// Reads all but the last chunk of `tokens`, and says where that begins.
+    fn chunks(
+        &mut self,
+        sequence: &mut Sequence,
+        tokens: &[u32],
+        mut read: impl FnMut(&mut Model, Input<'_>) -> Result<(), Error>,
+    ) -> Result<usize, Error> {
         if tokens.is_empty() {
             return Err(Error::EmptyPrompt);
         }
         self.check(tokens, sequence.len())?;
         let last = (tokens.len() - 1) / self.plan.rows * self.plan.rows;
         for chunk in tokens[..last].chunks(self.plan.rows) {
-            self.forward(&mut [Input { sequence, tokens: chunk, want: Want::Nothing }])?;
+            read(self, Input { sequence, tokens: chunk, want: Want::Nothing })?;
         }
-        self.forward(&mut [Input { sequence, tokens: &tokens[last..], want: Want::Last }])
+        Ok(last)
     }
 
     /// Whether `tokens` may follow `len` others.
@@ -514,6 +599,7 @@ fn plan(
             reserve: options.reserve + options.trace.unwrap_or(0),
             compute: options.compute,
             kv: options.kv,
+            hooks: options.hooks,
             place: if room.is_some() { KvPlace::Disk } else { KvPlace::Memory },
         };
         budget::plan(decoder, checkpoint, bound, &demand).map(|(memory, residency)| (memory, residency, demand))

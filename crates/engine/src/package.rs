@@ -118,6 +118,27 @@ impl Package {
         })
     }
 
+    /// Sets a key of the configuration, whatever `config.json` says, to see what comes of it. Keys of objects within are written with dots:
+    /// `rope_parameters.rope_theta`.
+    ///
+    /// # Errors
+    /// When something on the way there is no object.
+    pub fn set_config(&mut self, key: &str, value: Value) -> Result<(), Error> {
+        let mut map = &mut self.config;
+        let mut parts = key.split('.').peekable();
+        while let Some(part) = parts.next() {
+            if parts.peek().is_none() {
+                map.insert(part.to_owned(), value);
+                break;
+            }
+            map = match map.get_mut(part) {
+                Some(Value::Object(inner)) => inner,
+                _ => return Err(Error::NoSuchObject { key: key.to_owned(), part: part.to_owned() }),
+            };
+        }
+        Ok(())
+    }
+
     /// The directory, or a name for the embedded model.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -7,16 +7,9 @@ mod common;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 
-use common::{Case, at_least, cases, cases_and_modes, logits, modes, options};
+use common::{Case, assert_bits, at_least, cases, cases_and_modes, logits, modes, options};
 use rheostat::decoder::{Layout, Linear, Mixer, Packing, Storage, Zeros};
 use rheostat::{Compute, Input, Io, Isa, KvFormat, Model, Options, Package, Want, Way};
-
-#[track_caller]
-fn assert_bits(what: &str, got: &[f32], want: &[f32]) {
-    assert_eq!(got.len(), want.len(), "{what}");
-    let differ = got.iter().zip(want).filter(|(g, w)| g.to_bits() != w.to_bits()).count();
-    assert_eq!(differ, 0, "{what}: {differ} of {} logits differ", want.len());
-}
 
 /// The prompts of a case and their logits with one thread, on the portable path, all at once, all resident.
 fn baseline(case: &Case, mode: &Options) -> Vec<(Vec<u32>, Vec<f32>)> {

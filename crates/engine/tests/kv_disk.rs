@@ -8,18 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Case, cases, options, stretched};
-use rheostat::{Error, Input, KvFormat, Model, Observer, Options, Sequence, StoreErrorKind, Want};
+use common::{Case, assert_bits, cases, options, stretched};
+use rheostat::hooks::{Hooks, Point, Points, Site};
+use rheostat::{Error, Input, KvFormat, Model, Options, Sequence, StoreErrorKind, Want};
 
 /// Positions of a block.
 const BLOCK: usize = 512;
-
-#[track_caller]
-fn assert_bits(what: &str, got: &[f32], want: &[f32]) {
-    assert_eq!(got.len(), want.len(), "{what}");
-    let differ = got.iter().zip(want).filter(|(g, w)| g.to_bits() != w.to_bits()).count();
-    assert_eq!(differ, 0, "{what}: {differ} of {} logits differ", want.len());
-}
 
 /// Tokens without end, from the prompts of a case.
 fn text(case: &Case, n: usize) -> Vec<u32> {
@@ -205,11 +199,18 @@ fn ragged_batches() {
 /// Gives the pass up after a block.
 struct StopAfter(usize, Arc<AtomicBool>);
 
-impl Observer for StopAfter {
-    fn resid_post(&mut self, block: usize, _: &[f32]) {
-        if block == self.0 {
-            self.1.store(true, Ordering::Relaxed);
-        }
+impl Hooks for StopAfter {
+    fn points(&self) -> Points {
+        [Point::ResidPost].into_iter().collect()
+    }
+
+    fn wants(&self, point: Point, block: Option<usize>) -> bool {
+        point == Point::ResidPost && block == Some(self.0)
+    }
+
+    fn at(&mut self, _: &Site<'_>, _: &mut [f32]) -> Result<(), Error> {
+        self.1.store(true, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -222,14 +223,15 @@ fn interrupted_passes() {
         let mut model = case.load(&long(kv));
         let mut sequence = model.sequence(tokens.len());
         let want = read(&mut model, &mut sequence, &tokens, 600);
-        let mut model = case.load(&on_disk(&long(kv), spool.path()));
+        let hooks = [Point::ResidPost].into_iter().collect();
+        let mut model = case.load(&Options { hooks, ..on_disk(&long(kv), spool.path()) });
         let switch = model.cancel_switch();
         let mut sequence = model.sequence(tokens.len());
         let mut got = Vec::new();
         for piece in [0..500, 500..1020, 1020..1200, 1200..2 * BLOCK + 200] {
             for layer in [0, 1, 0] {
                 let input = Input { sequence: &mut sequence, tokens: &tokens[piece.clone()], want: Want::All };
-                let error = model.forward_observed(&mut [input], &mut StopAfter(layer, Arc::clone(&switch)));
+                let error = model.forward_hooked(&mut [input], &mut StopAfter(layer, Arc::clone(&switch)));
                 assert!(matches!(error, Err(Error::Cancelled)));
                 assert_eq!(sequence.len(), piece.start);
                 switch.store(false, Ordering::Relaxed);

@@ -4,10 +4,9 @@
 mod common;
 
 use common::{Case, cases, options};
+use rheostat::hooks::{HookSet, Point};
 use rheostat::rope::Rope;
-use rheostat::{
-    Input, Observer, Options, Package, Progress, Request, Sampling, Speculation, Text, Want, Writer, generate,
-};
+use rheostat::{Input, Options, Package, Progress, Request, Sampling, Speculation, Text, Want, Writer, generate};
 
 /// The bar for |difference|, in f32 over values of a few units: of the residual stream, whose values may be larger, for each
 /// four units of their root mean square.
@@ -36,17 +35,6 @@ fn root_mean_square(values: &[f32]) -> f32 {
     (values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / values.len() as f64).sqrt() as f32
 }
 
-/// Collects `blocks.*.hook_resid_post`.
-#[derive(Default)]
-struct Hidden(Vec<Vec<f32>>);
-
-impl Observer for Hidden {
-    fn resid_post(&mut self, block: usize, rows: &[f32]) {
-        assert_eq!(block, self.0.len());
-        self.0.push(rows.to_vec());
-    }
-}
-
 #[track_caller]
 fn largest_difference(what: &str, got: &[f32], want: &[f32]) -> f32 {
     assert_eq!(got.len(), want.len(), "{what}");
@@ -69,16 +57,20 @@ fn top_10(row: &[f32]) -> Vec<usize> {
 fn logits_and_hidden_states_agree_with_transformers() {
     let mut worst = (0.0f32, String::new());
     for case in cases() {
-        let mut model = case.load(&options());
+        let hooks = [Point::ResidPost].into_iter().collect();
+        let mut model = case.load(&Options { hooks, ..options() });
         let (vocab, hidden) = (model.decoder().vocab_size, model.decoder().hidden_size);
         let mut largest = [0.0f32; 3];
         for (prompt, tokens) in case.prompts() {
             let what = format!("{}, {prompt}", case.name);
             let tensor = |name: &str| case.tensors.get(&format!("{prompt}.{name}"));
             let mut sequence = model.sequence(tokens.len());
-            let mut seen = Hidden::default();
+            let mut seen: Vec<Vec<f32>> = Vec::new();
+            let mut hooks = HookSet::new(model.decoder());
+            hooks.on("blocks.*.hook_resid_post", |_, rows| seen.push(rows.to_vec())).unwrap();
             let input = Input { sequence: &mut sequence, tokens: &tokens, want: Want::All };
-            let output = model.forward_observed(&mut [input], &mut seen).unwrap();
+            let output = model.forward_hooked(&mut [input], &mut hooks).unwrap();
+            drop(hooks);
             let want = tensor("logits").unwrap();
             largest[0] = largest[0].max(largest_difference(&what, output.logits, want));
             for (row, (g, w)) in output.logits.chunks(vocab).zip(want.chunks(vocab)).enumerate() {
@@ -88,7 +80,7 @@ fn logits_and_hidden_states_agree_with_transformers() {
                 assert_eq!(want.len(), tokens.len() * hidden);
                 largest[1] = largest[1].max(largest_difference(&what, output.final_hidden, want));
             }
-            for (i, got) in seen.0.iter().enumerate() {
+            for (i, got) in seen.iter().enumerate() {
                 if let Some(want) = tensor(&format!("hidden.{i}")) {
                     let units = (root_mean_square(want) / 4.0).max(1.0);
                     let difference = largest_difference(&format!("{what}, block {i}"), got, want);

@@ -82,6 +82,19 @@ pub enum Head {
     Skip,
     /// It uses the head.
     Use,
+    /// It uses the head alone. Nothing is read ahead for the sweep that follows: several such may.
+    Alone,
+}
+
+impl Head {
+    /// Whether a sweep uses the tiles of `phase`.
+    fn uses(self, phase: Phase) -> bool {
+        match self {
+            Head::Skip => phase == Phase::Body,
+            Head::Use => true,
+            Head::Alone => phase == Phase::Head,
+        }
+    }
 }
 
 enum Arrival {
@@ -219,7 +232,8 @@ impl Weights {
         let shared = &*self.shared;
         let mut state = shared.lock();
         let next = state.sweep + 1;
-        if state.remaining > 0 || state.failed {
+        // What was read ahead for the body is of no use to the head.
+        if state.remaining > 0 || state.failed || head == Head::Alone {
             while state.slots.iter().any(|slot| matches!(slot.arrival, Arrival::Reading)) {
                 state = shared.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
@@ -231,15 +245,15 @@ impl Weights {
             for arrival in state.pinned.iter_mut().filter(|a| matches!(a, Arrival::Failed(_))) {
                 *arrival = Arrival::Asked;
             }
-            state.cursor = Cursor { sweep: next, tile: 0 };
+            let unused = |tile: &Tile| head == Head::Alone && tile.phase == Phase::Body;
+            state.cursor = Cursor { sweep: next, tile: shared.plan.tiles().iter().take_while(|t| unused(t)).count() };
         } else if state.cursor.sweep < next {
             state.cursor = Cursor { sweep: next, tile: 0 };
         }
         state.sweep = next;
         state.head = head;
         state.failed = false;
-        let used = |phase| phase == Phase::Body || head == Head::Use;
-        let streamed = shared.plan.tiles().iter().filter(|t| t.place == Place::Streamed && used(t.phase));
+        let streamed = shared.plan.tiles().iter().filter(|t| t.place == Place::Streamed && head.uses(t.phase));
         state.remaining = streamed.count();
         shared.work.notify_all();
     }
@@ -455,8 +469,10 @@ impl Shared {
                     Some(Job { tile: index, to, slot: None, begun: state.clock.begin_read() })
                 }
                 Place::Pinned(_) => None,
-                Place::Streamed if tile.phase == Phase::Head && sweep > state.sweep => return None,
-                Place::Streamed if tile.phase == Phase::Head && state.head == Head::Skip => None,
+                Place::Streamed if sweep > state.sweep && (tile.phase == Phase::Head || state.head == Head::Alone) => {
+                    return None;
+                }
+                Place::Streamed if sweep == state.sweep && !state.head.uses(tile.phase) => None,
                 Place::Streamed => {
                     let slot = state.take_room(index, tile.room, self.plan.align() as usize, self.ring.len())?;
                     // SAFETY: `take_room` stays within the ring.

@@ -57,7 +57,12 @@ fn uses(checkpoint: &Checkpoint) -> Vec<Use> {
 fn sweep(weights: &Weights, checkpoint: &Checkpoint, uses: &[Use], head: Head) {
     weights.begin_sweep(head);
     for (i, u) in uses.iter().enumerate() {
-        if u.phase == Phase::Head && head == Head::Skip {
+        let unused = match head {
+            Head::Skip => Some(Phase::Head),
+            Head::Alone => Some(Phase::Body),
+            Head::Use => None,
+        };
+        if unused == Some(u.phase) {
             continue;
         }
         let mut got = [const { Vec::new() }; MOST_PARTS];
@@ -118,7 +123,7 @@ fn every_way_of_reading_gives_the_same_bytes() {
                 Err(error) => panic!("{error}"),
             };
             assert_eq!(weights.way(), way);
-            for head in [Head::Use, Head::Skip, Head::Skip, Head::Use] {
+            for head in [Head::Use, Head::Skip, Head::Alone, Head::Alone, Head::Skip, Head::Use] {
                 sweep(&weights, &checkpoint, &uses, head);
             }
         }
@@ -253,11 +258,34 @@ fn every_budget_gives_the_same_bytes() {
         for head in [Head::Use, Head::Skip, Head::Skip, Head::Use, Head::Use, Head::Skip, Head::Use] {
             sweep(&weights, &checkpoint, &uses, head);
         }
+        for head in [Head::Alone, Head::Use, Head::Alone, Head::Alone, Head::Skip, Head::Alone, Head::Use] {
+            sweep(&weights, &checkpoint, &uses, head);
+        }
         assert!(weights.bytes_read() >= total, "everything was read once");
         if streamed == 0 {
             assert_eq!(weights.bytes_read(), total, "and no more than once");
         }
     }
+}
+
+/// Sweeps of the head, one after the other, read nothing else.
+#[test]
+fn the_head_alone_is_all_that_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = checkpoint(dir.path());
+    let uses = uses(&checkpoint);
+    let plan = Plan::with_tiles(&checkpoint, &uses, 4096, Some(400), Io::Auto).unwrap();
+    let of_head = plan.tiles_of(ROWS.len() - 1).map(|t| plan.tiles()[t]).filter(|t| t.place == Place::Streamed);
+    let head: usize = of_head.map(|t| t.rows * (COLS + 3) * 4).sum();
+    assert!(head > 0);
+    let weights = Weights::new(&checkpoint, plan).unwrap();
+    sweep(&weights, &checkpoint, &uses, Head::Use);
+    sweep(&weights, &checkpoint, &uses, Head::Alone);
+    let before = weights.bytes_read();
+    for _ in 0..5 {
+        sweep(&weights, &checkpoint, &uses, Head::Alone);
+    }
+    assert_eq!(weights.bytes_read() - before, 5 * head as u64);
 }
 
 /// What is counted and what is recorded of reading is what was read.

@@ -1,8 +1,10 @@
 //! `rheostat bench`: how fast a model runs here, beside what the machine can do at best in the same run.
 
+use std::fs::File;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
+use rheostat::hooks::{Capture, Hooks, Points, Positions, matching};
 use rheostat::{Compute, DISK_PROBE_BYTES, Input, KvFormat, Limits, Model, Options, Rates, Want, memory};
 use serde::Serialize;
 use serde_json::json;
@@ -41,7 +43,14 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     if longest > decoder.context {
         bail!("{longest} tokens do not fit the model's context of {}; give smaller -p, -d or -n", decoder.context);
     }
+    let mut points = Vec::new();
+    for pattern in &args.capture {
+        points.extend(matching(&decoder, pattern)?);
+    }
+    let spool = tempfile::tempfile().context("a temporary file cannot be made")?;
+    let mut capture = (!points.is_empty()).then(|| Capture::new(points, Positions::all(), 0, spool));
     let options = Options {
+        hooks: capture.as_ref().map_or(Points::NONE, Hooks::points),
         context: Some(longest.max(written.saturating_mul(most))),
         sequences: most,
         reserve: DISK_PROBE_BYTES,
@@ -67,7 +76,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     if args.n_gen > 0 {
         for depth in depths {
             for texts in &args.batch {
-                rows.push(bench.decode(texts.get(), depth, args.n_gen)?);
+                rows.extend(bench.decode(texts.get(), depth, args.n_gen, capture.as_mut())?);
             }
         }
     }
@@ -111,12 +120,12 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         let streamed = memory::format_size(model.plan().streamed);
         text += &format!("{streamed} of weights stream in every pass: {}\n\n", model.reading_way());
     }
-    text += &format!("{:18}{:>10}{:>22}{:>18}{:>10}\n", "test", "tok/s", "slowest to fastest", "rate", "of limit");
+    text += &format!("{:24}{:>10}{:>22}{:>18}{:>10}\n", "test", "tok/s", "slowest to fastest", "rate", "of limit");
     for row in &rows {
         let range = format!("{:.2} to {:.2}", row.slowest, row.fastest);
         let rate = format!("{:.1} {}", row.rate, row.unit);
         let share = row.share_of_limit.map_or("-".to_owned(), |s| format!("{:.0} %", 100.0 * s));
-        text += &format!("{:18}{:>10.2}{range:>22}{rate:>18}{share:>10}\n", row.test, row.tokens_per_second);
+        text += &format!("{:24}{:>10.2}{range:>22}{rate:>18}{share:>10}\n", row.test, row.tokens_per_second);
     }
     if let Some(hits) = model.expert_hits().filter(|hits| hits.asked > 0) {
         text += &format!("\nexperts: {}\n", report::experts(&hits));
@@ -153,8 +162,14 @@ impl Bench<'_> {
         Ok(row(format!("prefill {n}"), n, &mut runs, flops, "GFLOP/s"))
     }
 
-    /// Writes `n` tokens after `depth` others, in each of `texts` texts.
-    fn decode(&mut self, texts: usize, depth: usize, n: usize) -> anyhow::Result<Row> {
+    /// Writes `n` tokens after `depth` others, in each of `texts` texts; in turn without and with somebody who captures values of the first.
+    fn decode(
+        &mut self,
+        texts: usize,
+        depth: usize,
+        n: usize,
+        mut capture: Option<&mut Capture<File>>,
+    ) -> anyhow::Result<Vec<Row>> {
         let tokens = session::meaningless(self.model.decoder(), depth + n);
         let plan = self.model.plan();
         let streams = plan.streams();
@@ -172,14 +187,15 @@ impl Bench<'_> {
             let limit = if streams { limits.disk_bytes_per_second } else { limits.read_bytes_per_second };
             limit.unwrap_or(0.0)
         };
-        let mut runs = Vec::new();
+        let (mut runs, mut captured) = (Vec::new(), Vec::new());
         let mut sequences: Vec<_> = (0..texts).map(|_| self.model.sequence(1)).collect();
         for sequence in sequences.iter_mut().filter(|_| depth > 0) {
             self.model.prefill(sequence, &tokens[..depth])?;
         }
         let mut before = ceiling(self.measure_limits()?);
         let mut read = 0;
-        for _ in 0..self.repetitions {
+        let turns = if capture.is_some() { 2 * self.repetitions } else { self.repetitions };
+        for turn in 0..turns {
             for sequence in &mut sequences {
                 sequence.truncate(depth);
                 // Not every model can go back so far without beginning anew.
@@ -194,23 +210,31 @@ impl Bench<'_> {
                 let tokens = std::slice::from_ref(token);
                 let input = |sequence| Input { sequence, tokens, want: Want::Last };
                 let mut inputs: Vec<_> = sequences.iter_mut().map(input).collect();
-                self.model.forward(&mut inputs)?;
+                match &mut capture {
+                    Some(capture) if turn % 2 == 1 => self.model.forward_hooked(&mut inputs, *capture)?,
+                    _ => self.model.forward(&mut inputs)?,
+                };
             }
             let seconds = start.elapsed().as_secs_f64();
             read += self.model.reading().bytes - read_before;
             let after = ceiling(self.measure_limits()?);
-            runs.push(Run { seconds, limit: before.max(after) });
+            let run = Run { seconds, limit: before.max(after) };
+            let kept = if turn % 2 == 1 && capture.is_some() { &mut captured } else { &mut runs };
+            kept.push(run);
             before = after;
         }
         // Which experts a token needs is known when it was written.
-        let bytes = if self.model.decoder().has_experts() && streams {
-            read as f64 / (self.repetitions * n) as f64
-        } else {
-            bytes
-        };
+        let bytes =
+            if self.model.decoder().has_experts() && streams { read as f64 / (turns * n) as f64 } else { bytes };
         let many = if texts == 1 { String::new() } else { format!(" x {texts}") };
         let after = if depth == 0 { String::new() } else { format!(" @ {depth}") };
-        Ok(row(format!("decode {n}{many}{after}"), texts * n, &mut runs, bytes * n as f64, "GB/s"))
+        let test = format!("decode {n}{many}{after}");
+        let of = |test, runs: &mut [Run]| row(test, texts * n, runs, bytes * n as f64, "GB/s");
+        let mut rows = vec![of(test.clone(), &mut runs)];
+        if !captured.is_empty() {
+            rows.push(of(format!("{test} captured"), &mut captured));
+        }
+        Ok(rows)
     }
 
     /// The machine may be shared: its limits are measured again between the repetitions.

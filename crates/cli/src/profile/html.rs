@@ -7,10 +7,11 @@ use std::path::Path;
 
 use rheostat::profile::Op;
 use rheostat::trace::{Event, Trace, Track, What};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::perfetto::track_name;
 use super::report::{Report, phase_name};
+use crate::page::{escape, fill, script_json};
 
 /// The page, with marks where things go.
 const PAGE: &str = include_str!("page.html");
@@ -24,48 +25,19 @@ const STAYS: usize = Op::COUNT + 4;
 const WORK: usize = Op::COUNT + 5;
 
 pub(super) fn write(out: &mut dyn Write, trace: &Trace<'_>, report: &Report) -> io::Result<()> {
-    let mut rest = PAGE;
-    while let Some(at) = rest.find("{{") {
-        let end = rest[at..].find("}}").map_or(rest.len(), |end| at + end + 2);
-        out.write_all(&rest.as_bytes()[..at])?;
-        match &rest[at..end] {
-            "{{title}}" => escape(out, &report.name)?,
-            "{{report}}" => escape(out, &report.text())?,
-            "{{verdicts}}" => {
-                for p in &report.phases {
-                    out.write_all(b"<p><b>")?;
-                    escape(out, phase_name(p.phase))?;
-                    out.write_all(b"</b> ")?;
-                    escape(out, &p.verdict.sentence)?;
-                    out.write_all(b"</p>\n")?;
-                }
-            }
-            "{{data}}" => data(out, trace, report)?,
-            mark => out.write_all(mark.as_bytes())?,
-        }
-        rest = &rest[end..];
-    }
-    out.write_all(rest.as_bytes())
-}
-
-/// Text in HTML.
-fn escape(out: &mut dyn Write, text: &str) -> io::Result<()> {
-    for c in text.chars() {
-        match c {
-            '<' => out.write_all(b"&lt;")?,
-            '>' => out.write_all(b"&gt;")?,
-            '&' => out.write_all(b"&amp;")?,
-            '"' => out.write_all(b"&quot;")?,
-            '\'' => out.write_all(b"&#39;")?,
-            c => write!(out, "{c}")?,
-        }
-    }
-    Ok(())
-}
-
-/// JSON in a script: nothing in it may end the script.
-fn script_json(value: &Value) -> String {
-    value.to_string().replace('<', "\\u003c")
+    fill(PAGE, out, |mark, out| match mark {
+        "title" => escape(out, &report.name),
+        "report" => escape(out, &report.text()),
+        "verdicts" => report.phases.iter().try_for_each(|p| {
+            out.write_all(b"<p><b>")?;
+            escape(out, phase_name(p.phase))?;
+            out.write_all(b"</b> ")?;
+            escape(out, &p.verdict.sentence)?;
+            out.write_all(b"</p>\n")
+        }),
+        "data" => data(out, trace, report),
+        mark => Err(io::Error::other(format!("the template has an unknown mark {mark}"))),
+    })
 }
 
 /// What the script draws. An event is six numbers: nanoseconds after the start of the one before it on its track, how
@@ -86,11 +58,11 @@ fn data(out: &mut dyn Write, trace: &Trace<'_>, report: &Report) -> io::Result<(
         names[*index] = path.to_string_lossy().into_owned();
     }
     let facts = json!({ "model": report.name, "kinds": kinds, "ops": Op::COUNT, "files": names, "cut": trace.cut() });
-    let text = script_json(&facts);
+    let text = script_json(&facts)?;
     write!(out, "{},\"tracks\":[", text.trim_end_matches('}'))?;
     for (i, track) in trace.tracks().enumerate() {
         let comma = if i == 0 { "" } else { "," };
-        write!(out, "{comma}\n{{\"name\":{},\"e\":[", script_json(&json!(track_name(track))))?;
+        write!(out, "{comma}\n{{\"name\":{},\"e\":[", script_json(&json!(track_name(track)))?)?;
         let mut before = 0;
         for (j, event) in trace.events(track).enumerate() {
             let comma = if j == 0 { "" } else { "," };

@@ -5,12 +5,14 @@
 use rheostat_kernels as kernels;
 use rheostat_kernels::{Attention, Gathering, KvBlock, KvSource, Span};
 
-use super::products::{Product, Targets};
+use super::look::Seen;
+use super::products::Targets;
 use super::workspace::Workspace;
 use super::{Input, Pass};
 use crate::bind::BoundBlock;
 use crate::decoder::{self, Part, QkNormPlace};
 use crate::error::Error;
+use crate::hooks::{Look, Point, normed_place};
 use crate::profile::Op;
 
 /// The keys and values of one layer, for the kernel.
@@ -29,7 +31,7 @@ impl KvSource for Layer<'_, '_> {
     }
 }
 
-impl Pass<'_> {
+impl<H: Look> Pass<'_, H> {
     /// `delta = o(attention(q, k, v))` with `q`, `k`, `v` from `normed`.
     pub(super) fn attention(
         &self,
@@ -46,6 +48,17 @@ impl Pass<'_> {
         let mut to = Targets { parts: &mut ws.parts, whole: &mut ws.whole };
         self.project(&ws.normed[..n * hidden], n, &mut ws.prepared, &mixer.inputs, linears, &mut to)?;
         self.done(Op::Qkv);
+        let block = Some(i);
+        let (q_shape, kv_shape) = ([mixer.n_heads, mixer.head_dim], [mixer.n_kv_heads, mixer.head_dim]);
+        for (point, part, shape) in
+            [(Point::Q, Part::Query, q_shape), (Point::K, Part::Key, kv_shape), (Point::V, Part::Value, kv_shape)]
+        {
+            self.hook(point, block, shape, &mut ws.parts[part as usize][..n * shape[0] * shape[1]])?;
+        }
+        if mixer.is_gated() {
+            self.hook(Point::Gate, block, q_shape, &mut ws.parts[Part::Gate as usize][..n * width])?;
+        }
+        let normed = [(Point::QNormed, Part::Query, q_shape), (Point::KNormed, Part::Key, kv_shape)];
         let place = mixer.qk_norm.as_ref().map(|norm| norm.place);
         if place == Some(QkNormPlace::BeforeRotation) {
             self.qk_norm(mixer, bound, n, ws);
@@ -56,6 +69,14 @@ impl Pass<'_> {
             }
             self.done(Op::Activation);
         }
+        if normed_place(mixer) == Some(QkNormPlace::BeforeRotation) {
+            for (point, part, shape) in normed {
+                self.hook(point, block, shape, &mut ws.parts[part as usize][..n * shape[0] * shape[1]])?;
+            }
+        }
+        if mixer.clip.is_some() {
+            self.hook(Point::VClipped, block, kv_shape, &mut ws.parts[Part::Value as usize][..n * kv_width])?;
+        }
         if let Some(rotary) = mixer.rotary {
             let half = self.decoder.ropes[rotary.rope].dim() / 2;
             let angles = &ws.angles[rotary.rope];
@@ -65,9 +86,15 @@ impl Pass<'_> {
                 kernels::rotate(self.exec, x, heads, mixer.head_dim, rotary.first, rotary.pairing, cos, sin);
             }
             self.done(Op::Rotate);
+            for (point, part, shape) in [(Point::RotQ, Part::Query, q_shape), (Point::RotK, Part::Key, kv_shape)] {
+                self.hook(point, block, shape, &mut ws.parts[part as usize][..n * shape[0] * shape[1]])?;
+            }
         }
         if place == Some(QkNormPlace::AfterRotation) {
             self.qk_norm(mixer, bound, n, ws);
+            for (point, part, shape) in normed {
+                self.hook(point, block, shape, &mut ws.parts[part as usize][..n * shape[0] * shape[1]])?;
+            }
         }
         let [q, k, v] = [Part::Query, Part::Key, Part::Value].map(|part| part as usize);
         let mut at = 0;
@@ -89,13 +116,14 @@ impl Pass<'_> {
         };
         let z = &mut ws.z[..n * width];
         let room = (&mut ws.gathering[..], &mut ws.in_memory);
-        self.attend(i, &shape, &ws.parts[q][..n * width], &ws.spans, inputs, room, z)?;
+        self.attend(i, &shape, &ws.parts[q][..n * width], &ws.spans, inputs, room, z, &mut ws.seen)?;
+        self.hook(Point::Z, block, q_shape, z)?;
         if mixer.is_gated() {
             kernels::sigmoid_gate(self.exec, z, &ws.parts[Part::Gate as usize][..n * width]);
             self.done(Op::Activation);
+            self.hook(Point::ZGated, block, q_shape, z)?;
         }
-        let out = &mut ws.delta[..n * hidden];
-        self.products(z, n, &mut ws.prepared, &mut [Product { linear: &o[0], out }])?;
+        self.output(i, &o[0], mixer.n_heads, n, ws)?;
         self.done(Op::Output);
         Ok(())
     }
@@ -121,6 +149,7 @@ impl Pass<'_> {
         inputs: &mut [Input<'_>],
         room: (&mut [f32], &mut Vec<Span>),
         z: &mut [f32],
+        seen: &mut Seen,
     ) -> Result<(), Error> {
         let layer = Layer { inputs, layer: i };
         if layer.inputs[0].sequence.disk().is_none() {
@@ -128,6 +157,7 @@ impl Pass<'_> {
         } else {
             self.attention_from_disk(shape, q, spans, &layer, room, z)?;
         }
+        self.look_at_attention(i, shape, q, inputs, z, seen)?;
         self.done(Op::Attention);
         if inputs[0].sequence.disk().is_some() {
             inputs.iter_mut().try_for_each(|input| input.sequence.put_away(i))?;

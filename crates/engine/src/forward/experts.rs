@@ -5,18 +5,22 @@
 
 use rheostat_kernels as kernels;
 use rheostat_kernels::route;
-use rheostat_store::ExpertBytes;
+use rheostat_store::{ExpertBytes, Place};
 
 use super::Pass;
-use super::ffn::gate;
+use super::ffn::{FfnPoints, gate};
 use super::products::Product;
 use super::workspace::{Prepared, Workspace};
 use crate::bind::{BoundExperts, BoundLinear, format};
-use crate::decoder::{Experts, Gated, Part, Shared};
+use crate::decoder::{Experts, Flow, Gated, Part, Shared};
 use crate::error::Error;
+use crate::hooks::{Look, Point};
 use crate::profile::Op;
 
-impl Pass<'_> {
+/// Rows of a pass at the most for which routers are asked ahead of time: with more of them nearly every expert is needed anyway.
+const FORESEEN_ROWS: usize = 4;
+
+impl<H: Look> Pass<'_, H> {
     /// `delta = Σ weight · expert(normed) (+ shared(normed))`.
     pub(super) fn experts(
         &self,
@@ -32,14 +36,14 @@ impl Pass<'_> {
             unreachable!("a model with experts was bound and loaded with them")
         };
         let bound = &self.bound.experts[layer];
-        self.choose(experts, linears, bound_block.vectors.last().map(Vec::as_slice), n, ws)?;
+        self.choose(i, experts, linears, bound_block.vectors.last().map(Vec::as_slice), n, ws)?;
         let mut wanted: Vec<u32> = ws.experts.order.iter().map(|(expert, ..)| *expert).collect();
         wanted.dedup();
         cache.request(layer, &wanted);
         self.done(Op::Router);
         if let Some(shared) = &experts.shared {
             // It is at hand, or streams, while experts arrive.
-            self.shared(shared, &linears[1..], n, ws)?;
+            self.shared(i, shared, &linears[1..], n, ws)?;
         }
         let order = std::mem::take(&mut ws.experts.order);
         ws.delta[..n * hidden].fill(0.0);
@@ -53,27 +57,45 @@ impl Pass<'_> {
         ws.experts.order = order;
         result?;
         if experts.shared.is_some() {
+            let shape = [1, hidden];
+            self.hook(Point::ExpertsOut, Some(i), shape, &mut ws.delta[..n * hidden])?;
             kernels::add_assign(self.exec, &mut ws.delta[..n * hidden], &ws.experts.shared[..n * hidden]);
         }
         self.done(Op::Experts);
         Ok(())
     }
 
-    /// Which experts each row gets: `ws.experts.order`.
-    fn choose(
-        &self,
-        experts: &Experts,
-        linears: &[BoundLinear],
-        correction: Option<&[f32]>,
-        n: usize,
-        ws: &mut Workspace,
-    ) -> Result<(), Error> {
-        let hidden = self.decoder.hidden_size;
+    /// Asks the router of block `next` ahead of time, about the residual stream as it is before that block, and has the experts read that it
+    /// names, while the block's mixer computes. What it says then is close to what it will say when it has its turn; and what
+    /// is read in vain is read while nobody asks for anything else.
+    pub(super) fn foresee(&self, next: usize, n: usize, ws: &mut Workspace) -> Result<(), Error> {
+        let (Some(block), Some(cache)) = (self.decoder.blocks.get(next), self.experts) else { return Ok(()) };
+        let bound = &self.bound.blocks[next];
+        let (Some(experts), Some(layer), Some(norm)) = (block.ffn.experts(), bound.experts, &bound.ffn_norm) else {
+            return Ok(());
+        };
+        let linear = &bound.ffn[0];
+        let mut tiles = self.weights.plan().tiles_of(linear.matrix);
+        let pinned = |t: usize| self.weights.plan().tiles()[t].place != Place::Streamed && self.weights.is_here(t);
+        if n > FORESEEN_ROWS || block.flow != Flow::Serial || cache.plan().fits() || !tiles.all(pinned) {
+            return Ok(());
+        }
+        let len = n * self.decoder.hidden_size;
+        kernels::norm(self.exec, &norm.norm(), 1, &ws.x[..len], &mut ws.normed[..len]);
+        let product = Product { linear, out: &mut ws.experts.scores[..n * experts.n_experts] };
+        self.products(&ws.normed[..len], n, &mut Prepared::F32, &mut [product])?;
+        self.route(experts, bound.vectors.last().map(Vec::as_slice), n, ws);
+        let mut likely: Vec<u32> = ws.experts.chosen[..n * experts.router.top_k].to_vec();
+        likely.sort_unstable();
+        likely.dedup();
+        cache.hint(layer, &likely);
+        self.done(Op::Router);
+        Ok(())
+    }
+
+    /// Chooses the experts of every row, by `ws.experts.scores`.
+    fn route(&self, experts: &Experts, correction: Option<&[f32]>, n: usize, ws: &mut Workspace) {
         let router = &experts.router;
-        let scores = &mut ws.experts.scores[..n * experts.n_experts];
-        let product = Product { linear: &linears[0], out: scores };
-        // A choice is not to hang on rounding: routers are computed in f32 in every mode.
-        self.products(&ws.normed[..n * hidden], n, &mut Prepared::F32, &mut [product])?;
         let shape = kernels::Router {
             n_experts: experts.n_experts,
             top_k: router.top_k,
@@ -86,6 +108,31 @@ impl Pass<'_> {
         let room = &mut ws.experts;
         let (chosen, weights) = (&mut room.chosen[..n * router.top_k], &mut room.weights[..n * router.top_k]);
         route(self.exec, &shape, &room.scores[..n * experts.n_experts], chosen, weights);
+    }
+
+    /// Which experts each row gets: `ws.experts.order`.
+    fn choose(
+        &self,
+        i: usize,
+        experts: &Experts,
+        linears: &[BoundLinear],
+        correction: Option<&[f32]>,
+        n: usize,
+        ws: &mut Workspace,
+    ) -> Result<(), Error> {
+        let hidden = self.decoder.hidden_size;
+        let router = &experts.router;
+        let scores = &mut ws.experts.scores[..n * experts.n_experts];
+        let product = Product { linear: &linears[0], out: scores };
+        // A choice is not to hang on rounding: routers are computed in f32 in every mode.
+        self.products(&ws.normed[..n * hidden], n, &mut Prepared::F32, &mut [product])?;
+        let scores = &mut ws.experts.scores[..n * experts.n_experts];
+        self.hook(Point::RouterLogits, Some(i), [1, experts.n_experts], scores)?;
+        self.look_at_scores(i, experts, scores, &mut ws.seen)?;
+        self.route(experts, correction, n, ws);
+        let room = &mut ws.experts;
+        let (chosen, weights) = (&mut room.chosen[..n * router.top_k], &mut room.weights[..n * router.top_k]);
+        self.hook_choice(i, router.top_k, chosen, weights)?;
         room.order.clear();
         let by_row = chosen.iter().zip(&*weights).enumerate();
         room.order.extend(by_row.map(|(at, (expert, weight))| (*expert, (at / router.top_k) as u32, *weight)));
@@ -93,15 +140,31 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// Shows the chosen experts of every row, and what they weigh.
+    fn hook_choice(&self, i: usize, top_k: usize, chosen: &[u32], weights: &mut [f32]) -> Result<(), Error> {
+        if self.wants(Point::ExpertIndices, Some(i)) {
+            let mut indices: Vec<f32> = chosen.iter().map(|expert| *expert as f32).collect();
+            self.hook(Point::ExpertIndices, Some(i), [1, top_k], &mut indices)?;
+        }
+        self.hook(Point::ChosenWeights, Some(i), [1, top_k], weights)
+    }
+
     /// `ws.experts.shared = shared(normed)`, times its gate.
-    fn shared(&self, shared: &Shared, linears: &[BoundLinear], n: usize, ws: &mut Workspace) -> Result<(), Error> {
+    fn shared(
+        &self,
+        i: usize,
+        shared: &Shared,
+        linears: &[BoundLinear],
+        n: usize,
+        ws: &mut Workspace,
+    ) -> Result<(), Error> {
         let hidden = self.decoder.hidden_size;
         let (gates, linears) = linears.split_at(usize::from(shared.gate.is_some()));
         if let [linear] = gates {
             let product = Product { linear, out: &mut ws.experts.shared_gate[..n] };
             self.products(&ws.normed[..n * hidden], n, &mut ws.prepared, &mut [product])?;
         }
-        self.gated(&shared.ffn, linears, n, ws)?;
+        self.gated(i, FfnPoints::SHARED, &shared.ffn, linears, n, ws)?;
         let room = &mut ws.experts;
         let delta = &ws.delta[..n * hidden];
         if gates.is_empty() {
@@ -112,7 +175,7 @@ impl Pass<'_> {
             room.shared[..n * hidden].fill(0.0);
             kernels::add_scaled_rows(self.exec, &mut room.shared[..n * hidden], delta, gate);
         }
-        Ok(())
+        self.hook(Point::SharedOut, Some(i), [1, hidden], &mut room.shared[..n * hidden])
     }
 
     /// Adds what an expert makes of its rows to `delta`.
@@ -145,7 +208,7 @@ impl Pass<'_> {
             }
             let bias = bound.biased[m].then_some(bias.as_slice());
             let Some(projection) = ffn.inputs.get(m) else {
-                gate(self, ffn, &mut ws.parts, n * ffn.intermediate);
+                gate(self.exec, ffn, &mut ws.parts, n * ffn.intermediate);
                 let down = &mut ws.experts.out[..n * hidden];
                 let gate = &ws.parts[Part::Gate as usize][..n * ffn.intermediate];
                 self.product(gate, n, &mut ws.prepared, weight, bias, down);

@@ -13,9 +13,10 @@ use super::workspace::Workspace;
 use super::{Input, Pass};
 use crate::decoder::{Latent, LatentQueries, Part};
 use crate::error::Error;
+use crate::hooks::{Look, Point};
 use crate::profile::Op;
 
-impl Pass<'_> {
+impl<H: Look> Pass<'_, H> {
     /// `delta = o(attention)` of `normed`.
     pub(super) fn latent(
         &self,
@@ -34,6 +35,7 @@ impl Pass<'_> {
         let kv = &mut ws.latent.kv[..n * key_dim];
         let [.., kv_a, kv_b, o] = &bound.mixer[..] else { unreachable!("as `Mixer::linears` says") };
         let norms = &bound.mixer_norms;
+        let (block, q_shape) = (Some(i), [n_heads, q_dim]);
         match &mixer.q {
             LatentQueries::Direct(_) => {
                 self.products(normed, n, &mut ws.prepared, &mut [Product { linear: &bound.mixer[0], out: q }])?;
@@ -42,25 +44,33 @@ impl Pass<'_> {
                 let (low, low_normed) = ws.latent.q_low[..2 * n * a.out_features].split_at_mut(n * a.out_features);
                 self.products(normed, n, &mut ws.prepared, &mut [Product { linear: &bound.mixer[0], out: low }])?;
                 self.done(Op::Qkv);
+                let shape = [1, a.out_features];
+                self.hook(Point::QLow, block, shape, low)?;
                 kernels::norm(self.exec, &norms[0].norm(), 1, low, low_normed);
                 self.done(Op::Norm);
+                self.hook(Point::QLowNormed, block, shape, low_normed)?;
                 let product = Product { linear: &bound.mixer[1], out: q };
                 self.products(low_normed, n, &mut ws.prepared, &mut [product])?;
             }
         }
         self.products(normed, n, &mut ws.prepared, &mut [Product { linear: kv_a, out: kv }])?;
         self.done(Op::Qkv);
+        self.hook(Point::Q, block, q_shape, q)?;
+        self.hook(Point::KvLow, block, [1, key_dim], kv)?;
         let angles = &ws.angles[mixer.rotary.rope];
         let half = self.decoder.ropes[mixer.rotary.rope].dim() / 2;
         let (cos, sin) = (&angles.cos[..n * half], &angles.sin[..n * half]);
         kernels::rotate(self.exec, q, n_heads, q_dim, nope, mixer.rotary.pairing, cos, sin);
         kernels::rotate(self.exec, kv, 1, key_dim, rank, mixer.rotary.pairing, cos, sin);
         self.done(Op::Rotate);
+        self.hook_columns(Point::RotQ, i, [n_heads, q_dim], nope, q, &mut ws.seen.rotated)?;
+        self.hook_columns(Point::RotK, i, [1, key_dim], rank, kv, &mut ws.seen.rotated)?;
         // The compressed vectors, normed, then the rotated keys: a key as it is kept, and its first part as the value.
         let whole = &mut ws.whole[..n * rank];
         kernels::copy_columns(self.exec, kv, key_dim, &[Run { from: 0, to: 0, len: rank }], whole, rank);
         let kv_norm = &norms[norms.len() - 1];
         kernels::norm_in_place(self.exec, &kv_norm.norm(), 1, whole);
+        self.hook(Point::Latent, block, [1, rank], whole)?;
         kernels::copy_columns(self.exec, whole, rank, &[Run { from: 0, to: 0, len: rank }], kv, key_dim);
         self.done(Op::Norm);
         let mut at = 0;
@@ -104,7 +114,7 @@ impl Pass<'_> {
         };
         let latent_z = &mut ws.latent.z[..n * n_heads * rank];
         let room = (&mut ws.gathering[..], &mut ws.in_memory);
-        self.attend(i, &shape, latent_q, &ws.spans, inputs, room, latent_z)?;
+        self.attend(i, &shape, latent_q, &ws.spans, inputs, room, latent_z, &mut ws.seen)?;
         let z = &mut ws.z[..n * n_heads * value_dim];
         for h in 0..n_heads {
             let head_in = &mut ws.latent.head_in[..n * rank];
@@ -118,9 +128,33 @@ impl Pass<'_> {
             kernels::copy_columns(self.exec, head_out, value_dim, &run, z, n_heads * value_dim);
         }
         drop(tile);
-        let out = &mut ws.delta[..n * hidden];
-        self.products(z, n, &mut ws.prepared, &mut [Product { linear: o, out }])?;
+        self.hook(Point::Z, block, [n_heads, value_dim], z)?;
+        self.output(i, o, n_heads, n, ws)?;
         self.done(Op::Output);
+        Ok(())
+    }
+
+    /// Shows the last columns of every head of `x: [n, heads, width]`, from `first` on.
+    fn hook_columns(
+        &self,
+        point: Point,
+        i: usize,
+        [heads, width]: [usize; 2],
+        first: usize,
+        x: &mut [f32],
+        room: &mut [f32],
+    ) -> Result<(), Error> {
+        if !self.wants(point, Some(i)) {
+            return Ok(());
+        }
+        let len = width - first;
+        let columns = &mut room[..x.len() / width * len];
+        let (row, own) = (heads * width, heads * len);
+        let runs: Vec<Run> = (0..heads).map(|h| Run { from: h * width + first, to: h * len, len }).collect();
+        kernels::copy_columns(self.exec, x, row, &runs, columns, own);
+        self.hook(point, Some(i), [heads, len], columns)?;
+        let back: Vec<Run> = runs.iter().map(|run| Run { from: run.to, to: run.from, len }).collect();
+        kernels::copy_columns(self.exec, columns, own, &back, x, row);
         Ok(())
     }
 

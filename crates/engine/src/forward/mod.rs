@@ -7,25 +7,31 @@ mod attention;
 mod experts;
 mod ffn;
 mod latent;
+mod look;
 mod products;
 mod recurrent;
+mod unembed;
 mod workspace;
 
+pub(crate) use look::{Looks, rows};
+pub(crate) use unembed::held_norm;
 pub(crate) use workspace::{Workspace, workspace_elements};
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rheostat_kernels as kernels;
-use rheostat_kernels::{Exec, SPAN_ROWS, Span};
+use rheostat_kernels::{Exec, KvFormat, SPAN_ROWS, Span};
 use rheostat_store::{Checkpoint, Experts, Head, TensorInfo, Weights};
 
 use crate::bind::{self, Bound, BoundNorm};
 use crate::decoder::{Block, Decoder, Flow, Mixer};
 use crate::error::Error;
+use crate::hooks::{Look, Point, Row, ffn_out_is_apart, mixer_out_is_apart};
 use crate::kv::{self, Sequence};
 use crate::model::all_reads;
 use crate::profile::{Op, Phase, Recorder};
+use look::{NormPoints, Seen, weigh};
 use products::Product;
 
 /// In which numbers the matrix products are computed. Everything else is f32 in both modes.
@@ -99,20 +105,8 @@ pub struct Output<'a> {
     pub final_hidden: &'a [f32],
 }
 
-/// Looks on while a pass goes by. Points carry the names of TransformerLens.
-pub trait Observer {
-    /// `blocks.{block}.hook_resid_post`, `[rows, hidden_size]`: the residual stream after a block.
-    fn resid_post(&mut self, block: usize, rows: &[f32]);
-}
-
-/// Nobody looks on.
-impl Observer for () {
-    #[inline(always)]
-    fn resid_post(&mut self, _block: usize, _rows: &[f32]) {}
-}
-
 /// What a pass reads and does not change.
-pub(crate) struct Pass<'a> {
+pub(crate) struct Pass<'a, H> {
     pub(crate) decoder: &'a Decoder,
     pub(crate) checkpoint: &'a Checkpoint,
     pub(crate) bound: &'a Bound,
@@ -124,17 +118,19 @@ pub(crate) struct Pass<'a> {
     pub(crate) cancel: &'a AtomicBool,
     /// Where the time goes.
     pub(crate) recorder: RefCell<&'a mut Recorder>,
+    /// Who looks on.
+    pub(crate) hooks: RefCell<H>,
+    /// The rows, and those of them whose logits are wanted, if somebody looks on.
+    pub(crate) rows: Vec<Row>,
+    pub(crate) wanted: Vec<Row>,
+    /// How the cache keeps keys and values.
+    pub(crate) kv_format: KvFormat,
 }
 
-impl Pass<'_> {
+impl<H: Look> Pass<'_, H> {
     /// One pass over `inputs`, whose rows fit `ws`. On an error every sequence is as it was.
-    pub(crate) fn run<'w, O: Observer>(
-        &self,
-        inputs: &mut [Input<'_>],
-        ws: &'w mut Workspace,
-        observer: &mut O,
-    ) -> Result<Output<'w>, Error> {
-        let result = self.blocks_and_head(inputs, ws, observer);
+    pub(crate) fn run<'w>(&self, inputs: &mut [Input<'_>], ws: &'w mut Workspace) -> Result<Output<'w>, Error> {
+        let result = self.blocks_and_head(inputs, ws);
         self.recorder.borrow_mut().end();
         for input in inputs.iter_mut() {
             match result {
@@ -151,19 +147,11 @@ impl Pass<'_> {
         let wanted = result?;
         // The next pass is taken to go on with the same sequences.
         kv::expect(inputs);
-        Ok(Output {
-            logits: &ws.logits[..wanted * self.decoder.vocab_size],
-            final_hidden: &ws.final_hidden[..wanted * self.decoder.hidden_size],
-        })
+        Ok(ws.output(self.decoder, wanted))
     }
 
     /// The pass itself; returns the number of wanted rows, which are in `ws`.
-    fn blocks_and_head<O: Observer>(
-        &self,
-        inputs: &mut [Input<'_>],
-        ws: &mut Workspace,
-        observer: &mut O,
-    ) -> Result<usize, Error> {
+    fn blocks_and_head(&self, inputs: &mut [Input<'_>], ws: &mut Workspace) -> Result<usize, Error> {
         let n: usize = inputs.iter().map(|i| i.tokens.len()).sum();
         let wanted: usize = inputs.iter().map(wanted_rows).sum();
         let reads = all_reads(self.weights, self.experts);
@@ -184,7 +172,7 @@ impl Pass<'_> {
             }
             self.recorder.borrow_mut().layer(Some(i));
             self.block(i, block, n, inputs, ws)?;
-            observer.resid_post(i, &ws.x[..n * self.decoder.hidden_size]);
+            self.foresee(i + 1, n, ws)?;
         }
         self.recorder.borrow_mut().layer(None);
         self.head(inputs, wanted, ws)?;
@@ -207,9 +195,11 @@ impl Pass<'_> {
         if embed.scale != 1.0 {
             kernels::scale(self.exec, x, embed.scale);
         }
+        self.hook(Point::Embed, None, [1, hidden], x)?;
         if let Some(table) = &self.bound.positions {
             let positions = inputs.iter().flat_map(|i| i.sequence.len()..i.sequence.len() + i.tokens.len());
             self.gather(table, positions, &mut ws.normed, &mut ws.row, &mut ws.gathered)?;
+            self.hook(Point::PosEmbed, None, [1, hidden], &mut ws.normed[..n * hidden])?;
             kernels::add_assign(self.exec, x, &ws.normed[..n * hidden]);
         }
         Ok(())
@@ -271,58 +261,110 @@ impl Pass<'_> {
         ws: &mut Workspace,
     ) -> Result<(), Error> {
         let bound = &self.bound.blocks[i];
-        let len = n * self.decoder.hidden_size;
-        self.norm_into(bound.mixer_norm.as_ref(), &ws.x[..len], &mut ws.normed[..len]);
+        let hidden = self.decoder.hidden_size;
+        let (len, at, shape) = (n * hidden, Some(i), [1, hidden]);
+        self.hook(Point::ResidPre, at, shape, &mut ws.x[..len])?;
+        let norm = bound.mixer_norm.as_ref();
+        self.norm_into(NormPoints::LN1, at, norm, &ws.x[..len], &mut ws.normed[..len], &mut ws.seen)?;
         match &block.mixer {
             Mixer::Attention(mixer) => self.attention(i, mixer, n, inputs, ws)?,
             Mixer::Latent(mixer) => self.latent(i, mixer, n, inputs, ws)?,
             Mixer::Delta(mixer) => self.linear_attention(i, mixer, n, inputs, ws)?,
             Mixer::Conv(mixer) => self.short_conv(i, mixer, n, inputs, ws)?,
         }
-        self.norm_in_place(bound.mixer_post_norm.as_ref(), &mut ws.delta[..len]);
+        if mixer_out_is_apart(block) {
+            self.hook(Point::MixerOut, at, shape, &mut ws.delta[..len])?;
+        }
+        let norm = bound.mixer_post_norm.as_ref();
+        self.norm_in_place(NormPoints::LN1_POST, at, norm, &mut ws.delta[..len], &mut ws.seen)?;
+        let norm = bound.ffn_norm.as_ref();
         match block.flow {
             Flow::Serial => {
-                self.add(block, &mut ws.x[..len], &ws.delta[..len]);
-                self.norm_into(bound.ffn_norm.as_ref(), &ws.x[..len], &mut ws.normed[..len]);
+                self.add(Point::AttnOut, i, block, &mut ws.x[..len], &mut ws.delta[..len], &mut ws.seen)?;
+                self.hook(Point::ResidMid, at, shape, &mut ws.x[..len])?;
+                self.norm_into(NormPoints::LN2, at, norm, &ws.x[..len], &mut ws.normed[..len], &mut ws.seen)?;
             }
             Flow::Parallel => {
                 // Without a norm of its own, what the mixer took is still there.
-                if bound.ffn_norm.is_some() {
-                    self.norm_into(bound.ffn_norm.as_ref(), &ws.x[..len], &mut ws.normed[..len]);
+                if norm.is_some() {
+                    self.norm_into(NormPoints::LN2, at, norm, &ws.x[..len], &mut ws.normed[..len], &mut ws.seen)?;
                 }
-                self.add(block, &mut ws.x[..len], &ws.delta[..len]);
+                self.add(Point::AttnOut, i, block, &mut ws.x[..len], &mut ws.delta[..len], &mut ws.seen)?;
             }
         }
         self.feed_forward(i, &block.ffn, n, ws)?;
-        self.norm_in_place(bound.ffn_post_norm.as_ref(), &mut ws.delta[..len]);
-        self.add(block, &mut ws.x[..len], &ws.delta[..len]);
-        Ok(())
+        if ffn_out_is_apart(block) {
+            self.hook(Point::FfnOut, at, shape, &mut ws.delta[..len])?;
+        }
+        let norm = bound.ffn_post_norm.as_ref();
+        self.norm_in_place(NormPoints::LN2_POST, at, norm, &mut ws.delta[..len], &mut ws.seen)?;
+        self.add(Point::MlpOut, i, block, &mut ws.x[..len], &mut ws.delta[..len], &mut ws.seen)?;
+        self.hook(Point::ResidPost, at, shape, &mut ws.x[..len])
     }
 
     /// `normed = norm(x)`; without a norm, `x`.
-    fn norm_into(&self, norm: Option<&BoundNorm>, x: &[f32], normed: &mut [f32]) {
-        match norm {
-            Some(norm) => kernels::norm(self.exec, &norm.norm(), 1, x, normed),
-            None => normed.copy_from_slice(x),
+    fn norm_into(
+        &self,
+        points: NormPoints,
+        block: Option<usize>,
+        norm: Option<&BoundNorm>,
+        x: &[f32],
+        normed: &mut [f32],
+        seen: &mut Seen,
+    ) -> Result<(), Error> {
+        let Some(norm) = norm else {
+            normed.copy_from_slice(x);
+            self.done(Op::Norm);
+            return Ok(());
+        };
+        if self.look_into_norm(points, block, norm, x, seen)? {
+            weigh(norm, &seen.rows[..x.len()], normed);
+        } else {
+            kernels::norm(self.exec, &norm.norm(), 1, x, normed);
         }
         self.done(Op::Norm);
+        match points.out {
+            Some(out) => self.hook(out, block, [1, norm.norm().width], normed),
+            None => Ok(()),
+        }
     }
 
-    fn norm_in_place(&self, norm: Option<&BoundNorm>, x: &mut [f32]) {
-        if let Some(norm) = norm {
+    fn norm_in_place(
+        &self,
+        points: NormPoints,
+        block: Option<usize>,
+        norm: Option<&BoundNorm>,
+        x: &mut [f32],
+        seen: &mut Seen,
+    ) -> Result<(), Error> {
+        let Some(norm) = norm else { return Ok(()) };
+        if self.look_into_norm(points, block, norm, x, seen)? {
+            weigh(norm, &seen.rows[..x.len()], x);
+        } else {
             kernels::norm_in_place(self.exec, &norm.norm(), 1, x);
-            self.done(Op::Norm);
         }
+        self.done(Op::Norm);
+        Ok(())
     }
 
     /// `x += delta`, scaled as the block says.
-    fn add(&self, block: &Block, x: &mut [f32], delta: &[f32]) {
+    fn add(
+        &self,
+        point: Point,
+        i: usize,
+        block: &Block,
+        x: &mut [f32],
+        delta: &mut [f32],
+        seen: &mut Seen,
+    ) -> Result<(), Error> {
+        self.look_at_sum(point, i, block.residual_scale, x, delta, seen)?;
         if block.residual_scale == 1.0 {
             kernels::add_assign(self.exec, x, delta);
         } else {
             kernels::scaled_add_assign(self.exec, x, delta, block.residual_scale);
         }
         self.done(Op::Residual);
+        Ok(())
     }
 
     /// The final norm and the output projection, for the wanted rows only.
@@ -340,8 +382,15 @@ impl Pass<'_> {
             ws.delta[to * hidden..(to + count) * hidden].copy_from_slice(from);
             (row, to) = (end, to + count);
         }
+        self.head_of_rows(wanted, ws)
+    }
+
+    /// The same of the first rows of `delta`, so many as are wanted.
+    fn head_of_rows(&self, wanted: usize, ws: &mut Workspace) -> Result<(), Error> {
+        let hidden = self.decoder.hidden_size;
         let final_hidden = &mut ws.final_hidden[..wanted * hidden];
-        self.norm_into(Some(&self.bound.norm), &ws.delta[..wanted * hidden], final_hidden);
+        let (norm, x) = (Some(&self.bound.norm), &ws.delta[..wanted * hidden]);
+        self.norm_into(NormPoints::LN_FINAL, None, norm, x, final_hidden, &mut ws.seen)?;
         let logits = &mut ws.logits[..wanted * self.decoder.vocab_size];
         let product = Product { linear: &self.bound.head, out: logits };
         self.products(final_hidden, wanted, &mut ws.prepared, &mut [product])?;
@@ -354,7 +403,7 @@ impl Pass<'_> {
             kernels::soft_cap(self.exec, logits, cap);
         }
         self.done(Op::Head);
-        Ok(())
+        self.hook(Point::Logits, None, [1, self.decoder.vocab_size], logits)
     }
 }
 

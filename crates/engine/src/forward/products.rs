@@ -9,6 +9,7 @@ use super::workspace::Prepared;
 use crate::bind::BoundLinear;
 use crate::decoder::{Part, Projection};
 use crate::error::Error;
+use crate::hooks::Look;
 
 /// One linear map of [`Pass::products`].
 pub(super) struct Product<'a> {
@@ -32,7 +33,7 @@ impl Targets<'_> {
     }
 }
 
-impl Pass<'_> {
+impl<H: Look> Pass<'_, H> {
     /// The projections `inputs` of `x: [n, in_features]`, each part into its buffer, `[n, width of the part]`.
     pub(super) fn project(
         &self,

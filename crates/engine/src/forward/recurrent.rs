@@ -8,6 +8,7 @@ use super::workspace::Workspace;
 use super::{Input, Pass};
 use crate::decoder::{Delta, Part, ShortConv};
 use crate::error::Error;
+use crate::hooks::{Look, Point};
 use crate::profile::Op;
 
 /// Added to the sum of squares of queries and keys (`l2norm` of `modeling_qwen3_next.py`).
@@ -29,7 +30,7 @@ fn carried<'a>(
     all
 }
 
-impl Pass<'_> {
+impl<H: Look> Pass<'_, H> {
     /// `delta = o(norm(rule(conv(q, k, v))) · silu(gate))` of `normed`.
     ///
     /// Mirrors `modeling_qwen3_next.py::Qwen3NextGatedDeltaNet.forward`.
@@ -48,6 +49,14 @@ impl Pass<'_> {
         let mut to = Targets { parts: &mut ws.parts, whole: &mut ws.whole };
         self.project(&ws.normed[..n * hidden], n, &mut ws.prepared, &mixer.inputs, linears, &mut to)?;
         self.done(Op::Qkv);
+        let (block, z_shape) = (Some(i), [v_heads, v_dim]);
+        self.hook(
+            Point::Mixed,
+            block,
+            [1, mixer.channels()],
+            &mut ws.parts[Part::Mixed as usize][..n * mixer.channels()],
+        )?;
+        self.hook(Point::Gate, block, z_shape, &mut ws.parts[Part::Gate as usize][..n * v_heads * v_dim])?;
         inputs.iter_mut().for_each(|input| input.sequence.keep_state(i));
         let [conv, a_log, dt_bias] = &bound.vectors[..3] else { unreachable!("as `Mixer::vectors` says") };
         let parts = [Part::Mixed, Part::Gate, Part::Decay, Part::Write, Part::Query, Part::Key];
@@ -59,22 +68,56 @@ impl Pass<'_> {
         let mut sequences = carried(inputs, i, |[conv, _]| conv);
         kernels::causal_conv(self.exec, &conv, AfterConv::Silu, &mut sequences, mixed);
         drop(sequences);
+        self.hook(Point::Conv, block, [1, channels], mixed)?;
         kernels::l2_norm(self.exec, mixed, channels, 2 * k_heads, k_dim, L2_EPS);
         let (g, beta) = (&mut g[..n * v_heads], &mut beta[..n * v_heads]);
         kernels::delta_gates(self.exec, &decay[..n * v_heads], &write[..n * v_heads], a_log, dt_bias, g, beta);
+        self.hook(Point::Decay, block, [1, v_heads], g)?;
+        self.hook(Point::Beta, block, [1, v_heads], beta)?;
         let scale = (1.0 / (k_dim as f64).sqrt()) as f32;
         let rule = DeltaRule { k_heads, v_heads, k_dim, v_dim, scale };
         let z = &mut ws.z[..n * v_heads * v_dim];
-        let mut sequences = carried(inputs, i, |[_, state]| state);
-        kernels::delta_rule(self.exec, &rule, mixed, g, beta, &mut sequences, z);
+        if self.wants(Point::State, block) {
+            self.row_after_row(i, &rule, mixed, g, beta, inputs, z)?;
+        } else {
+            let mut sequences = carried(inputs, i, |[_, state]| state);
+            kernels::delta_rule(self.exec, &rule, mixed, g, beta, &mut sequences, z);
+        }
         self.done(Op::Recurrence);
+        self.hook(Point::Z, block, z_shape, z)?;
         let norm = &bound.mixer_norms[0];
         let weight = norm.weight().unwrap_or_default();
         kernels::gated_rms_norm(self.exec, weight, norm.eps(), &gate[..n * v_heads * v_dim], z, v_dim);
         self.done(Op::Norm);
+        self.hook(Point::ZGated, block, z_shape, z)?;
         let out = &mut ws.delta[..n * hidden];
         self.products(z, n, &mut ws.prepared, &mut [Product { linear: &o[0], out }])?;
         self.done(Op::Output);
+        Ok(())
+    }
+
+    /// The rule, one row after the other, with the state after each.
+    #[allow(clippy::too_many_arguments, reason = "what the kernel takes")]
+    fn row_after_row(
+        &self,
+        i: usize,
+        rule: &DeltaRule,
+        mixed: &[f32],
+        g: &[f32],
+        beta: &[f32],
+        inputs: &mut [Input<'_>],
+        z: &mut [f32],
+    ) -> Result<(), Error> {
+        let DeltaRule { v_heads, k_dim, v_dim, .. } = *rule;
+        let channels = mixed.len() / self.rows.len();
+        let width = v_heads * v_dim;
+        for (r, row) in self.rows.iter().enumerate() {
+            let [_, state] = inputs[row.sequence].sequence.state(i);
+            let (g, beta) = (&g[r * v_heads..(r + 1) * v_heads], &beta[r * v_heads..(r + 1) * v_heads]);
+            let (mixed, z) = (&mixed[r * channels..(r + 1) * channels], &mut z[r * width..(r + 1) * width]);
+            kernels::delta_rule(self.exec, rule, mixed, g, beta, &mut [Carried::new(0..1, state)], z);
+            self.show(Point::State, Some(i), &self.rows[r..=r], [v_heads, k_dim * v_dim], state)?;
+        }
         Ok(())
     }
 
@@ -98,11 +141,14 @@ impl Pass<'_> {
         inputs.iter_mut().for_each(|input| input.sequence.keep_state(i));
         let conv =
             Conv { weight: &bound.vectors[0], bias: bound.vectors.get(1).map(Vec::as_slice), taps: mixer.kernel };
+        let (block, mixed) = (Some(i), &mut ws.parts[Part::Mixed as usize][..3 * n * mixer.channels]);
+        self.hook(Point::Mixed, block, [1, 3 * mixer.channels], mixed)?;
         let z = &mut ws.z[..n * mixer.channels];
         let mixed = &ws.parts[Part::Mixed as usize][..3 * n * mixer.channels];
         let mut sequences = carried(inputs, i, |[conv, _]| conv);
         kernels::gated_conv(self.exec, &conv, &mut sequences, mixed, z);
         self.done(Op::Recurrence);
+        self.hook(Point::Z, block, [1, mixer.channels], z)?;
         let out = &mut ws.delta[..n * hidden];
         self.products(z, n, &mut ws.prepared, &mut [Product { linear: &o[0], out }])?;
         self.done(Op::Output);

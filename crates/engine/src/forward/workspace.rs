@@ -2,7 +2,8 @@
 
 use rheostat_kernels::{Buffer, Exec, Format, Quantized, Rounded, Rows, Span};
 
-use super::{Compute, KvPlace};
+use super::look::{Looks, Seen, SeenSizes, prepared_for};
+use super::{Compute, KvPlace, Output};
 use crate::decoder::{Decoder, Ffn, LatentQueries, Mixer, Part, Projection};
 
 /// Parts that projections give: see [`Part`].
@@ -43,6 +44,8 @@ pub(crate) struct Workspace {
     pub(super) in_memory: Vec<Span>,
     /// Bytes of embedding rows read from disk so far.
     pub(super) gathered: u64,
+    /// For those who look on.
+    pub(super) seen: Seen,
 }
 
 /// Rotary angles `[rows, dim / 2]`.
@@ -249,12 +252,15 @@ pub(crate) fn workspace_elements(
     logit_rows: usize,
     compute: Compute,
     place: KvPlace,
+    looks: Looks,
 ) -> u64 {
     let widths = Widths::of(decoder);
     let logit_row = decoder.hidden_size + decoder.vocab_size;
     let gathering = gathering_elements(&widths, rows, place);
-    let prepared = prepared_elements(decoder, &widths, rows, logit_rows, compute);
-    (rows * widths.row(decoder) + logit_rows * logit_row + gathering + prepared + widths.head_weights) as u64
+    let seen = SeenSizes::of(decoder, rows, looks);
+    let prepared = prepared_elements(decoder, &widths, rows, logit_rows, compute, &seen);
+    let fixed = gathering + prepared + widths.head_weights + seen.elements();
+    (rows * widths.row(decoder) + logit_rows * logit_row + fixed) as u64
 }
 
 /// f32 elements of what goes with totals of attention.
@@ -266,13 +272,20 @@ fn gathering_elements(widths: &Widths, rows: usize, place: KvPlace) -> usize {
 }
 
 /// f32 elements of the input of a product in the form that the mode wants.
-fn prepared_elements(decoder: &Decoder, widths: &Widths, rows: usize, logit_rows: usize, compute: Compute) -> usize {
+fn prepared_elements(
+    decoder: &Decoder,
+    widths: &Widths,
+    rows: usize,
+    logit_rows: usize,
+    compute: Compute,
+    seen: &SeenSizes,
+) -> usize {
     let elements = match compute {
         Compute::F32 => return 0,
         Compute::Bf16 => Rounded::elements,
         Compute::Int8 => Quantized::elements,
     };
-    elements(rows, widths.input).max(elements(logit_rows, decoder.hidden_size))
+    elements(rows, widths.input).max(elements(logit_rows, decoder.hidden_size)).max(prepared_for(seen, elements))
 }
 
 impl Workspace {
@@ -282,9 +295,11 @@ impl Workspace {
         logit_rows: usize,
         compute: Compute,
         place: KvPlace,
+        looks: Looks,
     ) -> Workspace {
         let w = Widths::of(decoder);
-        let prepared = prepared_elements(decoder, &w, rows, logit_rows, compute);
+        let seen = SeenSizes::of(decoder, rows, looks);
+        let prepared = prepared_elements(decoder, &w, rows, logit_rows, compute, &seen);
         let buffer = |width: usize| Buffer::new(rows * width);
         let hidden = decoder.hidden_size;
         Workspace {
@@ -327,11 +342,20 @@ impl Workspace {
             gathering: Buffer::new(gathering_elements(&w, rows, place)),
             in_memory: Vec::new(),
             gathered: 0,
+            seen: Seen::new(&seen),
         }
     }
 
     pub(crate) fn gathered(&self) -> u64 {
         self.gathered
+    }
+
+    /// The output of a pass in which so many rows were wanted.
+    pub(crate) fn output(&self, decoder: &Decoder, wanted: usize) -> Output<'_> {
+        Output {
+            logits: &self.logits[..wanted * decoder.vocab_size],
+            final_hidden: &self.final_hidden[..wanted * decoder.hidden_size],
+        }
     }
 
     /// The logits of the last pass, in the first rows.

@@ -161,3 +161,11 @@ pub fn stretched(case: &Case) -> (Case, tempfile::TempDir) {
     std::fs::write(&path, config.to_string()).unwrap();
     (Case { dir: dir.path().to_owned(), ..case.clone() }, dir)
 }
+
+/// Numbers of the same bits.
+#[track_caller]
+pub fn assert_bits(what: &str, got: &[f32], want: &[f32]) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let differ = got.iter().zip(want).filter(|(g, w)| g.to_bits() != w.to_bits()).count();
+    assert_eq!(differ, 0, "{what}: {differ} of {} numbers differ", want.len());
+}
