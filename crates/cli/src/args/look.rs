@@ -98,6 +98,9 @@ pub(crate) struct TraceCommandArgs {
     /// File to write: a safetensors file with a tensor for each hook point
     #[arg(short, long, value_name = "FILE", requires = "capture")]
     pub(crate) out: Option<PathBuf>,
+    /// Write hashes of all weights into the file, by which `rheostat diff` tells whether two runs had the same; takes reading all of them
+    #[arg(long, requires = "out")]
+    pub(crate) hash_weights: bool,
     /// Print a JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use rheostat::diff::compare::compare;
-use rheostat::diff::hash::{Weights, hashes};
+use rheostat::diff::hash::Weights;
 use rheostat::diff::noise::Precision;
 use rheostat::diff::report::{Outcome, Side};
 use rheostat::diff::{Axes, Evaluator, Examiner, Recorded, Report, TraceFile, common_points, forced, free};
@@ -123,7 +123,7 @@ fn models(args: &DiffArgs) -> anyhow::Result<()> {
     };
     drop(model);
     let same = std::fs::canonicalize(&args.a).ok().zip(std::fs::canonicalize(&args.b).ok()).is_none_or(|(a, b)| a == b);
-    let hashed = if same || args.no_weights { None } else { Some(hash(&b, "hashing the weights of B")?) };
+    let hashed = if same || args.no_weights { None } else { Some(session::hash(&b, "hashing the weights of B")?) };
     let mut report = against(args, &a, args.run.compute, &trace, hashed)?;
     report.b.name = describe(b.name(), &args.set_b);
     finish(args, report)
@@ -160,7 +160,7 @@ fn against(
     let (own, put) = (TraceFile::open(&own)?, TraceFile::open(&put)?);
     let theirs = weights.or_else(|| trace.weights.clone());
     let weights = match theirs.filter(|_| !args.no_weights) {
-        Some(theirs) => Some(Weights::compare(&hash(package, "hashing the weights")?, &theirs)),
+        Some(theirs) => Some(Weights::compare(&session::hash(package, "hashing the weights")?, &theirs)),
         None => None,
     };
     let ours = match args.run.kv_cache {
@@ -218,19 +218,6 @@ fn reading(model: &Model, what: &str, passes: u64) -> Status {
     let status = Status::new(model.reading_watch());
     status.begin(what, 0, model.plan().pinned + passes * model.plan().streamed);
     status
-}
-
-/// Hashes of all tensors.
-fn hash(package: &Package, what: &str) -> anyhow::Result<BTreeMap<String, String>> {
-    let done = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
-    let seen = std::sync::Arc::clone(&done);
-    let status = Status::new(move || seen.load(std::sync::atomic::Ordering::Relaxed));
-    status.begin(what, 0, package.checkpoint().total_bytes());
-    let hashes = hashes(package.checkpoint(), |bytes| {
-        done.store(bytes, std::sync::atomic::Ordering::Relaxed);
-        !interrupt::happened()
-    });
-    Ok(hashes?)
 }
 
 /// A file for a trace that only this comparison needs.
