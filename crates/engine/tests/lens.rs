@@ -96,6 +96,13 @@ fn the_lens_ends_with_what_the_model_says() {
             let want = f64::from(row[next as usize]) - sum.ln();
             assert!((cell.log_probability - want).abs() < 1e-9 * want.abs().max(1.0), "{}", case.name);
         }
+        // The likeliest token after the end is asked about everywhere.
+        let end = &lens.rows.iter().map(|row| &row.cells[0]).collect::<Vec<_>>();
+        for cell in end {
+            let own = cell.top.iter().find(|(token, _)| *token == lens.targets[0]);
+            assert!(own.is_none_or(|(_, p)| (p.ln() - cell.log_probability).abs() < 1e-9), "{}", case.name);
+            assert_eq!(cell.rank == 1, cell.top[0].0 == lens.targets[0], "{}", case.name);
+        }
         // In other passes, and of one token alone.
         let token = tokens[0];
         let mut other = case.load(&Options { chunk: Some(2), ..hooked() });

@@ -22,8 +22,8 @@ pub(crate) fn run(args: &ValidateArgs) -> anyhow::Result<()> {
     let package = session::open(&args.model)?;
     let decoder = package.describe()?;
     let facts = facts(&reference, &package, &decoder);
-    let tokenizer = package.tokenizer();
-    let texts = texts(&reference, &decoder, tokenizer.as_ref().map_err(ToString::to_string));
+    let tokenizer = package.tokenizer().map_err(|e| e.to_string());
+    let texts = texts(&reference, &decoder, tokenizer.as_ref().map_err(String::as_str));
     let mut model = Model::load(&package, &options(args, &package, &texts)?)?;
     interrupt::listen(model.cancel_switch())?;
     let done = Arc::new(AtomicU64::new(0));

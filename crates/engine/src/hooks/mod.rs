@@ -23,7 +23,7 @@
 //! # }
 //! ```
 //!
-//! A pass without hooks is compiled without any point: [`Look`] is what it is generic over.
+//! A pass without hooks is compiled without any point: `Look` is what it is generic over.
 
 mod capture;
 mod catalog;

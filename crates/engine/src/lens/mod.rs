@@ -114,10 +114,10 @@ pub fn logit_lens(
     let places = places(model.decoder());
     let mut kept = Kept::new(&places, positions);
     kept.read_only(model, tokens)?;
-    // The last place first: what the model says decides what it is asked about.
-    let mut order: Vec<(usize, usize)> =
-        (0..places.len()).rev().flat_map(|p| (0..positions.len()).map(move |i| (p, i))).collect();
-    order.sort_by_key(|(p, _)| std::cmp::Reverse(*p));
+    // The last place first, by itself: what the model says decides what the others are asked about.
+    let of_place = |p: usize| (0..positions.len()).map(move |i| (p, i));
+    let last: Vec<(usize, usize)> = of_place(places.len() - 1).collect();
+    let others: Vec<(usize, usize)> = (0..places.len() - 1).flat_map(of_place).collect();
     let mut targets: Vec<Option<u32>> = positions
         .iter()
         .map(|position| match target {
@@ -127,7 +127,7 @@ pub fn logit_lens(
         .collect();
     let mut cells: Vec<Vec<Option<LensCell>>> = places.iter().map(|_| vec![None; positions.len()]).collect();
     let mut done = 0;
-    for chunk in order.chunks(model.max_logit_rows()) {
+    for chunk in last.chunks(model.max_logit_rows()).chain(others.chunks(model.max_logit_rows())) {
         let mut rows = Vec::with_capacity(chunk.len() * model.decoder().hidden_size);
         for (p, i) in chunk {
             rows.extend_from_slice(kept.row(places[*p].point, places[*p].block, positions[*i]));
@@ -139,7 +139,7 @@ pub fn logit_lens(
             cells[*p][*i] = Some(cell);
         }
         done += chunk.len();
-        each(done, order.len());
+        each(done, last.len() + others.len());
     }
     let rows = places.iter().zip(cells).map(|(info, cells)| LensRow {
         point: info.name.clone(),

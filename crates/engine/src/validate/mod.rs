@@ -97,14 +97,13 @@ pub fn facts(reference: &Reference, package: &Package, decoder: &Decoder) -> Vec
 
 /// The tokens of every test case, checked against the model's `tokenizer`, or why there is none.
 #[must_use]
-pub fn texts(reference: &Reference, decoder: &Decoder, tokenizer: Result<&Tokenizer, String>) -> Vec<CaseText> {
-    reference.cases.iter().map(|case| text(case, decoder, tokenizer.clone())).collect()
+pub fn texts(reference: &Reference, decoder: &Decoder, tokenizer: Result<&Tokenizer, &str>) -> Vec<CaseText> {
+    reference.cases.iter().map(|case| text(case, decoder, tokenizer)).collect()
 }
 
-fn text(case: &Case, decoder: &Decoder, tokenizer: Result<&Tokenizer, String>) -> CaseText {
+fn text(case: &Case, decoder: &Decoder, tokenizer: Result<&Tokenizer, &str>) -> CaseText {
     let encode = |prompt: &str, add: AddSpecial| {
-        let tokenizer = tokenizer.clone()?;
-        tokenizer.encode(prompt, add).map_err(|e| e.to_string())
+        tokenizer.map_err(str::to_owned)?.encode(prompt, add).map_err(|e| e.to_string())
     };
     let found = case.prompt.as_deref().map(|prompt| encode(prompt, AddSpecial::Add));
     let check = match (&case.tokens, &found) {

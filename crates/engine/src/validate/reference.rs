@@ -71,7 +71,7 @@ pub struct Reference {
     pub file: String,
     /// Which model it is about, if it says so.
     pub model_repo: Option<String>,
-    /// What it says about the model: `model_type`, sizes, `qk_norm`, by the names of [`FACTS`].
+    /// What it says about the model: `model_type`, sizes, `qk_norm`, by the names of `config.json`.
     pub facts: BTreeMap<&'static str, Value>,
     /// In what numbers it was computed, as `float32`.
     pub dtype: Option<String>,

@@ -78,6 +78,7 @@ impl Report<'_> {
             "complaints": self.complaints(),
             "facts": self.facts.iter().map(recorded).collect::<Vec<_>>(),
             "not_recorded": self.not_recorded(),
+            "weights_recorded": self.reference.weights.as_ref().map(std::collections::BTreeMap::len),
             "passed_over": self.reference.passed_over,
             "cases": self.cases.iter().map(|case| self.case_object(case)).collect::<Vec<_>>(),
             "largest": self.largest().map(|largest| json!({
@@ -125,6 +126,9 @@ impl Report<'_> {
                 "  passed over (not understood, not checked): {}",
                 shown(&reference.passed_over.join(", "))
             );
+        }
+        if let Some(weights) = &reference.weights {
+            let _ = writeln!(text, "  note: hashes of {} tensors are recorded, and not compared", weights.len());
         }
         if reference.dtype.as_deref().is_some_and(|dtype| dtype != "float32") {
             text += "  note: the reference was not computed in float32, and its numbers are less exact for it\n";
