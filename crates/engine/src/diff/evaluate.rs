@@ -422,7 +422,10 @@ impl Evaluator<'_> {
         for row in rows {
             all.extend(self.stored.row(name, row, self.decoder.hidden_size)?);
         }
-        Ok(Known::recorded(&all))
+        // An engine that computes in coarser numbers rounds its tables, too.
+        let mut out = Known::with_capacity(all.len());
+        all.iter().map(|x| f64::from(*x)).for_each(|x| out.push(x, Noise::steps(1.0, x)));
+        Ok(out)
     }
 
     fn linear(&self, x: &Known, from: &[Outputs], width: usize, rows: usize) -> Result<Known, Error> {

@@ -17,8 +17,9 @@
 pub const F32: f64 = 1.0 / (1 << 24) as f64;
 
 /// How many times the estimate an error may be. Roundings err by `0.58 u` in the root mean square, and the largest of a million elements
-/// lies 5 deviations out: 2.9. The rest is for steps that an engine takes and this model does not know of.
-const SLACK: f64 = 4.0;
+/// lies 5 deviations out: 2.9. The rest is for steps that an engine takes and this model does not know of: what is recorded of an operation's input is rounded, where the
+/// engine may go on with more.
+const SLACK: f64 = 8.0;
 
 /// Below this nothing is told apart: engines flush such numbers to zero, or do not.
 const TINY: f64 = f32::MIN_POSITIVE as f64;
@@ -36,9 +37,9 @@ impl Precision {
     /// Tensors of f32.
     pub const F32: Precision = Precision { steps: F32, inputs: 0.0 };
     /// Tensors of bf16, which has 8 bits of precision.
-    pub const BF16: Precision = Precision { steps: 1.0 / (1 << 9) as f64, inputs: 1.0 / (1 << 9) as f64 };
+    pub const BF16: Precision = Precision { steps: 1.0 / (1 << 8) as f64, inputs: 1.0 / (1 << 8) as f64 };
     /// Tensors of f16, which has 11 bits.
-    pub const F16: Precision = Precision { steps: 1.0 / (1 << 12) as f64, inputs: 1.0 / (1 << 12) as f64 };
+    pub const F16: Precision = Precision { steps: 1.0 / (1 << 11) as f64, inputs: 1.0 / (1 << 11) as f64 };
     /// Tensors of f32, rounded to bf16 for products, as are weights.
     pub const REDUCED: Precision = Precision { steps: F32, inputs: 1.0 / (1 << 8) as f64 };
     /// Tensors of f32, rounded for products to integers of 8 bits by the largest of 32 neighbours. A neighbour is usually a few times
