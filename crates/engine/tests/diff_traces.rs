@@ -22,9 +22,9 @@ const READINGS: &[(&str, &str)] = &[
     ("wrong_head_mapping", "key-value head h mod"),
     ("window_off_by_one", "(off by one)"),
     ("interleaved_rope", "turns neighbours (interleaved)"),
-    ("wrong_partial_rotary", "partial_rotary_factor"),
+    ("wrong_partial_rotary", "turns other elements of a head"),
     ("dropped_bias", "does not add the bias"),
-    ("wrong_soft_cap", "scores"),
+    ("wrong_soft_cap", "caps the scores at about"),
     ("unscaled_attention", "no factor"),
     ("missing_sink", "leaves the sinks out"),
     ("tanh_gelu", "gelu_pytorch_tanh"),
@@ -38,7 +38,7 @@ const READINGS: &[(&str, &str)] = &[
     ("missing_embedding_scale", "does not multiply the embedding by a factor"),
     ("positions_from_one", "counts positions from 1"),
     ("missing_residual_multiplier", "leaves out the factor"),
-    ("untied_head", "lm_head"),
+    ("untied_head", "another matrix"),
     ("missing_final_soft_cap", "does not cap"),
 ];
 

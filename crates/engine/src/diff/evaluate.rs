@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use super::exact::attention::{self, Scoring, View};
-use super::exact::experts::Mixture;
+use super::exact::experts::{Expert, Mixture};
 use super::exact::rotation::Angles;
 use super::exact::{activation, elementwise, linear, norm, recurrent, rotation, router};
 use super::noise::{Known, Noise};
@@ -264,6 +264,7 @@ impl<'a> Evaluator<'a> {
             (Operation::Positions { tensor }, _) => self.table(tensor, positions.iter().copied())?,
             (Operation::Copy, [x]) => Known::clone(x),
             (Operation::Add, [a, b]) => elementwise::add(a, b),
+            (Operation::Add, [a, b, c]) => elementwise::add_three(a, b, c),
             (Operation::Scale { by }, [x]) => elementwise::scaled(x, f64::from(*by)),
             (Operation::SoftCap { cap }, [x]) => elementwise::capped(x, f64::from(*cap)),
             (Operation::Clamp { limit }, [x]) => elementwise::clamped(x, f64::from(*limit)),
@@ -273,9 +274,10 @@ impl<'a> Evaluator<'a> {
             }
             (Operation::NormScale { norm }, [x]) => norm::scale(x, norm.into()),
             (Operation::Normalize { norm }, [x, scale]) => norm::normalized(x, scale, norm.into()),
-            (Operation::NormWeight { norm }, [x]) => {
+            (Operation::NormWeight { norm }, [normed, x]) => {
                 let (weight, bias) = stored.norm(norm)?;
-                norm::weighted(x, weight.as_deref(), bias.as_deref(), norm.width, 1)
+                let out = norm::weighted(normed, weight.as_deref(), bias.as_deref(), norm.width, 1);
+                norm::about_the_mean(&out, x, weight.as_deref(), norm.into())
             }
             (Operation::Norm { norm, groups }, [x]) => {
                 let (weight, bias) = stored.norm(norm)?;
@@ -318,7 +320,8 @@ impl<'a> Evaluator<'a> {
                 self.head_outputs(z, *n_heads, *value_dim, linear)?
             }
             (Operation::SumOfHeads { n_heads, linear }, [x]) => {
-                let sum = elementwise::sum_of_heads(x, *n_heads, linear.out_features);
+                let terms = linear.in_features / n_heads;
+                let sum = elementwise::sum_of_heads(x, *n_heads, linear.out_features, terms);
                 match stored.bias(linear)? {
                     Some(bias) => linear::biased(&sum, &bias),
                     None => sum,
@@ -462,6 +465,18 @@ impl Evaluator<'_> {
     }
 
     fn experts(&self, experts: &Experts, x: &Known, chosen: &Known, weights: &Known) -> Result<Known, Error> {
+        self.experts_with(experts, x, chosen, weights, &|_, _| {})
+    }
+
+    /// The sum over experts whose weights are changed first.
+    pub(crate) fn experts_with(
+        &self,
+        experts: &Experts,
+        x: &Known,
+        chosen: &Known,
+        weights: &Known,
+        change: &dyn Fn(usize, &mut Expert),
+    ) -> Result<Known, Error> {
         let hidden = self.decoder.hidden_size;
         let top_k = experts.router.top_k;
         let chosen = indices(chosen);
@@ -472,7 +487,8 @@ impl Evaluator<'_> {
             if places.is_empty() {
                 continue;
             }
-            let expert = self.stored.expert(&experts.expert(e))?;
+            let mut expert = self.stored.expert(&experts.expert(e))?;
+            change(e, &mut expert);
             for at in places {
                 let row = at / top_k;
                 let out = expert.of(&x.slice(row * hidden..(row + 1) * hidden), hidden, experts.expert.act);

@@ -9,6 +9,13 @@ pub fn add(a: &Known, b: &Known) -> Known {
     a.zip(b, |a, b| (a + b, [1.0, 1.0], Noise::steps(1.0, a + b)))
 }
 
+/// `a + b + c`, in any order.
+#[must_use]
+pub fn add_three(a: &Known, b: &Known, c: &Known) -> Known {
+    let first = a.zip(b, |a, b| (a + b, [1.0, 1.0], Noise::steps(1.0, a.abs() + b.abs())));
+    first.zip(c, |sum, c| (sum + c, [1.0, 1.0], Noise::steps(1.0, c.abs()).plus(Noise::steps(1.0, sum + c))))
+}
+
 /// `x · by`.
 #[must_use]
 pub fn scaled(x: &Known, by: f64) -> Known {
@@ -67,17 +74,20 @@ pub fn joined(a: &Known, a_width: usize, b: &Known, b_width: usize, heads: usize
     out
 }
 
-/// The sum over the heads of `[rows, heads, width]`.
+/// The sum over the heads of `[rows, heads, width]`, each of which is a sum of `terms` products.
+///
+/// Engines sum all products at once, and have what heads give beside that: so the noise is that of one sum over all of them, of whose terms
+/// the squares add up to about those of the heads.
 #[must_use]
-pub fn sum_of_heads(x: &Known, heads: usize, width: usize) -> Known {
+pub fn sum_of_heads(x: &Known, heads: usize, width: usize, terms: usize) -> Known {
     let rows = x.len() / (heads * width);
     let mut out = Known::with_capacity(rows * width);
     for i in 0..rows * width {
         let at = |h: usize| (i / width * heads + h) * width + i % width;
         let (value, squares) = (0..heads).map(|h| x.values[at(h)]).fold((0.0, 0.0), |(s, q), x| (s + x, q + x * x));
         let taken = (0..heads).map(|h| x.noise(at(h))).fold(Noise::default(), Noise::beside);
-        let sum = Noise { inputs: 0.0, ..Noise::dot(heads, value, f64::sqrt(squares)) };
-        out.push(value, taken.plus(sum));
+        let written = Noise::steps(1.0, f64::sqrt(squares));
+        out.push(value, taken.plus(Noise::dot(heads * terms, value, f64::sqrt(squares))).plus(written));
     }
     out
 }

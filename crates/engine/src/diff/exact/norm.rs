@@ -97,9 +97,30 @@ pub fn weighted(x: &Known, weight: Option<&[f64]>, bias: Option<&[f64]>, width: 
     out
 }
 
+/// What the weight of a layer norm adds to the noise of its result: engines multiply `x` and its mean by weight and scale, and take one product from
+/// the other. Where the mean is far from zero, or `x` near to it, that shows.
+#[must_use]
+pub fn about_the_mean(normed: &Known, x: &Known, weight: Option<&[f64]>, shape: Shape) -> Known {
+    if shape.kind == NormKind::Rms {
+        return normed.clone();
+    }
+    let mut out = Known::with_capacity(normed.len());
+    for (g, group) in x.values.chunks_exact(shape.width).enumerate() {
+        let (mean, square) = moments(shape.kind, group);
+        let by = 1.0 / (square + shape.eps).sqrt();
+        for (i, x_i) in group.iter().enumerate() {
+            let at = g * shape.width + i;
+            let w = weight.map_or(1.0, |w| w[at % w.len()]) * by;
+            out.push(normed.values[at], normed.noise(at).plus(Noise::steps(3.0, (x_i.abs() + mean.abs()) * w)));
+        }
+    }
+    out
+}
+
 /// A norm as a whole over rows of `groups`.
 #[must_use]
 pub fn norm(x: &Known, shape: Shape, weight: Option<&[f64]>, bias: Option<&[f64]>, groups: usize) -> Known {
     let scale = scale(x, shape);
-    weighted(&normalized(x, &scale, shape), weight, bias, shape.width, groups)
+    let normed = weighted(&normalized(x, &scale, shape), weight, bias, shape.width, groups);
+    about_the_mean(&normed, x, weight, shape)
 }

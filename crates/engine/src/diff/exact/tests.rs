@@ -257,7 +257,7 @@ fn columns_and_heads() {
     let one = Known::exact(vec![-1.0]);
     let joined = elementwise::joined(&Known::exact(vec![1.0, 2.0, 3.0, 4.0]), 2, &one, 1, 2);
     assert_eq!(joined.values, [1.0, 2.0, -1.0, 3.0, 4.0, -1.0]);
-    assert_eq!(elementwise::sum_of_heads(&x, 2, 3).values, [3.0, 5.0, 7.0, 15.0, 17.0, 19.0]);
+    assert_eq!(elementwise::sum_of_heads(&x, 2, 3, 4).values, [3.0, 5.0, 7.0, 15.0, 17.0, 19.0]);
 }
 
 #[test]

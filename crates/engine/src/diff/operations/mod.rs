@@ -69,7 +69,7 @@ pub enum Operation {
     },
     /// The same.
     Copy,
-    /// The sum of two points.
+    /// The sum of two or three points.
     Add,
     /// Times a factor.
     Scale {
@@ -112,7 +112,7 @@ pub enum Operation {
         /// The norm.
         norm: Norm,
     },
-    /// Weight and bias of a norm.
+    /// Weight and bias of a norm, over the first point; the second is what was normalised.
     NormWeight {
         /// The norm.
         norm: Norm,
@@ -445,7 +445,8 @@ impl List {
         self.push(&scale, &[x], Operation::NormScale { norm: norm.clone() });
         self.push(&normalized, &[x, &scale], Operation::Normalize { norm: norm.clone() });
         let out = out.map_or_else(|| format!("={name}.out"), str::to_owned);
-        self.push(&out, &[&normalized], Operation::NormWeight { norm: norm.clone() });
+        // What was normalised says how far rounding may go.
+        self.push(&out, &[&normalized, x], Operation::NormWeight { norm: norm.clone() });
         out
     }
 
@@ -497,10 +498,7 @@ impl List {
         let out = if follows(&block.mixer_post_norm) { "attn.hook_out" } else { "hook_attn_out" };
         self.mixer(&block.mixer, &x, out);
         self.added("ln1_post", out, block.mixer_post_norm.as_ref(), by, "hook_attn_out");
-        let mid = match block.flow {
-            Flow::Serial => "hook_resid_mid",
-            Flow::Parallel => "=resid_mid",
-        };
+        let mid = "hook_resid_mid";
         if block.flow == Flow::Serial {
             self.push(mid, &[resid, "hook_attn_out"], Operation::Add);
         }
@@ -510,13 +508,13 @@ impl List {
             (None, Flow::Serial) => mid.to_owned(),
             (None, Flow::Parallel) => x,
         };
-        if block.flow == Flow::Parallel {
-            self.push(mid, &[resid, "hook_attn_out"], Operation::Add);
-        }
         let out = if follows(&block.ffn_post_norm) { "mlp.hook_out" } else { "hook_mlp_out" };
         self.ffn(&block.ffn, &x, out);
         self.added("ln2_post", out, block.ffn_post_norm.as_ref(), by, "hook_mlp_out");
-        self.push("hook_resid_post", &[mid, "hook_mlp_out"], Operation::Add);
+        match block.flow {
+            Flow::Serial => self.push("hook_resid_post", &[mid, "hook_mlp_out"], Operation::Add),
+            Flow::Parallel => self.push("hook_resid_post", &[resid, "hook_attn_out", "hook_mlp_out"], Operation::Add),
+        }
     }
 
     /// From the final norm to `logits`: `Pass::head`.

@@ -47,6 +47,15 @@ impl Evidence<'_> {
         if let Some(said) = self.groups(n_heads, n_kv_heads, head_dim) {
             return Some(said);
         }
+        let uncapped = self.evaluator.apply(&with(scale, None), self.inputs, self.rows).ok()?;
+        if let Some(cap) = self.cap_of(&uncapped) {
+            return Some(match soft_cap {
+                Some(asked) => format!("{who} caps the scores at about {cap:.4}, where A's config says {asked}."),
+                None => {
+                    format!("{who} caps the scores (softly, at about {cap:.4}), and A's config does not ask for it.")
+                }
+            });
+        }
         self.unrotated()
     }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::Evidence;
 use crate::decoder::{Activation, Nonlinearity};
 use crate::diff::exact::activation::{activated, gated};
-use crate::diff::exact::recurrent::convolved;
+use crate::diff::exact::recurrent::{convolved, decay};
 use crate::diff::noise::Known;
 use crate::diff::operations::Operation;
 
@@ -45,7 +45,7 @@ impl Evidence<'_> {
 
     /// Which function gives the wrong values.
     fn acts(&self, asked: &str, of: impl Fn(Activation) -> Known) -> Option<String> {
-        let (_, found) = KNOWN.into_iter().find(|(act, _)| self.are(&of(*act)))?;
+        let (_, found) = KNOWN.into_iter().find(|(act, name)| *name != asked && self.are(&of(*act)))?;
         Some(format!("{}'s activation is {found}, where A's config asks for {asked}.", self.who))
     }
 
@@ -85,27 +85,50 @@ impl Evidence<'_> {
         if self.is_input(0) {
             return Some(format!("{} does not cap its values (softly, at {cap}).", self.who));
         }
-        let most = self.wrong.values.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
-        [15.0, 20.0, 30.0, 50.0, 100.0]
-            .into_iter()
-            .find(|other| *other != cap && self.fits(&Operation::SoftCap { cap: *other }))
-            .map(|other| {
-                format!(
-                    "{} caps its values at {other}, where A's config says {cap} (its largest is {most:.3}).",
-                    self.who
-                )
-            })
+        let other = self.cap_of(self.inputs.first()?)?;
+        Some(format!("{} caps its values at about {other:.4}, where A's config says {cap}.", self.who))
     }
 
-    /// One of two that was not added.
+    /// The soft cap that makes the wrong values of `uncapped` ones, if there is one.
+    pub(super) fn cap_of(&self, uncapped: &Known) -> Option<f64> {
+        let finite = |i: &usize| uncapped.values[*i].is_finite() && self.wrong.values[*i].is_finite();
+        let seen = (0..uncapped.len().min(self.wrong.values.len())).filter(finite);
+        // Where most is taken away, the cap shows best. The larger it is, the larger is what comes out.
+        let largest = seen.max_by(|a, b| uncapped.values[*a].abs().total_cmp(&uncapped.values[*b].abs()))?;
+        let (x, y) = (uncapped.values[largest].abs(), f64::from(self.wrong.values[largest]).abs());
+        let (mut low, mut high) = (y, 1e3 * x);
+        for _ in 0..200 {
+            let cap = 0.5 * (low + high);
+            if cap * libm::tanh(x / cap) < y { low = cap } else { high = cap }
+        }
+        let known = |cap: f64| {
+            let mut all = crate::diff::exact::elementwise::capped(uncapped, cap);
+            // Masks come after.
+            let masked = all.values.iter_mut().zip(&uncapped.values).filter(|(_, x)| x.is_infinite());
+            masked.for_each(|(value, x)| *value = *x);
+            all
+        };
+        let rounded = (low * 1e3).round() / 1e3;
+        [rounded, low].into_iter().find(|cap| *cap < 100.0 * x && self.are(&known(*cap)))
+    }
+
+    /// One of those that should be added and was not.
     pub(super) fn sum(&self) -> Option<String> {
-        let only = (0..2).find(|i| self.is_input(*i))?;
-        Some(format!(
-            "{} does not add {}: its values are {} alone.",
-            self.who,
-            self.op.inputs[1 - only].trim_start_matches('='),
-            self.op.inputs[only].trim_start_matches('=')
-        ))
+        let name = |i: usize| self.op.inputs[i].trim_start_matches('=');
+        if let Some(only) = (0..self.inputs.len()).find(|i| self.is_input(*i)) {
+            let others: Vec<&str> = (0..self.inputs.len()).filter(|i| *i != only).map(name).collect();
+            return Some(format!(
+                "{} does not add {}: its values are {} alone.",
+                self.who,
+                others.join(" and "),
+                name(only)
+            ));
+        }
+        let [a, b, c] = self.inputs else { return None };
+        let pairs = [(0, [b, c]), (1, [a, c]), (2, [a, b])];
+        let (missing, _) =
+            pairs.into_iter().find(|(_, [a, b])| self.are(&crate::diff::exact::elementwise::add(a, b)))?;
+        Some(format!("{} does not add {}.", self.who, name(missing)))
     }
 
     /// The embedding of tokens.
@@ -126,6 +149,23 @@ impl Evidence<'_> {
             }
         }
         None
+    }
+
+    /// The decay of a state.
+    pub(super) fn decay(&self, a_log: &str, dt_bias: &str) -> Option<String> {
+        let who = self.who;
+        let x = self.inputs.first()?;
+        let (a_log, dt_bias) = (self.evaluator.vector(a_log).ok()?, self.evaluator.vector(dt_bias).ok()?);
+        let zeros = vec![0.0; dt_bias.len()];
+        if self.are(&decay(x, &a_log, &zeros)) {
+            return Some(format!("{who} does not add dt_bias."));
+        }
+        if self.are(&decay(x, &zeros, &dt_bias)) {
+            return Some(format!("{who} leaves out the rates (A_log)."));
+        }
+        let unexponentiated: Vec<f64> = a_log.iter().map(|a| libm::log(a.abs())).collect();
+        self.are(&decay(x, &unexponentiated, &dt_bias))
+            .then(|| format!("{who} takes A_log for the rates, not for their logarithms."))
     }
 
     /// The convolution of linear attention.

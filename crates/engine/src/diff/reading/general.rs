@@ -22,7 +22,7 @@ impl Evidence<'_> {
         let one = || {
             self.zeros()
                 .or_else(|| self.input_as_it_is())
-                .or_else(|| self.factor())
+                .or_else(|| self.one_factor())
                 .or_else(|| self.same_vector())
                 .or_else(|| self.row_factors())
                 .or_else(|| self.heads_in_another_order())
@@ -46,7 +46,7 @@ impl Evidence<'_> {
     }
 
     /// One factor for all.
-    fn factor(&self) -> Option<String> {
+    fn one_factor(&self) -> Option<String> {
         let by = self.ratio()?;
         Some(format!("{}'s values are right but for one factor, {}.", self.who, self.number(by)))
     }
@@ -265,10 +265,24 @@ impl Evidence<'_> {
             said.push(format!("Only {} wrong.", which.of("head", "heads")));
         }
         if let Some(which) = some(&by_dim, |dim| dim) {
-            let of = if heads { "of every head only" } else { "only" };
-            said.push(format!("Of the elements {of} {} wrong.", which.of("", "")));
+            let of = if heads { ", of heads," } else { "" };
+            said.push(format!("Only {} wrong.", which.of_some("element", "elements", of)));
         }
         said
+    }
+
+    /// Whether the values are hardly further off than rounding explains.
+    pub(super) fn barely(&self) -> Option<String> {
+        let factor = self.factor();
+        let beyond = self.beyond().iter().filter(|beyond| **beyond).count();
+        (factor < 10.0).then(|| {
+            format!(
+                "{} is off by {factor:.1} times what rounding explains, in {beyond} of {} elements: a sum in another order, or functions \
+                 of another library, may do that.",
+                self.who,
+                self.wrong.values.len()
+            )
+        })
     }
 
     /// In which coarser numbers the values would be as they are.
@@ -317,8 +331,12 @@ struct Few {
 
 impl Few {
     fn of(&self, one: &str, many: &str) -> String {
+        self.of_some(one, many, "")
+    }
+
+    fn of_some(&self, one: &str, many: &str, of: &str) -> String {
         let (noun, verb) = if self.one { (one, "is") } else { (many, "are") };
-        format!("{noun} {} {verb}", self.numbers).trim_start().to_owned()
+        format!("{noun} {}{of} {verb}", self.numbers)
     }
 }
 

@@ -126,6 +126,21 @@ impl Evidence<'_> {
         }
     }
 
+    /// What is left to say of a linear map whose result is unlike all others: its input was right.
+    pub(super) fn another_matrix(&self) -> Option<String> {
+        let Operation::Linear { from, .. } = &self.op.operation else { return None };
+        let who = self.who;
+        let name = &from.first()?.linear.weight;
+        let head = match (self.op.point.as_str(), &self.evaluator.decoder().head) {
+            ("logits" | "=logits.product", Head::Tied) => {
+                ": a head of its own where it should be tied, or of another model"
+            }
+            ("logits" | "=logits.product", Head::Own(_)) => ": a head that is tied or not, or of another model",
+            _ => "",
+        };
+        Some(format!("Since the input was right, {who} multiplied with another matrix than {name}{head}."))
+    }
+
     /// The sum over heads, and the bias of the output projection.
     pub(super) fn sum_of_heads(&self, n_heads: usize, linear: &Linear) -> Option<String> {
         let linear = Linear { bias: None, ..linear.clone() };

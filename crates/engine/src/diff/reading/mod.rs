@@ -32,6 +32,9 @@ const SENTENCES: usize = 3;
 /// How far beyond rounding a hypothesis may be and still be taken: it stands beside values that are far off.
 const FITS: f64 = 2.0;
 
+/// How many times nearer than the right operation it must be.
+const NEARER: f64 = 4.0;
+
 /// A wrong result, and what is known about it.
 pub struct Evidence<'a> {
     /// The model, its weights and the text.
@@ -65,7 +68,9 @@ pub fn read(evidence: &Evidence<'_>) -> Vec<String> {
     let explained = !said.is_empty();
     said.extend(evidence.whereabouts());
     if !explained {
+        said.extend(evidence.barely());
         said.extend(evidence.coarser());
+        said.extend(evidence.another_matrix());
         said.push(evidence.largest());
     }
     said.truncate(SENTENCES);
@@ -108,6 +113,7 @@ impl Evidence<'_> {
             Operation::GatedNorm { norm } => self.gated_norm(norm),
             Operation::SigmoidGate | Operation::RowGate => self.sigmoid_gate(),
             Operation::Convolution { tensor, taps } => self.convolution(tensor, *taps),
+            Operation::Decay { a_log, dt_bias } => self.decay(a_log, dt_bias),
             Operation::Positions { tensor } => self.learned_positions(tensor),
             Operation::Embed { tensor, .. } => self.embedding(tensor),
             Operation::Add => self.sum(),
@@ -133,7 +139,12 @@ impl Evidence<'_> {
         let values = Values { values: &self.wrong.values, precision: self.precision };
         known.len() == self.wrong.values.len()
             && known.values.iter().any(|x| x.is_finite())
-            && distance(values, known).factor <= FITS
+            && distance(values, known).factor <= FITS.min(self.factor() / NEARER)
+    }
+
+    /// How far off the wrong values are.
+    fn factor(&self) -> f64 {
+        distance(Values { values: &self.wrong.values, precision: self.precision }, self.exact).factor
     }
 
     /// Whether they are those of an input, as they are.

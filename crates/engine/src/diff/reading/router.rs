@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::Evidence;
 use crate::decoder::{Experts, Normalise, Scores};
+use crate::diff::exact::experts::Expert;
 use crate::diff::exact::router::{Choice, chosen};
 use crate::diff::noise::Known;
 use crate::diff::operations::Operation;
@@ -166,6 +167,9 @@ impl Evidence<'_> {
         if self.fits(&Operation::Experts { experts: Box::new(swapped) }) {
             return Some(format!("{who} swaps gate and up in the experts."));
         }
+        if let Some(said) = self.some_experts(experts, x, indices, weights) {
+            return Some(said);
+        }
         use crate::decoder::Activation;
         for act in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
             let mut other = experts.clone();
@@ -179,4 +183,53 @@ impl Evidence<'_> {
         }
         None
     }
+
+    /// Experts that are wrong where others are right: every row that one of them has a part in is wrong, and no other.
+    fn some_experts(&self, experts: &Experts, x: &Known, indices: &Known, weights: &Known) -> Option<String> {
+        let who = self.who;
+        let hidden = self.evaluator.decoder().hidden_size;
+        let beyond = self.beyond();
+        let wrong: Vec<bool> = beyond.chunks_exact(hidden).map(|row| row.iter().any(|b| *b)).collect();
+        let rows = || indices.values.chunks_exact(experts.router.top_k).zip(&wrong);
+        let of = |e: usize| rows().filter(move |(row, _)| row.contains(&(e as f64)));
+        let suspects: Vec<usize> =
+            (0..experts.n_experts).filter(|e| of(*e).next().is_some() && of(*e).all(|(_, wrong)| *wrong)).collect();
+        let explained = rows().all(|(row, wrong)| !wrong || suspects.iter().any(|e| row.contains(&(*e as f64))));
+        let some = wrong.iter().any(|wrong| !wrong);
+        // A matrix that was read with its axes the other way round.
+        for e in suspects.iter().chain((0..experts.n_experts).collect::<Vec<_>>().iter()).take(8) {
+            for (which, name) in ["gate", "up", "down"].into_iter().enumerate() {
+                let turned = |i: usize, expert: &mut Expert| {
+                    let width = [hidden, hidden, expert.gate.len() / hidden][which];
+                    let matrix = [&mut expert.gate, &mut expert.up, &mut expert.down].into_iter().nth(which);
+                    if let (true, Some(matrix)) = (i == *e, matrix) {
+                        *matrix = read_across(matrix, width);
+                    }
+                };
+                let known = self.evaluator.experts_with(experts, x, indices, weights, &turned);
+                if known.is_ok_and(|known| self.are(&known)) {
+                    return Some(format!(
+                        "{who} reads the {name} projection of expert {e} as its transpose: with its axes the other way round."
+                    ));
+                }
+            }
+        }
+        if !some || !explained || suspects.is_empty() {
+            return None;
+        }
+        let names: Vec<String> = suspects.iter().take(8).map(usize::to_string).collect();
+        Some(format!(
+            "{who} is wrong in those rows alone that expert{} {} ha{} a part in: look at the weights of {}.",
+            if suspects.len() == 1 { "" } else { "s" },
+            names.join(", "),
+            if suspects.len() == 1 { "s" } else { "ve" },
+            if suspects.len() == 1 { "that" } else { "those" }
+        ))
+    }
+}
+
+/// A matrix of rows of `width` whose bytes are taken for those of its transpose.
+fn read_across(matrix: &[f32], width: usize) -> Vec<f32> {
+    let rows = matrix.len() / width;
+    (0..matrix.len()).map(|i| matrix[i % width * rows + i / width]).collect()
 }
