@@ -28,9 +28,6 @@ pub struct Comparison {
     pub max_ulp: u64,
     /// Elements that are no finite number in one of the two and another thing in the other, or no number in both.
     pub not_finite: usize,
-    /// The index of `at` in the tensors.
-    #[serde(skip)]
-    pub index: Option<usize>,
 }
 
 /// What an element is, as far as numbers go.
@@ -82,8 +79,8 @@ pub fn is_masked(score: f32) -> bool {
 #[must_use]
 pub fn compare(ours: &Tensor, theirs: &Tensor, axes: Axes, positions: &[usize]) -> Comparison {
     let mut sums = Sums::default();
-    sums.add(&ours.values, &theirs.values);
-    sums.finish(|index| theirs.place(axes, index, positions))
+    sums.add(&ours.values, &theirs.values, |index| theirs.place(axes, index, positions));
+    sums.finish()
 }
 
 /// Sums of a comparison in the making: tensors may come in pieces.
@@ -93,9 +90,9 @@ pub struct Sums {
     different: usize,
     finite: usize,
     not_finite: usize,
-    first_not_finite: Option<usize>,
+    first_not_finite: Option<Place>,
     max: f64,
-    max_at: Option<usize>,
+    max_at: Option<Place>,
     max_ulp: u64,
     sum: f64,
     squares: f64,
@@ -105,10 +102,9 @@ pub struct Sums {
 }
 
 impl Sums {
-    /// Goes on with the next elements.
-    pub fn add(&mut self, ours: &[f32], theirs: &[f32]) {
-        for (a, b) in ours.iter().zip(theirs) {
-            let index = self.elements;
+    /// Goes on with more elements; `place` says where the element of an index among them is.
+    pub fn add(&mut self, ours: &[f32], theirs: &[f32], place: impl Fn(usize) -> Place) {
+        for (index, (a, b)) in ours.iter().zip(theirs).enumerate() {
             self.elements += 1;
             match (kind(*a), kind(*b)) {
                 (Kind::Finite, Kind::Finite) => {
@@ -123,23 +119,22 @@ impl Sums {
                     self.theirs += y * y;
                     self.product += x * y;
                     if difference > self.max {
-                        (self.max, self.max_at) = (difference, Some(index));
+                        (self.max, self.max_at) = (difference, Some(place(index)));
                     }
                 }
                 (a, b) if a == b && a != Kind::NotANumber => {}
                 _ => {
                     self.different += 1;
                     self.not_finite += 1;
-                    self.first_not_finite.get_or_insert(index);
+                    self.first_not_finite.get_or_insert_with(|| place(index));
                 }
             }
         }
     }
 
-    /// The comparison, where `place` says where the element of an index is.
+    /// The comparison.
     #[must_use]
-    pub fn finish(&self, place: impl Fn(usize) -> Place) -> Comparison {
-        let index = self.first_not_finite.or(self.max_at);
+    pub fn finish(&self) -> Comparison {
         let relative = match (self.squares, self.theirs) {
             (0.0, _) => Some(0.0),
             (_, 0.0) => None,
@@ -150,13 +145,12 @@ impl Sums {
             elements: self.elements,
             different: self.different,
             max_abs: self.max,
-            at: index.map(place),
+            at: self.first_not_finite.or(self.max_at),
             mean_abs: if self.finite == 0 { 0.0 } else { self.sum / self.finite as f64 },
             relative,
             cosine: (norms > 0.0).then(|| (self.product / norms).clamp(-1.0, 1.0)),
             max_ulp: self.max_ulp,
             not_finite: self.not_finite,
-            index,
         }
     }
 }

@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::compare::{Comparison, compare, same};
-use super::evaluate::Evaluator;
+use super::compare::{Comparison, Sums, same};
+use super::error::{TraceError, TraceErrorKind};
+use super::evaluate::{Evaluator, Recorded};
 use super::exact::router::{Choice, chosen};
 use super::hash::Weights;
 use super::judge::{Judgement, Result as Values, Verdict, are_close, judge};
@@ -14,15 +15,46 @@ use super::noise::{Known, Precision};
 use super::operations::{Op, Operation};
 use super::reading::{Evidence, read};
 use super::report::{Distance, NotCompared, OperationReport, Outcome, Report, Side, in_common};
-use super::tensor::{Axes, Tensor};
+use super::tensor::{Axes, Tensor, rows_of};
 use super::trace_file::TraceFile;
 use crate::error::Error;
 
 /// Multiply-adds that exact values of one operation may take, about: a few seconds.
 const MOST_WORK: f64 = 4e9;
 
-/// Values that are computed exactly at a time.
-const MOST_VALUES: usize = 1 << 24;
+/// Values of a point that are looked at, or computed exactly, at a time.
+const AT_A_TIME: usize = 1 << 24;
+
+/// What a first look at a point shows.
+struct Seen {
+    comparison: Comparison,
+    /// The largest difference of each row.
+    by_row: Vec<f64>,
+    /// Whether all rows lie so close together that no exact values are needed.
+    close: bool,
+}
+
+/// One tensor, as a recording.
+struct One<'a> {
+    point: &'a str,
+    tensor: &'a Tensor,
+}
+
+impl Recorded for One<'_> {
+    fn shape_of(&self, point: &str) -> Option<Vec<usize>> {
+        (point == self.point).then(|| self.tensor.shape.clone())
+    }
+
+    fn pick(&self, point: &str, rows: &[usize]) -> Result<Option<Tensor>, Error> {
+        Ok((point == self.point).then(|| self.tensor.pick(Axes::of(point), rows)))
+    }
+}
+
+impl Precision {
+    fn values(self, tensor: &Tensor) -> Values<'_> {
+        Values { values: &tensor.values, precision: self }
+    }
+}
 
 /// Compares the points of a recording with those of a model, one by one.
 pub struct Examiner<'a> {
@@ -54,83 +86,133 @@ impl<'a> Examiner<'a> {
     /// the model does not have.
     ///
     /// # Errors
-    /// When a read fails.
+    /// When a read fails, or `ours` has another shape than was recorded.
     pub fn examine(
         &mut self,
         point: &str,
         ours: &Tensor,
         free: Option<Comparison>,
     ) -> Result<Option<&OperationReport>, Error> {
+        self.examine_from(point, &One { point, tensor: ours }, free)
+    }
+
+    /// The same with A's values where they were recorded: of both no more is read at a time than has to be.
+    ///
+    /// # Errors
+    /// As [`Examiner::examine`].
+    pub fn examine_from(
+        &mut self,
+        point: &str,
+        ours: &dyn Recorded,
+        free: Option<Comparison>,
+    ) -> Result<Option<&OperationReport>, Error> {
         let evaluator = self.evaluator;
         let Some(op) = evaluator.op(point) else { return Ok(None) };
-        let Some(theirs) = evaluator.recorded().tensor(point)? else { return Ok(None) };
-        let axes = Axes::of(point);
-        let comparison = compare(ours, &theirs, axes, &evaluator.text().positions);
+        let theirs = evaluator.recorded();
+        let (Some(shape), Some(found)) = (theirs.shape_of(point), ours.shape_of(point)) else { return Ok(None) };
+        if shape != found {
+            let point = point.to_owned();
+            let kind = TraceErrorKind::WrongShape { point, found, expected: shape };
+            return Err(Error::Trace(TraceError { at: None, kind }));
+        }
+        let seen = self.look(op, &shape, ours)?;
         let (_, together_with) = evaluator.rests_on(op);
         let mut report = OperationReport {
             point: point.to_owned(),
             block: op.block,
             what: op.words(),
             verdict: Verdict::Equal,
-            comparison,
+            comparison: seen.comparison,
             a: None,
             b: None,
             judged_rows: 0,
+            unknown: 0,
             together_with,
             reading: Vec::new(),
             free,
         };
         if !report.comparison.is_equal() {
-            self.judge(op, ours, &theirs, &mut report)?;
+            self.judge(op, &seen.by_row, seen.close, ours, &mut report)?;
         }
         self.done.push(report);
         Ok(self.done.last())
     }
 
-    fn judge(&mut self, op: &Op, ours: &Tensor, theirs: &Tensor, report: &mut OperationReport) -> Result<(), Error> {
+    /// Compares all rows, some at a time.
+    fn look(&self, op: &Op, shape: &[usize], ours: &dyn Recorded) -> Result<Seen, Error> {
+        let axes = Axes::of(&op.point);
+        let positions = &self.evaluator.text().positions;
+        let all = rows_of(axes, shape);
+        let of_row = shape.iter().product::<usize>() / all.max(1);
+        let step = (AT_A_TIME / of_row.max(1)).max(1);
+        let mut sums = Sums::default();
+        let (mut by_row, mut close) = (Vec::with_capacity(all), true);
+        for first in (0..all).step_by(step) {
+            let rows: Vec<usize> = (first..(first + step).min(all)).collect();
+            let theirs = self.evaluator.recorded();
+            let (Some(a), Some(b)) = (ours.pick(&op.point, &rows)?, theirs.pick(&op.point, &rows)?) else { continue };
+            let positions: Vec<usize> = rows.iter().map(|row| positions.get(*row).copied().unwrap_or(*row)).collect();
+            sums.add(&a.values, &b.values, |index| b.place(axes, index, &positions));
+            if let Some(inputs) = terms(op) {
+                close &= are_close(self.ours.values(&a), self.theirs.values(&b), of_row, inputs);
+            }
+            let mut differences = vec![0.0_f64; rows.len()];
+            for (i, (x, y)) in a.values.iter().zip(&b.values).enumerate().filter(|(_, (x, y))| !same(**x, **y)) {
+                let difference = f64::from((x - y).abs());
+                let row = &mut differences[b.row_of(axes, i)];
+                *row = row.max(if difference.is_finite() { difference } else { f64::MAX });
+            }
+            by_row.extend(differences);
+        }
+        Ok(Seen { comparison: sums.finish(), by_row, close: close && terms(op).is_some() })
+    }
+
+    fn judge(
+        &mut self,
+        op: &Op,
+        by_row: &[f64],
+        close: bool,
+        ours: &dyn Recorded,
+        report: &mut OperationReport,
+    ) -> Result<(), Error> {
+        let evaluator = self.evaluator;
         let skipped = match op.operation {
             // What follows from a choice is computed with it.
-            Operation::Experts { .. } | Operation::ChosenWeights { .. } => self.other_experts.get(&op.block).cloned(),
+            Operation::Experts { .. } | Operation::ChosenWeights { .. } => self.other_experts.get(&op.block),
             _ => None,
         };
-        let skipped = skipped.unwrap_or_default();
-        let values = |tensor: &Tensor| tensor.values.clone();
-        let (ours_all, theirs_all) = (values(ours), values(theirs));
-        let result = |values, precision| Values { values, precision };
-        let (a, b) = (result(&ours_all, self.ours), result(&theirs_all, self.theirs));
-        if let Some(inputs) = terms(op)
-            && skipped.is_empty()
-            && report.together_with.is_empty()
-            && are_close(a, b, width(theirs), inputs)
-        {
+        let skipped = skipped.cloned().unwrap_or_default();
+        if close && skipped.is_empty() && report.together_with.is_empty() {
             report.verdict = Verdict::Noise;
             return Ok(());
         }
-        let axes = Axes::of(&op.point);
-        let rows: Vec<usize> = self.rows(op, ours, theirs).into_iter().filter(|row| !skipped.contains(row)).collect();
-        if rows.is_empty() {
+        let mut rows = self.rows(op, by_row);
+        rows.retain(|row| !skipped.contains(row));
+        let theirs = evaluator.recorded().pick(&op.point, &rows)?;
+        let (Some(ours), Some(theirs), false) = (ours.pick(&op.point, &rows)?, theirs, rows.is_empty()) else {
             report.verdict = Verdict::Noise;
             report.reading.push("It follows from another choice of experts, and was not judged.".to_owned());
             return Ok(());
-        }
-        let inputs = self.evaluator.inputs(op, &rows)?;
-        let (ours, theirs) = (ours.pick(axes, &rows), theirs.pick(axes, &rows));
-        let (a, b) = (result(&ours.values, self.ours), result(&theirs.values, self.theirs));
+        };
+        let inputs = evaluator.inputs(op, &rows)?;
+        let (a, b) = (self.ours.values(&ours), self.theirs.values(&theirs));
         let (exact, judged) = match &op.operation {
             Operation::Choose { choice, bias } => {
                 let differ = ours.values.chunks(choice.top_k).zip(theirs.values.chunks(choice.top_k));
                 let others = differ.enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| rows[at]).collect();
                 self.other_experts.insert(op.block, others);
-                let bias = bias.as_ref().map(|name| self.evaluator.vector(name)).transpose()?;
+                let bias = bias.as_ref().map(|name| evaluator.vector(name)).transpose()?;
                 judge_choices(a, b, choice, bias.as_deref(), &inputs[0])
             }
             operation => {
-                let exact = self.evaluator.apply(operation, &inputs, &rows)?;
+                let exact = evaluator.apply(operation, &inputs, &rows)?;
                 let judged = judge(a, b, &exact);
                 (exact, judged)
             }
         };
-        let positions: Vec<usize> = rows.iter().map(|row| self.evaluator.text().positions[*row]).collect();
+        let positions: Vec<usize> =
+            rows.iter().filter_map(|row| evaluator.text().positions.get(*row).copied()).collect();
+        let axes = Axes::of(&op.point);
         let distance = |distance: super::judge::Distance, tensor: &Tensor| Distance {
             factor: distance.factor,
             at: (distance.factor > 0.0).then(|| tensor.place(axes, distance.at, &positions)),
@@ -139,6 +221,7 @@ impl<'a> Examiner<'a> {
         };
         report.verdict = judged.verdict;
         report.judged_rows = rows.len();
+        report.unknown = judged.unknown;
         report.a = Some(distance(judged.ours, &ours));
         report.b = Some(distance(judged.theirs, &theirs));
         if judged.verdict.is_suspicious() {
@@ -179,28 +262,16 @@ impl<'a> Examiner<'a> {
         said
     }
 
-    /// The rows to judge: all if that is cheap, else those that differ most, the first and the last.
-    fn rows(&self, op: &Op, ours: &Tensor, theirs: &Tensor) -> Vec<usize> {
-        let axes = Axes::of(&op.point);
-        let all = theirs.rows(axes);
-        let of_row = theirs.values.len() / all.max(1);
+    /// The rows to judge: all if that is cheap, else those that differ most, the first and the last. Of choices all, since what follows from them
+    /// depends on it.
+    fn rows(&self, op: &Op, by_row: &[f64]) -> Vec<usize> {
+        let all = by_row.len();
+        let of_row: usize =
+            op.full_shape(1, self.evaluator.text().positions.last().map_or(0, |last| last + 1)).iter().product();
         let affordable = (MOST_WORK / self.evaluator.cost(op).max(1.0)) as usize;
-        let most = affordable.min(MOST_VALUES / of_row.max(1)).max(1);
-        if most >= all {
+        let most = affordable.min(AT_A_TIME / of_row.max(1)).max(1);
+        if most >= all || matches!(op.operation, Operation::Choose { .. }) {
             return (0..all).collect();
-        }
-        let mut by_row = vec![0.0_f64; all];
-        for (i, (a, b)) in ours.values.iter().zip(&theirs.values).enumerate() {
-            let difference = f64::from((a - b).abs());
-            let difference = if same(*a, *b) {
-                0.0
-            } else if difference.is_finite() {
-                difference
-            } else {
-                f64::MAX
-            };
-            let row = theirs.row_of(axes, i);
-            by_row[row] = by_row[row].max(difference);
         }
         let mut order: Vec<usize> = (0..all).collect();
         order.sort_by(|a, b| by_row[*b].total_cmp(&by_row[*a]).then(a.cmp(b)));
@@ -285,9 +356,4 @@ fn terms(op: &Op) -> Option<usize> {
         Operation::HeadOutputs { value_dim, .. } => Some(*value_dim),
         _ => None,
     }
-}
-
-/// Elements of a row of a tensor whose rows come first.
-fn width(tensor: &Tensor) -> usize {
-    tensor.shape.iter().skip(1).product::<usize>().max(1)
 }

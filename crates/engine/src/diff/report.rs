@@ -85,6 +85,8 @@ pub struct OperationReport {
     pub b: Option<Distance>,
     /// Rows that were held against exact values.
     pub judged_rows: usize,
+    /// Elements of these whose exact values are not known, since what they rest on was not recorded.
+    pub unknown: usize,
     /// Operations that are judged together with it, since their points were not recorded.
     pub together_with: Vec<String>,
     /// What the difference looks like.

@@ -44,7 +44,7 @@ impl<'a> Stored<'a> {
     /// The row `row` of the table `name`, whose rows have `width` elements.
     pub(crate) fn row(&self, name: &str, row: usize, width: usize) -> Result<Vec<f32>, Error> {
         let mut out = vec![0.0; width];
-        self.checkpoint.read_range_f32(self.tensor(name)?, row as u64 * width as u64, &mut out)?;
+        self.checkpoint.read_range_f32(self.tensor(name)?, (row as u64).saturating_mul(width as u64), &mut out)?;
         Ok(out)
     }
 

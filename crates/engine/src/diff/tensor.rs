@@ -58,6 +58,16 @@ impl std::fmt::Display for Place {
     }
 }
 
+/// Rows of a tensor of this shape.
+#[must_use]
+pub fn rows_of(axes: Axes, shape: &[usize]) -> usize {
+    let axis = match axes {
+        Axes::Rows => 0,
+        Axes::Heads => 1,
+    };
+    shape.get(axis).copied().unwrap_or(1)
+}
+
 impl Tensor {
     /// `values` in `shape`; nothing if these do not go together.
     #[must_use]
@@ -69,11 +79,7 @@ impl Tensor {
     /// How many rows it has.
     #[must_use]
     pub fn rows(&self, axes: Axes) -> usize {
-        let axis = match axes {
-            Axes::Rows => 0,
-            Axes::Heads => 1,
-        };
-        self.shape.get(axis).copied().unwrap_or(1)
+        rows_of(axes, &self.shape)
     }
 
     /// The row that the element at `index` belongs to.

@@ -12,7 +12,7 @@ use super::error::{TraceError, TraceErrorKind as Kind};
 use super::evaluate::{Recorded, Text};
 use super::noise::Precision;
 use super::operations::Op;
-use super::tensor::{Axes, Tensor};
+use super::tensor::{Axes, Tensor, rows_of};
 use crate::error::Error;
 
 /// What the metadata call the format.
@@ -245,13 +245,42 @@ impl TraceFile {
 }
 
 impl Recorded for TraceFile {
-    fn has(&self, point: &str) -> bool {
+    fn shape_of(&self, point: &str) -> Option<Vec<usize>> {
         // Internal points are nobody's to record.
-        !point.starts_with('=') && self.file.tensor(point).is_some()
+        if point.starts_with('=') { None } else { self.shape(point).map(<[usize]>::to_vec) }
     }
 
-    fn tensor(&self, point: &str) -> Result<Option<Tensor>, Error> {
-        if self.has(point) { self.rows(point, 0, usize::MAX) } else { Ok(None) }
+    fn pick(&self, point: &str, rows: &[usize]) -> Result<Option<Tensor>, Error> {
+        let Some(mut shape) = self.shape_of(point) else { return Ok(None) };
+        let axes = Axes::of(point);
+        let all = rows_of(axes, &shape);
+        let runs: Vec<&[usize]> = rows.chunk_by(|a, b| a + 1 == *b).collect();
+        if let [run] = runs[..] {
+            return self.rows(point, run[0], run.len());
+        }
+        let mut parts = Vec::with_capacity(runs.len());
+        for run in runs.into_iter().filter(|run| run[0] < all) {
+            parts.extend(self.rows(point, run[0], run.len())?);
+        }
+        let count: usize = parts.iter().map(|part| part.rows(axes)).sum();
+        let outer = match axes {
+            Axes::Rows => 1,
+            Axes::Heads => shape[0],
+        };
+        let mut values = Vec::new();
+        for head in 0..outer {
+            for part in &parts {
+                let width = part.values.len() / outer;
+                values.extend_from_slice(&part.values[head * width..(head + 1) * width]);
+            }
+        }
+        let axis = usize::from(axes == Axes::Heads);
+        match shape.get_mut(axis) {
+            Some(rows) => *rows = count,
+            None if axis == 0 => {}
+            None => return self.rows(point, 0, 0),
+        }
+        Ok(Some(Tensor { shape, values }))
     }
 }
 

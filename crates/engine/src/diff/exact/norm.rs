@@ -111,7 +111,7 @@ pub fn about_the_mean(normed: &Known, x: &Known, weight: Option<&[f64]>, shape: 
         for (i, x_i) in group.iter().enumerate() {
             let at = g * shape.width + i;
             let w = weight.map_or(1.0, |w| w[at % w.len()]) * by;
-            out.push(normed.values[at], normed.noise(at).plus(Noise::steps(1.0, (x_i.abs() + mean.abs()) * w)));
+            out.push(normed.values[at], normed.noise(at).plus(Noise::steps(3.0, (x_i.abs() + mean.abs()) * w)));
         }
     }
     out

@@ -1,6 +1,7 @@
 //! The operations of feed-forwards: `forward/ffn.rs` and `forward/experts.rs` as lists.
 
-use super::{List, Operation};
+use super::Operation;
+use super::list::List;
 use crate::decoder::{Experts, Ffn, Gated, Part, Scores};
 use crate::diff::exact::router::Choice;
 

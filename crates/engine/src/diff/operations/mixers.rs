@@ -1,6 +1,7 @@
 //! The operations of mixers: `forward/attention.rs`, `forward/latent.rs` and `forward/recurrent.rs` as lists.
 
-use super::{List, Operation, Outputs, Run};
+use super::list::List;
+use super::{Operation, Outputs, Run};
 use crate::decoder::{
     Attention, Delta, Latent, LatentQueries, Linear, Mixer, Norm, Part, QkNormPlace, Rotary, ShortConv,
 };

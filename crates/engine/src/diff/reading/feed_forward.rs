@@ -101,7 +101,13 @@ impl Evidence<'_> {
             let cap = 0.5 * (low + high);
             if cap * libm::tanh(x / cap) < y { low = cap } else { high = cap }
         }
-        let known = |cap: f64| crate::diff::exact::elementwise::capped(uncapped, cap);
+        let known = |cap: f64| {
+            let mut all = crate::diff::exact::elementwise::capped(uncapped, cap);
+            // Masks come after.
+            let masked = all.values.iter_mut().zip(&uncapped.values).filter(|(_, x)| x.is_infinite());
+            masked.for_each(|(value, x)| *value = *x);
+            all
+        };
         let rounded = (low * 1e3).round() / 1e3;
         [rounded, low].into_iter().find(|cap| *cap < 100.0 * x && self.are(&known(*cap)))
     }

@@ -122,8 +122,8 @@ impl Evidence<'_> {
                 self.rows,
             );
             let Ok(normed) = heads else { continue };
-            if width != norm.width && self.fits_with(&Operation::NormWeight { norm: norm.clone() }, &[Rc::new(normed)])
-            {
+            let inputs = [Rc::new(normed), Rc::clone(&self.inputs[0])];
+            if width != norm.width && self.fits_with(&Operation::NormWeight { norm: norm.clone() }, &inputs) {
                 let (ours, theirs) =
                     if width > norm.width { ("each head", "all heads") } else { ("all heads", "each head") };
                 return Some(format!(

@@ -78,6 +78,9 @@ fn traces_are_read_as_a_whole_and_by_rows() {
         let some = trace.rows(name, 2, 3).unwrap().unwrap();
         assert_eq!(some, tensor.pick(Axes::of(name), &[2, 3, 4]), "{name}");
         assert_eq!(trace.rows(name, 6, 3).unwrap().unwrap(), tensor.pick(Axes::of(name), &[6]), "{name}");
+        for rows in [&[0, 1, 4, 2, 6][..], &[5], &[], &[3, 3, 9]] {
+            assert_eq!(trace.pick(name, rows).unwrap().unwrap(), tensor.pick(Axes::of(name), rows), "{name} {rows:?}");
+        }
     }
     assert!(trace.tensor("blocks.9.hook_resid_pre").unwrap().is_none());
     trace.require(&text.tokens, &text.positions).unwrap();
