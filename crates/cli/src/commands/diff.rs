@@ -177,11 +177,10 @@ fn against(
         }
     }
     for name in names {
-        let (Some(theirs), Some(free), Some(ours)) = (trace.tensor(name)?, own.tensor(name)?, put.tensor(name)?) else {
-            continue;
-        };
+        let (Some(theirs), Some(free)) = (trace.tensor(name)?, own.tensor(name)?) else { continue };
         let free = compare(&free, &theirs, Axes::of(name), &text.positions);
-        examiner.examine(name, &ours, Some(free))?;
+        drop(theirs);
+        examiner.examine_from(name, &put, Some(free))?;
         if interrupt::happened() {
             return Err(Error::Cancelled.into());
         }
