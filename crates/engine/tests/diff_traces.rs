@@ -4,13 +4,16 @@
 
 mod common;
 
-use common::testdata;
-use rheostat::Package;
+use std::io::Cursor;
+
+use common::{cases_and_modes, testdata};
 use rheostat::diff::hash::{Weights, hashes};
 use rheostat::diff::judge::Verdict;
 use rheostat::diff::noise::Precision;
 use rheostat::diff::report::{Outcome, Report, Side};
 use rheostat::diff::{Evaluator, Examiner, Recorded, Tensor, TraceFile};
+use rheostat::hooks::{Capture, Positions, TraceInfo, catalog, points_of};
+use rheostat::{Input, KvFormat, Model, Options, Package, Want};
 
 /// What is to be read out of each fault.
 const READINGS: &[(&str, &str)] = &[
@@ -48,8 +51,9 @@ fn report(trace: &TraceFile, package: &Package) -> Report {
     let evaluator = Evaluator::new(&decoder, package.checkpoint(), trace, trace.text()).unwrap();
     trace.check(evaluator.ops(), decoder.vocab_size).unwrap();
     let mut examiner = Examiner::new(&evaluator, Precision::F32, trace.precision().unwrap());
-    let weights = Weights::compare(&hashes(package.checkpoint(), |_| true).unwrap(), trace.weights.as_ref().unwrap());
-    examiner.set_weights(&weights);
+    let own = hashes(package.checkpoint(), |_| true).unwrap();
+    let weights = trace.weights.as_ref().map(|theirs| Weights::compare(&own, theirs));
+    weights.iter().for_each(|weights| examiner.set_weights(weights));
     let rows: Vec<usize> = (0..trace.text().positions.len()).collect();
     for op in evaluator.ops().iter().filter(|op| trace.has(&op.point) && op.only_with.is_none()) {
         let exact = evaluator.evaluate(evaluator.op(&op.point).unwrap(), &rows).unwrap();
@@ -58,7 +62,7 @@ fn report(trace: &TraceFile, package: &Package) -> Report {
         examiner.examine(&op.point, &ours, None).unwrap();
     }
     let a = Side { name: package.name().to_owned(), engine: "exact".to_owned(), dtype: "float32".to_owned() };
-    examiner.finish(a, trace, Some(weights))
+    examiner.finish(a, trace, weights)
 }
 
 #[test]
@@ -75,12 +79,6 @@ fn faults_are_found_and_nothing_else() {
         let trace = TraceFile::open(&testdata().join("traces").join(name)).unwrap();
         let package = Package::open(&testdata().join(entry["checkpoint"].as_str().unwrap())).unwrap();
         let report = report(&trace, &package);
-        let most = |report: &Report| {
-            let right = report.operations.iter().filter(|op| op.verdict == Verdict::Noise);
-            right
-                .filter_map(|op| Some((op.b?.factor, op.point.clone())))
-                .fold((0.0, String::new()), |a, b| if b.0 > a.0 { b } else { a })
-        };
         println!("{name:45} {:?} {}", most(&report), report.operations.len());
         let fault = entry["fault"].as_str();
         match (&report.outcome, entry["expect"].as_str()) {
@@ -100,4 +98,56 @@ fn faults_are_found_and_nothing_else() {
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// The largest distance from what is exact, of points that are right, and where.
+fn most(report: &Report) -> (f64, &str) {
+    let right = report.operations.iter().filter(|op| op.verdict == Verdict::Noise);
+    let each = right.filter_map(|op| Some((op.b?.factor, op.point.as_str())));
+    each.fold((0.0, ""), |a, b| if b.0 > a.0 { b } else { a })
+}
+
+/// In every mode and for every family, what this engine has at every point is within rounding of what is exact.
+#[test]
+fn this_engine_is_right_at_every_point() {
+    let mut worst = (0.0, String::new());
+    for (case, options) in cases_and_modes() {
+        if options.kv == KvFormat::Bf16 {
+            continue;
+        }
+        let package = Package::open(&case.dir).unwrap();
+        let decoder = package.describe().unwrap();
+        let (_, mut tokens) = case.prompts().swap_remove(0);
+        tokens.truncate(24);
+        let mut model = Model::load(&package, &Options { hooks: points_of(&decoder), ..options.clone() }).unwrap();
+        let mut capture = Capture::new(catalog(&decoder), Positions::all(), tokens.len(), Cursor::new(Vec::new()));
+        let mut sequence = model.sequence(tokens.len());
+        let input = Input { sequence: &mut sequence, tokens: &tokens, want: Want::All };
+        model.forward_hooked(&mut [input], &mut capture).unwrap();
+        let info = TraceInfo {
+            model: case.name.clone(),
+            model_type: decoder.family.to_owned(),
+            compute: options.compute,
+            prompt_len: tokens.len(),
+            tokens,
+            weights: None,
+        };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        capture.finish(&info, &mut file.as_file()).unwrap();
+        let trace = TraceFile::open(file.path()).unwrap();
+        let report = report(&trace, &package);
+        assert!(
+            report.not_compared.only_a.is_empty() && report.not_compared.only_b.is_empty(),
+            "{:?}",
+            report.not_compared
+        );
+        let wrong = matches!(report.outcome, Outcome::Wrong { .. } | Outcome::NothingCompared);
+        assert!(!wrong, "{} in {}:\n{}", case.name, options.compute.name(), report.text());
+        let (factor, point) = most(&report);
+        println!("{:30} {:5} {factor:.2} at {point}", case.name, options.compute.name());
+        if factor > worst.0 {
+            worst = (factor, format!("{} in {}, {point}", case.name, options.compute.name()));
+        }
+    }
+    println!("most: {worst:?}");
 }

@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(verdict(&far, &far), Verdict::BothWrong);
         let judged = of(&right, &far, &values, Precision::F32);
         assert_eq!((judged.theirs.at, judged.theirs.beyond, judged.ours.factor), (1, 1, 0.0));
-        let expected = f64::from(-2.0 - far[1]) / (4.0 * F32 * 2.0);
+        let expected = f64::from(-2.0 - far[1]) / (8.0 * F32 * 2.0);
         assert!((judged.theirs.factor / expected - 1.0).abs() < 1e-6);
         // In bf16 it is noise.
         assert_eq!(of(&right, &far, &values, Precision::BF16).verdict, Verdict::Noise);

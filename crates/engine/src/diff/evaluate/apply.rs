@@ -184,16 +184,13 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Rows of a table.
+    /// Rows of a table. Half-precision engines have rounded the table itself.
     fn table(&self, name: &str, rows: impl Iterator<Item = usize>) -> Result<Known, Error> {
         let mut all = Vec::new();
         for row in rows {
             all.extend(self.stored.row(name, row, self.decoder.hidden_size)?);
         }
-        // An engine that computes in coarser numbers rounds its tables, too.
-        let mut out = Known::with_capacity(all.len());
-        all.iter().map(|x| f64::from(*x)).for_each(|x| out.push(x, Noise::steps(1.0, x)));
-        Ok(out)
+        Ok(Known::recorded(&all).map(|x| (x, 1.0, Noise { inputs: x.abs(), ..Noise::default() })))
     }
 
     fn linear(&self, x: &Known, from: &[Outputs], width: usize, rows: usize) -> Result<Known, Error> {

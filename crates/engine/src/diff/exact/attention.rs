@@ -126,6 +126,9 @@ pub(crate) fn softmax(row: &[f64], sink: Option<f64>, noise: impl Fn(usize) -> N
     }
 }
 
+/// What an engine that weighs by exponentials and divides in the end has beside the pattern, in roundings of each term.
+const FUSED: f64 = 4.0;
+
 /// `[rows, n_heads, value_dim]`: values `[_, n_kv_heads, value_dim]` weighted by `pattern: [n_heads, rows, keys]`.
 #[must_use]
 pub fn weighted(pattern: &Known, v: &Known, view: &View<'_>, value_dim: usize) -> Known {
@@ -153,7 +156,9 @@ pub fn weighted(pattern: &Known, v: &Known, view: &View<'_>, value_dim: usize) -
                     taken.add(pattern.noise(at_p + k), v.values[at_v]);
                     taken.add(v.noise(at_v), weights[k]);
                 }
-                let noise = taken.root().plus(Noise::dot(seen, value, squares.sqrt()));
+                let sum = Noise::dot(seen, value, squares.sqrt());
+                let fused = Noise::sums(FUSED * value.hypot(squares.sqrt()));
+                let noise = taken.root().plus(sum).plus(fused);
                 out.set((row * n_heads + head) * value_dim + c, value, noise);
             }
         }

@@ -42,6 +42,34 @@ fn every_operation_takes_what_comes_before_it() {
     }
 }
 
+/// Hook points and operations are two lists of one model.
+#[test]
+fn every_hook_point_has_an_operation() {
+    for entry in std::fs::read_dir(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata")).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.join("reference.json").exists() {
+            continue;
+        }
+        let (decoder, ops) = list(path.file_name().unwrap().to_str().unwrap());
+        let mut points: Vec<(&str, &[usize], bool)> = Vec::new();
+        for op in ops.iter().filter(|op| !op.is_internal() && op.only_with.is_none()) {
+            points.push((&op.point, &op.shape, op.can_be_replaced()));
+        }
+        let catalog = crate::hooks::catalog(&decoder);
+        let mut hooks: Vec<(&str, &[usize], bool)> = Vec::new();
+        for info in &catalog {
+            let shape = match &info.shape {
+                crate::hooks::Shape::Rows(shape) => shape.as_slice(),
+                crate::hooks::Shape::Keys(heads) => std::slice::from_ref(heads),
+            };
+            hooks.push((&info.name, shape, info.point.can_be_changed()));
+        }
+        points.sort_unstable();
+        hooks.sort_unstable();
+        assert_eq!(points, hooks, "{}", path.display());
+    }
+}
+
 #[test]
 fn a_plain_block_has_the_points_in_order() {
     let (decoder, ops) = list("llama_plain");
