@@ -33,7 +33,7 @@ pub(crate) fn run(args: &DiffArgs) -> anyhow::Result<()> {
             );
             let package = open(&args.a, &args.set)?;
             let trace = TraceFile::open(&args.b)?;
-            finish(args, against(args, &package, args.run.compute, &trace, None)?)
+            finish(args, &against(args, &package, args.run.compute, &trace, None)?)
         }
         (true, false) => {
             no_text(args)?;
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &DiffArgs) -> anyhow::Result<()> {
             );
             let trace = TraceFile::open(&args.a)?;
             let compute = args.compute_b.unwrap_or(args.run.compute);
-            finish(args, against(args, &package, compute, &trace, None)?)
+            finish(args, &against(args, &package, compute, &trace, None)?)
         }
         (false, false) => models(args),
     }
@@ -126,7 +126,7 @@ fn models(args: &DiffArgs) -> anyhow::Result<()> {
     let hashed = if same || args.no_weights { None } else { Some(session::hash(&b, "hashing the weights of B")?) };
     let mut report = against(args, &a, args.run.compute, &trace, hashed)?;
     report.b.name = describe(b.name(), &args.set_b);
-    finish(args, report)
+    finish(args, &report)
 }
 
 /// The model of `package`, computing in `compute`, against a trace; `weights` are the hashes of the trace's, if it has none itself.
@@ -236,9 +236,9 @@ fn write(path: &TempPath, write: impl FnOnce(&mut dyn Write) -> Result<(), Error
     out.flush().with_context(what)
 }
 
-fn finish(args: &DiffArgs, report: Report) -> anyhow::Result<()> {
+fn finish(args: &DiffArgs, report: &Report) -> anyhow::Result<()> {
     if args.json {
-        output::print_json(&report)?;
+        output::print_json(report)?;
     } else {
         output::print(&report.text())?;
     }

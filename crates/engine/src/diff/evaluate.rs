@@ -80,6 +80,9 @@ impl Text {
     }
 }
 
+/// Values by point and rows.
+type OnTheWay = HashMap<(String, Vec<usize>), Rc<Known>>;
+
 /// The operations of a model over the recorded values of one text.
 pub struct Evaluator<'a> {
     decoder: &'a Decoder,
@@ -89,7 +92,7 @@ pub struct Evaluator<'a> {
     ops: Vec<Op>,
     by_point: HashMap<String, Vec<usize>>,
     /// What was computed on the way to the result at hand, by point and rows.
-    on_the_way: RefCell<HashMap<(String, Vec<usize>), Rc<Known>>>,
+    on_the_way: RefCell<OnTheWay>,
 }
 
 impl<'a> Evaluator<'a> {

@@ -166,7 +166,7 @@ pub fn in_common(operations: &[OperationReport], kinds: &[(String, Vec<usize>)])
             |blocks: &[usize]| wrong.iter().all(|b| blocks.contains(b)) && !right.iter().any(|b| blocks.contains(b));
         match kinds.iter().find(|(_, blocks)| kinds.len() > 1 && of_kind(blocks)) {
             Some((words, _)) => {
-                notes.push(format!("{place} differs in all blocks of one kind, and in no others: {words}."))
+                notes.push(format!("{place} differs in all blocks of one kind, and in no others: {words}."));
             }
             None => notes.push(format!(
                 "{place} differs in block{} {}.",

@@ -20,6 +20,9 @@ pub(crate) struct Stored<'a> {
     exec: Exec,
 }
 
+/// Of a norm, as far as it has either.
+type WeightAndBias = (Option<Vec<f64>>, Option<Vec<f64>>);
+
 impl<'a> Stored<'a> {
     pub(crate) fn new(checkpoint: &'a Checkpoint) -> Result<Stored<'a>, Error> {
         let exec = Exec::new(Isa::detect(), NonZeroUsize::MIN).map_err(Error::Threads)?;
@@ -49,7 +52,7 @@ impl<'a> Stored<'a> {
     }
 
     /// The weight of a norm, as it multiplies, and its bias.
-    pub(crate) fn norm(&self, norm: &Norm) -> Result<(Option<Vec<f64>>, Option<Vec<f64>>), Error> {
+    pub(crate) fn norm(&self, norm: &Norm) -> Result<WeightAndBias, Error> {
         let mut weight = Vec::new();
         for name in &norm.weights {
             weight.extend(self.vector_f64(name)?);

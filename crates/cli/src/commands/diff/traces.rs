@@ -68,7 +68,7 @@ pub(super) fn run(args: &DiffArgs) -> anyhow::Result<()> {
                 format!("The traces differ by no more than rounding may (relative differences below {noise:.0e}).\n")
             }
         };
-        let _ = writeln!(text, "\n{:40} {:>10} {:>10} {:>10}  {}", "point", "largest", "mean", "relative", "where");
+        let _ = writeln!(text, "\n{:40} {:>10} {:>10} {:>10}  where", "point", "largest", "mean", "relative");
         let from = first.map_or(0, |i| i.saturating_sub(3));
         for (point, c) in compared.iter().skip(from).filter(|(_, c)| !c.is_equal()).take(SHOWN) {
             let relative = c.relative.map_or("-".to_owned(), |r| format!("{r:.1e}"));

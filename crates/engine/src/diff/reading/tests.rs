@@ -299,8 +299,8 @@ fn feed_forwards() {
             piece.part = if piece.part == Part::Gate { Part::Up } else { Part::Gate };
         }
     });
-    changed("llama_plain", &swap, "blocks.0.mlp.hook_pre", "the two are swapped");
-    changed("phi3_hub", &swap, "blocks.0.mlp.hook_pre", "the two are swapped");
+    changed("llama_plain", swap, "blocks.0.mlp.hook_pre", "the two are swapped");
+    changed("phi3_hub", swap, "blocks.0.mlp.hook_pre", "the two are swapped");
     let turn = |_: &Evaluator<'_>, _: &Op, inputs: &[Rc<Known>], _: &[usize]| {
         activation::gated(&inputs[1], &inputs[0], Activation::Silu)
     };
@@ -309,7 +309,7 @@ fn feed_forwards() {
         d.blocks.iter_mut().for_each(|b| match &mut b.ffn {
             Ffn::Plain(plain) => plain.act = crate::decoder::Nonlinearity::Fixed(Activation::Relu),
             _ => panic!(),
-        })
+        });
     };
     changed("gpt2_hub", plain, post, "activation is relu");
     changed(
