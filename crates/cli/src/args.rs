@@ -6,7 +6,7 @@ mod quantize;
 mod validate;
 
 pub(crate) use lens::{Head, LensArgs, MetricArgs, PatchArgs, ResultArgs, SteerArgs};
-pub(crate) use look::{EditArgs, HooksArgs, TextArgs, TraceCommandArgs};
+pub(crate) use look::{DiffArgs, EditArgs, HooksArgs, TextArgs, TraceCommandArgs};
 pub(crate) use quantize::QuantizeArgs;
 pub(crate) use validate::ValidateArgs;
 
@@ -57,6 +57,11 @@ pub(crate) enum Command {
     Hooks(HooksArgs),
     /// Write values at hook points to a file, and change them: patch, ablate, scale, steer, knock out attention.
     Trace(TraceCommandArgs),
+    /// Find which operation is the first that is wrong: of two runs, given that its inputs were right.
+    ///
+    /// A model is run again on the values that the other side recorded, so that no operation inherits another's error, and both results are held
+    /// against the same operation in f64. Exits with 1 if an operation differs by more than rounding explains.
+    Diff(DiffArgs),
     /// Show what the residual stream would say after each block, what adds to a logit, or patterns of attention.
     Lens(LensArgs),
     /// Show where in a model a difference between two texts comes from: activation patching over blocks and positions, or heads.

@@ -9,13 +9,17 @@ use anyhow::Context;
 use rheostat::Error;
 
 static HAPPENED: AtomicBool = AtomicBool::new(false);
+static LISTENS: AtomicBool = AtomicBool::new(false);
 static IDLE: AtomicBool = AtomicBool::new(false);
 static SWITCH: Mutex<Option<Arc<AtomicBool>>> = Mutex::new(None);
 
-/// Listens from now on, and sets `switch` when Ctrl-C comes.
+/// Listens from now on, and sets `switch` when Ctrl-C comes: the last that was given.
 pub(crate) fn listen(switch: Arc<AtomicBool>) -> anyhow::Result<()> {
     if let Ok(mut slot) = SWITCH.lock() {
         *slot = Some(switch);
+    }
+    if LISTENS.swap(true, Ordering::SeqCst) {
+        return Ok(());
     }
     ctrlc::set_handler(|| {
         if HAPPENED.swap(true, Ordering::SeqCst) || IDLE.load(Ordering::SeqCst) {

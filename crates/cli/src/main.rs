@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         Command::Profile(args) => commands::profile::run(args),
         Command::Hooks(args) => commands::hooks::run(args),
         Command::Trace(args) => commands::trace::run(args),
+        Command::Diff(args) => commands::diff::run(args),
         Command::Lens(args) => commands::lens::run(args),
         Command::Patch(args) => commands::patch::run(args),
         Command::Steer(args) => commands::steer::run(args),
@@ -56,7 +57,7 @@ fn main() -> ExitCode {
             output::tell(&format!("error: {}", output::sentence(&error)));
             if interrupt::is_cause(&error) {
                 ExitCode::from(INTERRUPTED)
-            } else if matches!(error.downcast_ref(), Some(rheostat::Error::Reference(_))) {
+            } else if matches!(error.downcast_ref(), Some(rheostat::Error::Reference(_) | rheostat::Error::Trace(_))) {
                 ExitCode::from(NO_COMPARISON)
             } else {
                 ExitCode::FAILURE

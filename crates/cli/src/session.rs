@@ -1,12 +1,16 @@
 //! What several commands share: opening a model, its sampling, its chat template.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, anyhow, bail};
 use rheostat::chat::{ChatTemplates, Clock, GenerationPrompt, RenderRequest, parse_argument};
 use rheostat::decoder::Decoder;
+use rheostat::diff::hash::hashes;
 use rheostat::memory::{self, format_size};
 use rheostat::session::Session;
 use rheostat::tokenizer::{AddSpecial, Tokenizer};
@@ -16,7 +20,8 @@ use rheostat::{
 use serde_json::{Map, Value};
 
 use crate::args::{RunArgs, SamplingArgs, SpeculationArgs, TemplateArgs};
-use crate::output;
+use crate::status::Status;
+use crate::{interrupt, output};
 
 /// The name of the model that is part of the program.
 pub(crate) const EMBEDDED: &str = "embedded";
@@ -335,4 +340,17 @@ impl Cost {
         parts.extend(self.peak_memory_bytes.map(|peak| format!("peak memory {}", format_size(peak))));
         parts.join(", ")
     }
+}
+
+/// Hashes of all tensors, by name.
+pub(crate) fn hash(package: &Package, what: &str) -> anyhow::Result<BTreeMap<String, String>> {
+    let done = Arc::new(AtomicU64::new(0));
+    let seen = Arc::clone(&done);
+    let status = Status::new(move || seen.load(Ordering::Relaxed));
+    status.begin(what, 0, package.checkpoint().total_bytes());
+    let hashes = hashes(package.checkpoint(), |bytes| {
+        done.store(bytes, Ordering::Relaxed);
+        !interrupt::happened()
+    });
+    Ok(hashes?)
 }

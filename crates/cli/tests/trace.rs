@@ -233,3 +233,32 @@ fn values_that_do_not_fit() {
     let outcome = common::run(&["trace", &dir("text_qwen3"), "--tokens", "1,2,3", "--patch", &patch]);
     assert!(outcome.code == Some(1) && outcome.stderr.contains("no values for position 2"), "{outcome:?}");
 }
+
+/// The hashes of a checkpoint's tensors are those that the recorder for transformers writes.
+#[test]
+fn weights_are_hashed() {
+    let scratch = tempfile::tempdir().unwrap();
+    let out = scratch.path().join("t.safetensors");
+    let of = |path: &Path| {
+        let bytes = std::fs::read(path).unwrap();
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        let text = header.metadata().as_ref().unwrap().get("weights").cloned().unwrap();
+        serde_json::from_str::<BTreeMap<String, String>>(&text).unwrap()
+    };
+    for case in ["llama_plain", "qwen3_window", "gpt_oss_switches"] {
+        let flags = [
+            "trace",
+            &dir(case),
+            "--tokens",
+            "1",
+            "--capture",
+            "logits",
+            "--hash-weights",
+            "-o",
+            out.to_str().unwrap(),
+        ];
+        succeed(&flags);
+        let theirs = of(&common::testdata("traces").join(format!("{case}.safetensors")));
+        assert_eq!(of(&out), theirs, "{case}");
+    }
+}

@@ -29,6 +29,9 @@ pub enum Error {
     /// A session cannot be used, or not be written.
     #[error(transparent)]
     Session(#[from] crate::session::SessionError),
+    /// A trace cannot be used.
+    #[error(transparent)]
+    Trace(#[from] crate::diff::TraceError),
     /// A reference cannot be used.
     #[error(transparent)]
     Reference(#[from] crate::validate::ReferenceError),

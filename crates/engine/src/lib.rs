@@ -29,6 +29,7 @@ pub mod chat;
 mod config;
 pub mod decoder;
 mod dequantize;
+pub mod diff;
 mod error;
 pub mod eval;
 mod families;

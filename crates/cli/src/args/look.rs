@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, ValueEnum};
+use rheostat::Compute;
 use rheostat::hooks::{During, Positions};
 
 use super::{RunArgs, token_id, whole};
@@ -97,11 +98,45 @@ pub(crate) struct TraceCommandArgs {
     /// File to write: a safetensors file with a tensor for each hook point
     #[arg(short, long, value_name = "FILE", requires = "capture")]
     pub(crate) out: Option<PathBuf>,
+    /// Write hashes of all weights into the file, by which `rheostat diff` tells whether two runs had the same; takes reading all of them
+    #[arg(long, requires = "out")]
+    pub(crate) hash_weights: bool,
     /// Print a JSON object
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) edits: EditArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DiffArgs {
+    /// A model (the directory of a checkpoint, or "embedded"), or a trace: a file written by `rheostat trace`, tools/trace.py, or any other program
+    pub(crate) a: PathBuf,
+    /// The other
+    pub(crate) b: PathBuf,
+    /// Of two models: the token ids to read, such as 1,2,3
+    #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = token_id, allow_hyphen_values = true, conflicts_with = "prompt")]
+    pub(crate) tokens: Vec<u32>,
+    /// Of two models: the text to read, encoded by the tokenizer of A
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) prompt: Option<String>,
+    /// Set a key of A's config.json, such as rope_theta=10000 or rope_parameters.rope_theta=10000; can be given more than once
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Set a key of B's
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set_b: Vec<String>,
+    /// Numbers in which B computes its matrix products; as --compute unless given
+    #[arg(long, value_name = "TYPE", value_parser = super::compute)]
+    pub(crate) compute_b: Option<Compute>,
+    /// Do not compare the weights themselves, which takes reading all of them
+    #[arg(long)]
+    pub(crate) no_weights: bool,
+    /// Print a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) run: RunArgs,
 }

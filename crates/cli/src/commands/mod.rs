@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod chat;
+pub(crate) mod diff;
 pub(crate) mod generate;
 pub(crate) mod hooks;
 pub(crate) mod inspect;

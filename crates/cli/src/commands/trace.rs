@@ -75,7 +75,7 @@ pub(crate) fn run(args: &TraceCommandArgs) -> anyhow::Result<()> {
             compute: args.run.compute,
             tokens: prompt.iter().chain(&run.new).copied().collect(),
             prompt_len: prompt.len(),
-            weights: None,
+            weights: if args.hash_weights { Some(session::hash(&package, "hashing the weights")?) } else { None },
         };
         let mut out = BufWriter::with_capacity(1 << 18, file);
         written = hooks.1.finish(&trace, &mut out)?;

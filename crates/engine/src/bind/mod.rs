@@ -188,6 +188,14 @@ pub(crate) fn matrix_of(linear: &Linear, checkpoint: &Checkpoint) -> Result<Matr
     Binder::new(checkpoint).matrix(linear)
 }
 
+/// The tensor of the bias of one linear map, if it has one: found, checked and cut.
+///
+/// # Errors
+/// As [`matrix_of`].
+pub(crate) fn bias_of(linear: &Linear, checkpoint: &Checkpoint) -> Result<Option<TensorInfo>, Error> {
+    Binder::new(checkpoint).bias(linear)
+}
+
 struct Binder<'a> {
     checkpoint: &'a Checkpoint,
     used: HashSet<String>,

@@ -47,7 +47,9 @@ fn windows(keys: &Keys<'_>) -> Result<Vec<Option<usize>>, ConfigError> {
     let types = layer_types(keys, layers, &["full_attention", "sliding_attention"], default)?;
     let window = if used { size } else { None };
     if window.is_none() && types.contains(&1) {
-        return Err(keys.invalid("use_sliding_window", "true, with a sliding_window, where layer_types has layers with one"));
+        return Err(
+            keys.invalid("use_sliding_window", "true, with a sliding_window, where layer_types has layers with one")
+        );
     }
     Ok(types.into_iter().map(|kind| window.filter(|_| kind == 1)).collect())
 }

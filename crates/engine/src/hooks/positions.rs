@@ -43,6 +43,20 @@ impl Positions {
         Positions { slices: vec![Slice::One(position as i64)], text: position.to_string() }
     }
 
+    /// These, in ascending order.
+    #[must_use]
+    pub fn of(positions: &[usize]) -> Positions {
+        let runs = positions.chunk_by(|a, b| a + 1 == *b);
+        let slice = |run: &[usize]| Slice::Range(Some(run[0] as i64), Some((run[0] + run.len()) as i64));
+        let slices: Vec<Slice> = runs.map(slice).collect();
+        let text = |slice: &Slice| match slice {
+            Slice::Range(Some(from), Some(to)) => format!("{from}:{to}"),
+            Slice::Range(..) | Slice::One(_) => String::new(),
+        };
+        let text: Vec<String> = slices.iter().map(text).collect();
+        Positions { text: text.join(","), slices }
+    }
+
     /// Whether `position` is among them, in a text that begins with a prompt of so many tokens.
     #[must_use]
     pub fn contains(&self, position: usize, prompt_len: usize) -> bool {
