@@ -1,7 +1,7 @@
 """Write a checkpoint of a real model's full shape with random weights, for measuring speed and memory.
 
     python tools/make_shape.py qwen3-1.7b OUT [--tokenizer assets/tiny-shakespeare] [--layers N] [--repeat N]
-    python tools/make_shape.py qwen3-next-80b OUT --layers 8
+    python tools/make_shape.py qwen3-next-80b OUT --layers 8 [--steady]
 
 Weights are bfloat16, drawn with a standard deviation of 1.4 / sqrt(fan_in), norms around 1; needs numpy only.
 Tensors are written one by one, in shards of about 4 GB, so memory stays small whatever the model. The experts of a mixture
@@ -10,6 +10,9 @@ are stretches of one long random sequence, each from another place: drawing them
 With --repeat N the model writes what random weights do not: a text that goes around in N tokens. Its embedding is so large that
 what the blocks add does not matter, and row t + 1 of its head (within each N tokens) is the embedding of token t. Every
 product is as much work as before.
+
+With --steady the residual stream changes little from layer to layer, as it does in trained models and not in random ones: the
+embedding is large, and what blocks add is small. Asking a router ahead of time is then worth something.
 """
 
 import argparse
@@ -156,17 +159,22 @@ class Pool:
         return np.concatenate(parts)
 
 
-def draw(rng, pool, name, shape):
+def draw(rng, pool, name, shape, steady=False):
     last = name.rsplit(".", 1)[-1]
+    factor = 1.0
+    if steady and name == "model.embed_tokens.weight":
+        factor = shape[1] ** 0.5
+    if steady and any(part in name for part in ("o_proj", "out_proj", "down_proj")):
+        factor = 0.2
     if last in ("A_log", "dt_bias", "bias", "sinks") or name.endswith("_proj_bias"):
         return bf16(0.3 * rng.standard_normal(shape, dtype=np.float32))
     if len(shape) == 1:
         return bf16(1 + 0.2 * rng.standard_normal(shape, dtype=np.float32))
     if ".experts." in name:
         fan_in = shape[1]
-        return pool.stretch(int(np.prod(shape)), 1.4 / fan_in**0.5)
+        return pool.stretch(int(np.prod(shape)), factor * 1.4 / fan_in**0.5)
     fan_in = int(np.prod(shape[1:]))
-    return bf16(rng.standard_normal(shape, dtype=np.float32) * np.float32(1.4 / fan_in**0.5))
+    return bf16(rng.standard_normal(shape, dtype=np.float32) * np.float32(factor * 1.4 / fan_in**0.5))
 
 
 def around(shape, repeat, seed, head):
@@ -181,7 +189,7 @@ def around(shape, repeat, seed, head):
     return bf16(rows[first + (token - first - 1) % size])
 
 
-def write_shard(path, part, rng, pool, repeat=None, seed=0):
+def write_shard(path, part, rng, pool, repeat=None, seed=0, steady=False):
     header, at = {}, 0
     for name, shape in part:
         size = 2 * int(np.prod(shape))
@@ -196,7 +204,7 @@ def write_shard(path, part, rng, pool, repeat=None, seed=0):
             if repeat and name in ("model.embed_tokens.weight", "lm_head.weight"):
                 file.write(around(shape, repeat, seed, name == "lm_head.weight").tobytes())
             else:
-                file.write(draw(rng, pool, name, shape).tobytes())
+                file.write(draw(rng, pool, name, shape, steady).tobytes())
 
 
 def main():
@@ -206,6 +214,7 @@ def main():
     parser.add_argument("--tokenizer", type=pathlib.Path, help="folder whose tokenizer files are copied")
     parser.add_argument("--layers", type=int, help="number of layers, instead of the real one")
     parser.add_argument("--repeat", type=int, help="make a model that repeats so many tokens (not one with a tied head)")
+    parser.add_argument("--steady", action="store_true", help="a residual stream that changes little in each layer")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     config = dict(SHAPES[args.shape])
@@ -227,7 +236,7 @@ def main():
     weight_map = {}
     for i, part in enumerate(shards, 1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{i:05}-of-{len(shards):05}.safetensors"
-        write_shard(args.out / file, part, rng, pool, args.repeat, args.seed)
+        write_shard(args.out / file, part, rng, pool, args.repeat, args.seed, args.steady)
         weight_map |= {name: file for name, _ in part}
     if len(shards) > 1:
         index = dict(metadata={}, weight_map=weight_map)
