@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Case, assert_bits, cases, options};
+use common::{Case, assert_bits, at_least, cases, options};
 use rheostat::hooks::{HookSet, Hooks, Point, Points, Shape, Site, catalog, matching, points_of};
 use rheostat::{Error, Input, Model, Options, Want};
 
@@ -84,10 +84,13 @@ fn what_is_seen_is_what_is_computed() {
             names.push(info.name);
         }
         assert!(whole.0.keys().all(|name| names.contains(name)), "{}: points that no list has", case.name);
-        // Token after token, under the cache, and in pieces.
-        for piece in [1, 4] {
+        // Token after token, under the cache, and in pieces; with weights that stream.
+        let few =
+            Options { weights: Some(4000), tile: Some(2000), threads: std::num::NonZeroUsize::new(2), ..hooked() };
+        let mut streamed = case.load(&at_least(&case, &few));
+        for piece in [1, 4, 5] {
             let mut pieces = Everything::default();
-            read(&mut model, &tokens, piece, &mut pieces);
+            read(if piece == 5 { &mut streamed } else { &mut model }, &tokens, piece, &mut pieces);
             for (name, rows) in &whole.0 {
                 for (r, (got, want)) in pieces.0[name].iter().zip(rows).enumerate() {
                     assert_bits(&format!("{}: {name}, row {r}, in pieces of {piece}", case.name), got, want);

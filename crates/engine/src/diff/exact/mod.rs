@@ -1,6 +1,6 @@
 //! Every operation in f64: what it gives, exactly for our purposes, and how far rounding may take an engine from that.
 //!
-//! Pure functions over slices. Inputs are [`Known`]: recorded values, or results of other operations here with their noise, which is passed on.
+//! Pure functions over slices. Inputs are [`Known`](super::noise::Known): recorded values, or results of other operations here with their noise, which is passed on.
 //! `noise.rs` says what noise is; each function says what it counts. Values that are not numbers are not known, and what depends on them is not
 //! either.
 //!

@@ -1,7 +1,7 @@
 //! What a difference looks like: from the pattern of a wrong result to a sentence on what may have happened.
 //!
 //! Two ways. *Hypotheses* are other operations than the one that should have been done (the other pairing of a rotation, no window, another
-//! activation): each is computed from the same inputs, and the one that gives the wrong values is what happened ([`Evidence::fits`]). *Patterns*
+//! activation): each is computed from the same inputs, and the one that gives the wrong values is what happened (`Evidence::fits`). *Patterns*
 //! are found in the values: one factor, the same vector in every row, heads in another order, only some positions. Files here have the
 //! hypotheses of one kind of operation each; `general.rs` has the patterns.
 //!
