@@ -228,11 +228,13 @@ fn interrupted_passes() {
         let switch = model.cancel_switch();
         let mut sequence = model.sequence(tokens.len());
         let mut got = Vec::new();
+        // After the last block a pass is as good as done.
+        let last = model.decoder().blocks.len() - 2;
         for piece in [0..500, 500..1020, 1020..1200, 1200..2 * BLOCK + 200] {
-            for layer in [0, 1, 0] {
+            for layer in [0, last, 0] {
                 let input = Input { sequence: &mut sequence, tokens: &tokens[piece.clone()], want: Want::All };
                 let error = model.forward_hooked(&mut [input], &mut StopAfter(layer, Arc::clone(&switch)));
-                assert!(matches!(error, Err(Error::Cancelled)));
+                assert!(matches!(error, Err(Error::Cancelled)), "{}, {layer}: {:?}", case.name, error.err());
                 assert_eq!(sequence.len(), piece.start);
                 switch.store(false, Ordering::Relaxed);
             }
