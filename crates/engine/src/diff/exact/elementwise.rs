@@ -77,7 +77,7 @@ pub fn joined(a: &Known, a_width: usize, b: &Known, b_width: usize, heads: usize
 /// The sum over the heads of `[rows, heads, width]`, each of which is a sum of `terms` products.
 ///
 /// Engines sum all products at once, and have what heads give beside that: so the noise is that of one sum over all of them, of whose terms
-/// the squares add up to about those of the heads.
+/// the squares add up to about those of the heads, or to more where products within a head cancel: it is taken for twice as large.
 #[must_use]
 pub fn sum_of_heads(x: &Known, heads: usize, width: usize, terms: usize) -> Known {
     let rows = x.len() / (heads * width);
@@ -87,7 +87,7 @@ pub fn sum_of_heads(x: &Known, heads: usize, width: usize, terms: usize) -> Know
         let (value, squares) = (0..heads).map(|h| x.values[at(h)]).fold((0.0, 0.0), |(s, q), x| (s + x, q + x * x));
         let taken = (0..heads).map(|h| x.noise(at(h))).fold(Noise::default(), Noise::beside);
         let written = Noise::steps(1.0, f64::sqrt(squares));
-        out.push(value, taken.plus(Noise::dot(heads * terms, value, f64::sqrt(squares))).plus(written));
+        out.push(value, taken.plus(Noise::dot(heads * terms, value, f64::sqrt(squares)).times(2.0)).plus(written));
     }
     out
 }
