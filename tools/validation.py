@@ -21,7 +21,8 @@ position after the last block, before the final norm. `prompt` is null for a tes
 are the hashes of the checkpoint's tensors as docs/hooks.md has them. What a model does not have (heads of one size in
 latent attention) is not there. Test cases come in the order of the command line, texts first.
 
-Importable: `reference(model, cases, folder)`, where a case is a pair of a text, or None, and its tokens.
+Importable: `record(model, prompts, folder)`, where a prompt is a text or a list of tokens, and `reference(model, cases, folder)`, where a case is
+a pair of a text, or None, and its tokens.
 
 A model whose rotary frequencies are zero is refused, as trace.py does.
 """
@@ -82,6 +83,13 @@ def case_of(prompt, tokens, tensors):
         "top_10": [{"index": index, "logit": logit} for index, logit in top],
         "last_residual_f32": tensors[last][-1].tolist(),
     }
+
+
+def record(model, prompts, folder, **options):
+    """The reference for `prompts`, texts (encoded by the folder's tokenizer) or lists of tokens; options as `reference` has them."""
+    folder = Path(folder)
+    cases = [(p, encoded(folder, [p])[0][1]) if isinstance(p, str) else (None, list(p)) for p in prompts]
+    return reference(model, cases, folder, **options)
 
 
 def reference(model, cases, folder, repo=None, traces=None, allow_zero_rope=False):

@@ -66,7 +66,17 @@ impl Report {
             let _ = writeln!(out, "  {sentence}");
         }
         if let Some(at) = op.comparison.at {
-            let _ = writeln!(out, "  Largest difference {}, at {at}.", size(&op.comparison));
+            let c = &op.comparison;
+            let cosine = c.cosine.map_or("-".to_owned(), |cosine| format!("{cosine:.7}"));
+            let _ = writeln!(
+                out,
+                "  Largest difference {}, at {at}; mean {:.1e}, cosine {cosine}, at most {} ulp; {} of {} elements differ.",
+                size(c),
+                c.mean_abs,
+                c.max_ulp,
+                c.different,
+                c.elements
+            );
         }
         if !op.together_with.is_empty() {
             let names: Vec<&str> = op.together_with.iter().take(NAMES).map(String::as_str).collect();
