@@ -145,14 +145,16 @@ impl Evidence<'_> {
         None
     }
 
-    /// Whether the wrong values are these, as far as measured angles can tell.
+    /// Whether the wrong values are these, as far as measured angles can tell; they must be much nearer than what is exact.
     fn nearly(&self, known: &Known) -> bool {
-        let (mut left, mut all) = (0.0, 0.0);
-        for (wrong, value) in self.wrong.values.iter().zip(&known.values) {
-            left += (f64::from(*wrong) - value).powi(2);
+        let (mut left, mut all, mut off) = (0.0, 0.0, 0.0);
+        for ((wrong, value), exact) in self.wrong.values.iter().zip(&known.values).zip(&self.exact.values) {
+            let wrong = f64::from(*wrong);
+            left += (wrong - value).powi(2);
+            off += (wrong - exact).powi(2);
             all += value * value;
         }
-        left.sqrt() < 5.0 * NEAR * f64::sqrt(all)
+        left.sqrt() < 5.0 * NEAR * f64::sqrt(all) && left < 0.04 * off
     }
 
     /// By what the pairs of `rotation` are turned: from rows of neighbouring positions first, whose angles differ by less than half a turn, then
