@@ -19,9 +19,6 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy
-import safetensors
-import tokenizers
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -36,6 +33,7 @@ import families
 import quantized
 import quantized_forms
 import toy_tokenizers
+import trace_file
 from cases import CASES
 from continuation import MARGIN, continue_greedily, random_tokens
 from opensci import OpensciForCausalLM, patched_qwen3
@@ -175,16 +173,6 @@ def describe_rope(model, config):
     }
 
 
-def versions():
-    return {
-        "torch": torch.__version__.split("+")[0],
-        "transformers": transformers.__version__,
-        "tokenizers": tokenizers.__version__,
-        "safetensors": safetensors.__version__,
-        "numpy": numpy.__version__,
-    }
-
-
 def make_family(name, seed, root=TESTDATA):
     """Write the case `name` of a family's table into its folder under `root`."""
     case = FAMILIES[name]
@@ -200,7 +188,7 @@ def make_family(name, seed, root=TESTDATA):
         "dtype": "float32",
         "attention": "eager",
         "seed": seed,
-        "versions": versions(),
+        "versions": trace_file.libraries(),
     } | found
     checkpoints.save_tensors(folder / "reference.safetensors", tensors)
     checkpoints.write_json(folder / "reference.json", report)
@@ -245,7 +233,7 @@ def make(name, root=TESTDATA):
         "dtype": "float32",
         "attention": "eager",
         "seed": case.seed,
-        "versions": versions(),
+        "versions": trace_file.libraries(),
     }
     if case.quantization is not None:
         report["versions"]["compressed_tensors"] = quantized.VERSION

@@ -54,6 +54,18 @@ fn hub_id(model: &Path) -> Option<&str> {
     (word(owner) && word(name) && !Path::new(owner).exists()).then_some(text)
 }
 
+/// The tokens of a text: of `prompt`, encoded with the special tokens that the tokenizer adds, or else `tokens`.
+pub(crate) fn text(package: &Package, prompt: Option<&str>, tokens: &[u32]) -> anyhow::Result<Vec<u32>> {
+    let tokens = match prompt {
+        Some(text) => package.tokenizer()?.encode(text, AddSpecial::Add)?,
+        None => tokens.to_vec(),
+    };
+    if tokens.is_empty() {
+        return Err(Error::EmptyPrompt.into());
+    }
+    Ok(tokens)
+}
+
 /// Options that follow from the command line.
 pub(crate) fn options(run: &RunArgs) -> Options {
     Options {

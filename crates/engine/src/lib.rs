@@ -43,11 +43,12 @@ mod kv;
 mod kv_disk;
 pub mod lens;
 mod model;
+mod names;
 mod package;
 pub mod patch;
 pub mod profile;
 pub mod quantize;
-mod ranking;
+pub mod ranking;
 pub mod rope;
 mod sampler;
 pub mod session;
@@ -69,6 +70,7 @@ pub use model::{Limits, Model, Options, Reading, check_tokens, check_vocabulary,
 pub use package::Package;
 pub use rheostat_kernels::{Isa, KvFormat};
 pub use rheostat_store::{
-    Checkpoint, DISK_PROBE_BYTES, Dtype, Hits, Io, SafetensorsFile, StoreError, StoreErrorKind, TensorInfo, Way, memory,
+    Checkpoint, DISK_PROBE_BYTES, Dtype, Hits, Io, SafetensorsFile, StoreError, StoreErrorKind, TensorInfo, Way,
+    header_bytes, memory,
 };
 pub use sampler::{Sampler, Sampling};

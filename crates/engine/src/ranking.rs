@@ -4,7 +4,7 @@ use crate::error::Error;
 
 /// A row of logits as a distribution.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Distribution<'a> {
+pub struct Distribution<'a> {
     logits: &'a [f32],
     max: f64,
     /// The logarithm of the sum of `exp(logit - max)`.
@@ -16,7 +16,7 @@ impl<'a> Distribution<'a> {
     ///
     /// # Errors
     /// When one of them is not a finite number.
-    pub(crate) fn new(logits: &'a [f32]) -> Result<Distribution<'a>, Error> {
+    pub fn new(logits: &'a [f32]) -> Result<Distribution<'a>, Error> {
         if !logits.iter().all(|x| x.is_finite()) {
             return Err(Error::NotFinite);
         }
@@ -26,22 +26,29 @@ impl<'a> Distribution<'a> {
     }
 
     /// The logarithm of a token's probability.
-    pub(crate) fn log_probability(&self, token: u32) -> f64 {
+    ///
+    /// # Panics
+    /// When there is no such token, as everywhere here.
+    #[must_use]
+    pub fn log_probability(&self, token: u32) -> f64 {
         -(self.log_sum + (self.max - f64::from(self.logits[token as usize])))
     }
 
     /// A token's probability.
-    pub(crate) fn probability(&self, token: u32) -> f64 {
+    #[must_use]
+    pub fn probability(&self, token: u32) -> f64 {
         libm::exp(self.log_probability(token))
     }
 
     /// The `count` likeliest tokens with their probabilities.
-    pub(crate) fn top(&self, count: usize) -> Vec<(u32, f64)> {
+    #[must_use]
+    pub fn top(&self, count: usize) -> Vec<(u32, f64)> {
         likeliest(self.logits, count).into_iter().map(|token| (token, self.probability(token))).collect()
     }
 
     /// A token's place among all, from 1.
-    pub(crate) fn rank(&self, token: u32) -> usize {
+    #[must_use]
+    pub fn rank(&self, token: u32) -> usize {
         let own = self.logits[token as usize];
         let before = |(other, logit): (usize, &f32)| *logit > own || (*logit == own && other < token as usize);
         1 + self.logits.iter().enumerate().filter(|x| before(*x)).count()
@@ -49,7 +56,8 @@ impl<'a> Distribution<'a> {
 }
 
 /// The `count` tokens with the largest of `logits`, the largest first, of equals the one with the smaller id.
-pub(crate) fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
+#[must_use]
+pub fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();
     let larger = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
     if count < order.len() {

@@ -38,4 +38,4 @@ pub use sealed::{SealedWriter, seal_is_intact};
 pub use source::Source;
 pub use spool::{SPOOL_THREADS, Spool, SpoolBuffer, SpoolPlace, spool_room, takes_files};
 pub use stream::{Head, TileBytes, Weights};
-pub use writer::{CheckpointWriter, NewTensor};
+pub use writer::{CheckpointWriter, NewTensor, header_bytes};

@@ -16,7 +16,7 @@ use serde_json::{Map, json};
 use crate::checkpoint::SafetensorsFile;
 use crate::dtype::Dtype;
 use crate::error::{StoreError, StoreErrorKind as Kind};
-use crate::writer::{NewTensor, write_error};
+use crate::writer::{NewTensor, header_bytes, write_error};
 
 /// The name of the last tensor.
 const CHECKSUM: &str = "checksum";
@@ -56,15 +56,13 @@ impl SealedWriter {
             entries.insert(name.clone(), json!({ "dtype": dtype.name(), "shape": shape, "data_offsets": [at, end] }));
             at = end;
         }
-        let mut header = serde_json::Value::Object(entries).to_string().into_bytes();
-        let len = (header.len() + size_of::<u64>()).next_multiple_of(64) - size_of::<u64>();
-        header.resize(len, b' ');
+        let header = header_bytes(entries);
         // Through a link, not over it; and beside whoever else writes there.
         let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let mut partial = OsString::from(path);
         partial.push(format!(".{}.partial", std::process::id()));
         let partial = PathBuf::from(partial);
-        let end = (size_of::<u64>() + len) as u64 + at;
+        let end = header.len() as u64 + at;
         let file = File::create_new(&partial).map_err(|e| write_error(path, e))?;
         let mut writer = SealedWriter {
             path: path.to_owned(),
@@ -81,7 +79,6 @@ impl SealedWriter {
         {
             return Err(write_error(path, full.into()));
         }
-        writer.put(&(len as u64).to_le_bytes())?;
         writer.put(&header)?;
         Ok(writer)
     }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use crate::dtype::Dtype;
 use crate::error::{StoreError, StoreErrorKind as Kind};
@@ -192,11 +192,18 @@ fn header(shard: &[usize], tensors: &[&NewTensor], lens: &[u64]) -> (Vec<u8>, u6
         entries.insert(name.clone(), json!({ "dtype": dtype.name(), "shape": shape, "data_offsets": [at, end] }));
         at = end;
     }
-    let mut text = serde_json::Value::Object(entries).to_string().into_bytes();
+    (header_bytes(entries), at)
+}
+
+/// The beginning of a safetensors file: the length of its header, then the header with `entries`, filled up so that data begin at a
+/// multiple of 64 bytes.
+#[must_use]
+pub fn header_bytes(entries: Map<String, Value>) -> Vec<u8> {
+    let mut text = Value::Object(entries).to_string().into_bytes();
     // The format's own library fills up to 8 bytes; 64 is a multiple of that.
     let len = (text.len() + size_of::<u64>()).next_multiple_of(ALIGN as usize) - size_of::<u64>();
     text.resize(len, b' ');
-    ([&(len as u64).to_le_bytes(), &text[..]].concat(), at)
+    [&(len as u64).to_le_bytes(), &text[..]].concat()
 }
 
 /// A new file of `len` bytes, which are there to be written.

@@ -8,11 +8,10 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
-use rheostat::diff::compare::compare;
 use rheostat::diff::hash::Weights;
 use rheostat::diff::noise::Precision;
 use rheostat::diff::report::{Outcome, Side};
-use rheostat::diff::{Axes, Evaluator, Examiner, Recorded, Report, TraceFile, common_points, forced, free};
+use rheostat::diff::{Evaluator, Examiner, Inputs, Recorded, Report, TraceFile, common_points, record};
 use rheostat::hooks::{Capture, PointInfo, Points, Positions, TraceInfo, catalog};
 use rheostat::{Compute, Error, Input, KvFormat, LogitRows, Model, Options, Package, Want, check_tokens};
 use tempfile::TempPath;
@@ -83,11 +82,8 @@ pub(crate) fn open(model: &Path, set: &[String]) -> anyhow::Result<Package> {
 /// Two models over one text: the second is recorded, then the first is held against that.
 fn models(args: &DiffArgs) -> anyhow::Result<()> {
     let (a, b) = (open(&args.a, &args.set)?, open(&args.b, &args.set_b)?);
-    let tokens = match &args.prompt {
-        Some(text) => a.tokenizer()?.encode(text, rheostat::tokenizer::AddSpecial::Add)?,
-        None => args.tokens.clone(),
-    };
-    ensure!(!tokens.is_empty(), "two models need a text: give --prompt or --tokens");
+    ensure!(args.prompt.is_some() || !args.tokens.is_empty(), "two models need a text: give --prompt or --tokens");
+    let tokens = session::text(&a, args.prompt.as_deref(), &args.tokens)?;
     let (of_a, of_b) = (a.describe()?, b.describe()?);
     check_tokens(&of_a, &tokens, 0)?;
     check_tokens(&of_b, &tokens, 0)?;
@@ -153,8 +149,8 @@ fn against(
     let (own, put) = (temporary()?, temporary()?);
     let status = reading(&model, "computing", 2);
     let spools = (spool()?, spool()?);
-    write(&own, |out| free(&mut model, trace, points.clone(), spools.0, out))?;
-    write(&put, |out| forced(&mut model, trace, points.clone(), spools.1, out))?;
+    write(&own, |out| record(&mut model, trace, Inputs::Own, points.clone(), spools.0, out))?;
+    write(&put, |out| record(&mut model, trace, Inputs::Recorded, points.clone(), spools.1, out))?;
     drop(status);
     drop(model);
     let (own, put) = (TraceFile::open(&own)?, TraceFile::open(&put)?);
@@ -177,10 +173,7 @@ fn against(
         }
     }
     for name in names {
-        let (Some(theirs), Some(free)) = (trace.tensor(name)?, own.tensor(name)?) else { continue };
-        let free = compare(&free, &theirs, Axes::of(name), &text.positions);
-        drop(theirs);
-        examiner.examine_from(name, &put, Some(free))?;
+        examiner.examine_from(name, &put, Some(&own))?;
         if interrupt::happened() {
             return Err(Error::Cancelled.into());
         }
@@ -206,7 +199,7 @@ fn load(
     points: &[PointInfo],
 ) -> anyhow::Result<Model> {
     let hooks: Points = points.iter().map(|info| info.point).collect();
-    let logits = if points.iter().any(|info| info.point.is_final()) { LogitRows::All } else { LogitRows::Last };
+    let logits = if hooks.any_final() { LogitRows::All } else { LogitRows::Last };
     let options = Options { context: Some(tokens), hooks, logits, compute, ..session::options(&args.run) };
     let model = Model::load(package, &options)?;
     interrupt::listen(model.cancel_switch())?;

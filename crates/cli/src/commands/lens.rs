@@ -27,7 +27,7 @@ pub(crate) fn run(args: &LensArgs) -> anyhow::Result<()> {
     let package = session::open(&args.model)?;
     let look = Look {
         args,
-        tokens: super::trace::tokens(&args.text, &package)?,
+        tokens: session::text(&package, args.text.prompt.as_deref(), &args.text.tokens)?,
         words: Tokens::of(&package),
         html: args.result.html.as_deref().map(NewFile::create).transpose()?,
         package,

@@ -4,9 +4,8 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use rheostat::tokenizer::AddSpecial;
-use rheostat::{Error, Input, LogitRows, Model, Options, Want, check_tokens};
-use serde_json::json;
+use rheostat::{Input, LogitRows, Model, Options, Want, check_tokens, header_bytes};
+use serde_json::{Map, json};
 use tempfile::NamedTempFile;
 
 use crate::args::LogitsArgs;
@@ -16,13 +15,7 @@ use crate::{interrupt, output, session};
 
 pub(crate) fn run(args: &LogitsArgs) -> anyhow::Result<()> {
     let package = session::open(&args.model)?;
-    let tokens = match &args.prompt {
-        Some(text) => package.tokenizer()?.encode(text, AddSpecial::Add)?,
-        None => args.tokens.clone(),
-    };
-    if tokens.is_empty() {
-        return Err(Error::EmptyPrompt.into());
-    }
+    let tokens = session::text(&package, args.prompt.as_deref(), &args.tokens)?;
     let decoder = package.describe()?;
     check_tokens(&decoder, &tokens, 0)?;
     let options = Options { context: Some(tokens.len()), logits: LogitRows::All, ..session::options(&args.run) };
@@ -85,18 +78,13 @@ impl Output {
         let what = || cannot_write(path);
         let (mut file, real) = beside(path)?;
         let (logits, all) = (4 * seq * vocab, 4 * seq * (vocab + hidden));
-        let header = json!({
-            "logits": { "dtype": "F32", "shape": [seq, vocab], "data_offsets": [0, logits] },
-            "final_hidden": { "dtype": "F32", "shape": [seq, hidden], "data_offsets": [logits, all] },
-        });
-        let mut header = header.to_string();
-        // As the format's own library does, so that the data is aligned.
-        while !header.len().is_multiple_of(8) {
-            header.push(' ');
-        }
-        file.write_all(&(header.len() as u64).to_le_bytes()).with_context(what)?;
-        file.write_all(header.as_bytes()).with_context(what)?;
-        let data = 8 + header.len() as u64;
+        let tensor = |shape: [usize; 2], from: usize, to: usize| json!({ "dtype": "F32", "shape": shape, "data_offsets": [from, to] });
+        let mut entries = Map::new();
+        entries.insert("logits".to_owned(), tensor([seq, vocab], 0, logits));
+        entries.insert("final_hidden".to_owned(), tensor([seq, hidden], logits, all));
+        let header = header_bytes(entries);
+        file.write_all(&header).with_context(what)?;
+        let data = header.len() as u64;
         let file = BufWriter::with_capacity(1 << 16, file);
         Ok(Output { file, path: real, logits_at: data, hidden_at: data + logits as u64 })
     }

@@ -27,7 +27,7 @@ pub(crate) fn run(args: &SteerArgs) -> anyhow::Result<()> {
     ensure!(!args.edits.add.is_empty(), "nothing is added that could be scaled: give --add SITE=VALUES");
     let package = session::open(&args.model)?;
     let words = Tokens::of(&package);
-    let tokens = super::trace::tokens(&args.text, &package)?;
+    let tokens = session::text(&package, args.text.prompt.as_deref(), &args.text.tokens)?;
     let decoder = package.describe()?;
     check_tokens(&decoder, &tokens, 0)?;
     let metric = metric(&args.metric, &words)?;

@@ -4,14 +4,16 @@ use std::io::BufWriter;
 
 use anyhow::{Context, anyhow, ensure};
 use rheostat::hooks::{Both, Capture, Edits, Hooks, PointInfo, TraceInfo, matching};
-use rheostat::tokenizer::{AddSpecial, ShowSpecial, Tokenizer};
-use rheostat::{Error, Input, LogitRows, Model, Options, Package, Sampler, Sampling, Want, check_tokens};
+use rheostat::ranking::Distribution;
+use rheostat::tokenizer::ShowSpecial;
+use rheostat::{Input, LogitRows, Model, Options, Package, Sampler, Sampling, Want, check_tokens};
 use serde_json::json;
 
-use crate::args::{TextArgs, TraceCommandArgs};
+use crate::args::TraceCommandArgs;
 use crate::edits::{Lengths, edits};
 use crate::file::{beside, cannot_write};
 use crate::status::Status;
+use crate::tokens::Tokens;
 use crate::{interrupt, output, session};
 
 /// Tokens that are named as the likeliest.
@@ -19,7 +21,7 @@ const LIKELIEST: usize = 5;
 
 pub(crate) fn run(args: &TraceCommandArgs) -> anyhow::Result<()> {
     let package = session::open(&args.model)?;
-    let prompt = tokens(&args.text, &package)?;
+    let prompt = session::text(&package, args.text.prompt.as_deref(), &args.text.tokens)?;
     let decoder = package.describe()?;
     // The last token that is written is not read.
     let lengths = Lengths { prompt: prompt.len(), all: prompt.len() + args.max_new_tokens.saturating_sub(1) };
@@ -43,7 +45,6 @@ pub(crate) fn run(args: &TraceCommandArgs) -> anyhow::Result<()> {
     if let Some(part) = args.positions.beyond(lengths.prompt, lengths.all) {
         return Err(anyhow!("the text has no position \"{part}\" (--positions): {} tokens are read", lengths.all));
     }
-    let finals = wanted.iter().any(|info| info.point.is_final());
     let places = args.out.as_deref().map(beside).transpose()?;
     let dir = places.as_ref().and_then(|(_, path)| path.parent()).filter(|dir| !dir.as_os_str().is_empty());
     let spool = match dir {
@@ -54,6 +55,7 @@ pub(crate) fn run(args: &TraceCommandArgs) -> anyhow::Result<()> {
     let spool = spool.context("a temporary file cannot be made beside the trace")?;
     let capture = Capture::new(wanted, args.positions.clone(), prompt.len(), spool);
     let mut hooks = Both(edits, capture);
+    let finals = hooks.1.points().any_final();
     let options = Options {
         context: Some(lengths.all),
         logits: if finals { LogitRows::All } else { LogitRows::Last },
@@ -86,23 +88,11 @@ pub(crate) fn run(args: &TraceCommandArgs) -> anyhow::Result<()> {
     report(args, &package, &model, &prompt, &run, &written)
 }
 
-/// The tokens of a prompt.
-pub(crate) fn tokens(args: &TextArgs, package: &Package) -> anyhow::Result<Vec<u32>> {
-    let tokens = match &args.prompt {
-        Some(text) => package.tokenizer()?.encode(text, AddSpecial::Add)?,
-        None => args.tokens.clone(),
-    };
-    if tokens.is_empty() {
-        return Err(Error::EmptyPrompt.into());
-    }
-    Ok(tokens)
-}
-
 /// What came of it.
 struct Run {
     /// Tokens that were written.
     new: Vec<u32>,
-    /// The likeliest after the prompt, and the logarithms of their probabilities.
+    /// The likeliest after the prompt, and their probabilities; none where logits are not finite.
     likeliest: Vec<(u32, f64)>,
 }
 
@@ -132,7 +122,8 @@ fn generate(
         if i + 1 == chunks.len() {
             let vocab = output.logits.len() / if all_logits { tokens.len() } else { 1 };
             let logits = &output.logits[output.logits.len() - vocab..];
-            run.likeliest = likeliest(logits);
+            // What is damaged has none, and is still worth a trace.
+            run.likeliest = Distribution::new(logits).map_or_else(|_| Vec::new(), |all| all.top(LIKELIEST));
             if n > 0 {
                 run.new.push(sampler.next(&Sampling::default(), logits, &text)?);
             }
@@ -149,16 +140,6 @@ fn generate(
     Ok(run)
 }
 
-/// The tokens with the greatest logits, and the logarithms of their probabilities.
-fn likeliest(logits: &[f32]) -> Vec<(u32, f64)> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|x| f64::from(x - max).exp()).sum();
-    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-    order.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
-    order.truncate(LIKELIEST);
-    order.iter().map(|token| (*token, f64::from(logits[*token as usize] - max) - sum.ln())).collect()
-}
-
 fn report(
     args: &TraceCommandArgs,
     package: &Package,
@@ -169,11 +150,11 @@ fn report(
 ) -> anyhow::Result<()> {
     // A model without one shows the numbers of tokens.
     let tokenizer = package.tokenizer().ok();
-    let word = |token: u32| word(tokenizer.as_ref(), token);
+    let words = Tokens::of(package);
+    let word = |token: u32| words.text(token).unwrap_or_else(|| token.to_string());
     let text = tokenizer.as_ref().map(|t| t.decode(&run.new, ShowSpecial::Show)).transpose()?;
     if args.json {
-        let likeliest =
-            |(token, logprob): &(u32, f64)| json!({ "token": token, "text": word(*token), "logprob": logprob });
+        let likeliest = |(token, p): &(u32, f64)| json!({ "token": token, "text": word(*token), "logprob": p.ln() });
         return output::print_json(&json!({
             "file": args.out,
             "tensors": written.iter().map(|(name, shape)| json!({ "name": name, "shape": shape })).collect::<Vec<_>>(),
@@ -186,8 +167,11 @@ fn report(
         }));
     }
     let mut lines = String::from("after the prompt:\n");
-    for (token, logprob) in &run.likeliest {
-        lines.push_str(&format!("  {:>7.4}  {:?}\n", logprob.exp(), word(*token)));
+    if run.likeliest.is_empty() {
+        lines.push_str("  logits that are not finite numbers\n");
+    }
+    for (token, p) in &run.likeliest {
+        lines.push_str(&format!("  {:>7.4}  {:?}\n", p, word(*token)));
     }
     if !run.new.is_empty() {
         lines.push_str(&match text {
@@ -200,10 +184,4 @@ fn report(
         output::tell(&format!("wrote {}: {} tensors", path.display(), written.len()));
     }
     Ok(())
-}
-
-/// A token as people read it; its number where there is no tokenizer.
-fn word(tokenizer: Option<&Tokenizer>, token: u32) -> String {
-    let decoded = tokenizer.and_then(|t| t.decode(&[token], ShowSpecial::Show).ok());
-    decoded.filter(|text| !text.is_empty()).unwrap_or_else(|| token.to_string())
 }

@@ -93,7 +93,7 @@ impl<'a> Examiner<'a> {
         ours: &Tensor,
         free: Option<Comparison>,
     ) -> Result<Option<&OperationReport>, Error> {
-        self.examine_from(point, &One { point, tensor: ours }, free)
+        self.examine_with(point, &One { point, tensor: ours }, |_, _, _| Ok(free))
     }
 
     /// The same with A's values where they were recorded: of both no more is read at a time than has to be.
@@ -104,7 +104,21 @@ impl<'a> Examiner<'a> {
         &mut self,
         point: &str,
         ours: &dyn Recorded,
-        free: Option<Comparison>,
+        free: Option<&dyn Recorded>,
+    ) -> Result<Option<&OperationReport>, Error> {
+        self.examine_with(point, ours, |examiner, op, shape| match free {
+            Some(free) if free.shape_of(point).as_deref() == Some(shape) => {
+                Ok(Some(examiner.look(op, shape, free)?.comparison))
+            }
+            _ => Ok(None),
+        })
+    }
+
+    fn examine_with(
+        &mut self,
+        point: &str,
+        ours: &dyn Recorded,
+        free: impl FnOnce(&Self, &Op, &[usize]) -> Result<Option<Comparison>, Error>,
     ) -> Result<Option<&OperationReport>, Error> {
         let evaluator = self.evaluator;
         let Some(op) = evaluator.op(point) else { return Ok(None) };
@@ -129,7 +143,7 @@ impl<'a> Examiner<'a> {
             unknown: 0,
             together_with,
             reading: Vec::new(),
-            free,
+            free: free(self, op, &shape)?,
         };
         if !report.comparison.is_equal() {
             self.judge(op, &seen.by_row, seen.close, ours, &mut report)?;

@@ -32,6 +32,6 @@ pub use error::{TraceError, TraceErrorKind};
 pub use evaluate::{Evaluator, Recorded, Text};
 pub use examine::Examiner;
 pub use report::Report;
-pub use run::{common_points, forced, free};
+pub use run::{Inputs, common_points, record};
 pub use tensor::{Axes, Place, Tensor};
 pub use trace_file::TraceFile;

@@ -15,55 +15,51 @@ pub fn common_points(trace: &TraceFile, decoder: &crate::decoder::Decoder) -> Ve
     catalog(decoder).into_iter().filter(|info| trace.shape(&info.name).is_some()).collect()
 }
 
+/// What operations work on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Inputs {
+    /// What the model has computed itself.
+    Own,
+    /// The trace's values, which are put in place of the model's at each point, after those were captured.
+    Recorded,
+}
+
 /// The values of `points` in a pass over the text of `trace`, at its positions, written as a trace to `out`, by way of an empty file.
 ///
 /// # Errors
 /// When a read fails, or what is captured cannot be written.
-pub fn free<S: Read + Write + Seek>(
+pub fn record<S: Read + Write + Seek>(
     model: &mut Model,
     trace: &TraceFile,
+    inputs: Inputs,
     points: Vec<PointInfo>,
     spool: S,
     out: &mut dyn Write,
 ) -> Result<(), Error> {
-    let mut capture = Capture::new(points, positions(trace), trace.text().prompt_len, spool);
-    read(model, trace, &mut capture)?;
-    capture.finish(&info(model, trace), out).map(drop)
-}
-
-/// The same, with the trace's values put in place of the model's at each point, after those were captured: so every operation works on
-/// the trace's values.
-///
-/// # Errors
-/// As [`free`].
-pub fn forced<S: Read + Write + Seek>(
-    model: &mut Model,
-    trace: &TraceFile,
-    points: Vec<PointInfo>,
-    spool: S,
-    out: &mut dyn Write,
-) -> Result<(), Error> {
-    let rows = trace.text().positions.iter().enumerate().map(|(row, position)| (*position, row)).collect();
-    let capture = Capture::new(points, positions(trace), trace.text().prompt_len, spool);
-    let mut forced = Forced { trace, rows, capture };
-    read(model, trace, &mut forced)?;
-    forced.capture.finish(&info(model, trace), out).map(drop)
-}
-
-fn positions(trace: &TraceFile) -> Positions {
-    Positions::of(&trace.text().positions)
-}
-
-/// What a trace of `model` over the text of `trace` says of itself.
-fn info(model: &Model, trace: &TraceFile) -> TraceInfo {
-    TraceInfo {
+    let text = trace.text();
+    let capture = Capture::new(points, Positions::of(&text.positions), text.prompt_len, spool);
+    let capture = match inputs {
+        Inputs::Own => {
+            let mut capture = capture;
+            read(model, trace, &mut capture)?;
+            capture
+        }
+        Inputs::Recorded => {
+            let rows = text.positions.iter().enumerate().map(|(row, position)| (*position, row)).collect();
+            let mut forced = Forced { trace, rows, capture };
+            read(model, trace, &mut forced)?;
+            forced.capture
+        }
+    };
+    let info = TraceInfo {
         model: trace.model.clone(),
         model_type: model.decoder().family.to_owned(),
         compute: model.numbers().0,
-        tokens: trace.text().tokens.clone(),
-        prompt_len: trace.text().prompt_len,
+        tokens: text.tokens.clone(),
+        prompt_len: text.prompt_len,
         weights: None,
-    }
+    };
+    capture.finish(&info, out).map(drop)
 }
 
 /// Reads the text up to the last recorded position, all of it as a prompt.
@@ -72,11 +68,7 @@ fn read(model: &mut Model, trace: &TraceFile, hooks: &mut dyn Hooks) -> Result<(
     let end = text.positions.last().map_or(0, |last| last + 1);
     let tokens = &text.tokens[..end];
     let mut sequence = model.sequence(text.prompt_len);
-    let want = if hooks.points().any(&Point::all().filter(|p| p.is_final()).collect::<Vec<_>>()) {
-        Want::All
-    } else {
-        Want::Nothing
-    };
+    let want = if hooks.points().any_final() { Want::All } else { Want::Nothing };
     let mut begin = 0;
     while begin < end {
         // As it was computed: the prompt at once, and what was generated one by one, where the length of the text matters.

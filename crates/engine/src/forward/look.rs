@@ -14,6 +14,7 @@ use crate::bind::{BoundLinear, BoundNorm};
 use crate::decoder::{Decoder, Experts, Mixer, Scores};
 use crate::error::Error;
 use crate::hooks::{Look, Point, Points, Row, Site};
+use crate::kv_disk::KvPart;
 
 /// The points of a norm.
 #[derive(Clone, Copy)]
@@ -83,7 +84,8 @@ pub(super) struct SeenSizes {
     pub(super) product: (usize, usize),
 }
 
-const NORMED: [Point; 13] = [
+/// The points that are made in [`Seen::rows`].
+const MADE_IN_ROWS: [Point; 13] = [
     Point::Ln1Scale,
     Point::Ln1Normalized,
     Point::Ln1PostScale,
@@ -103,7 +105,7 @@ impl SeenSizes {
     pub(super) fn of(decoder: &Decoder, rows: usize, looks: Looks) -> SeenSizes {
         let hidden = decoder.hidden_size;
         let mut sizes = SeenSizes::default();
-        if looks.points.any(&NORMED) {
+        if looks.points.any(&MADE_IN_ROWS) {
             let widest = decoder.blocks.iter().filter_map(|b| b.ffn.experts()).map(|e| e.n_experts).max();
             (sizes.rows, sizes.scales) = (rows * hidden.max(widest.unwrap_or(0)), rows);
         }
@@ -357,11 +359,13 @@ impl<H: Look> Pass<'_, H> {
         for input in inputs {
             let (begin, n) = (input.sequence.len(), input.tokens.len());
             let seen_at_most = begin + n;
-            let kv = [(head_dim, &mut seen.keys), (value_dim, &mut seen.values)];
-            for (part, (width, to)) in kv.into_iter().enumerate() {
+            let stored = |part, width: usize, stored: &mut Vec<u8>, to: &mut Buffer| {
                 let to = &mut to[..seen_at_most * n_kv_heads * width];
-                stored_rows(input, i, part == 0, n_kv_heads, width, self.kv_format, &mut seen.stored, to);
-            }
+                stored_rows(input, i, part, [n_kv_heads, width], self.kv_format, stored, to);
+            };
+            stored(KvPart::Keys, head_dim, &mut seen.stored, &mut seen.keys);
+            // Values are needed only where something was changed.
+            let mut has_values = false;
             for t in 0..n {
                 let keys = begin + t + 1;
                 let (was, now) = (&mut seen.was[..n_heads * keys], &mut seen.now[..n_heads * keys]);
@@ -381,6 +385,9 @@ impl<H: Look> Pass<'_, H> {
                     let at = h * keys..(h + 1) * keys;
                     *changed |= !same(&was[at.clone()], &now[at.clone()]);
                     if *changed {
+                        if !std::mem::replace(&mut has_values, true) {
+                            stored(KvPart::Values, value_dim, &mut seen.stored, &mut seen.values);
+                        }
                         let kv_head = h / (n_heads / n_kv_heads);
                         let out = &mut z[(row * n_heads + h) * value_dim..][..value_dim];
                         out.fill(0.0);
@@ -443,13 +450,11 @@ pub(super) fn weigh(norm: &BoundNorm, rows: &[f32], normed: &mut [f32]) {
 }
 
 /// Keys, or values, of all positions that are in the cache of layer `i`: `[positions, n_kv_heads, width]`.
-#[allow(clippy::too_many_arguments, reason = "what a cache is made of")]
 fn stored_rows(
     input: &Input<'_>,
     i: usize,
-    keys: bool,
-    n_kv_heads: usize,
-    width: usize,
+    part: KvPart,
+    [n_kv_heads, width]: [usize; 2],
     format: KvFormat,
     stored: &mut Vec<u8>,
     to: &mut [f32],
@@ -461,10 +466,9 @@ fn stored_rows(
         let slots = first % KV_BLOCK..first % KV_BLOCK + to.len() / row;
         stored.resize(to.len() * format.bytes(), 0);
         let block = &blocks[first / KV_BLOCK];
-        if keys {
-            block.copy_keys(n_kv_heads, width, slots, stored);
-        } else {
-            block.copy_values(n_kv_heads, width, slots, stored);
+        match part {
+            KvPart::Keys => block.copy_keys(n_kv_heads, width, slots, stored),
+            KvPart::Values => block.copy_values(n_kv_heads, width, slots, stored),
         }
         match format {
             KvFormat::F32 => {

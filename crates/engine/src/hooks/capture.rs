@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 
+use rheostat_store::header_bytes;
 use serde_json::{Map, Value, json};
 
 use super::{Hooks, Point, PointInfo, Points, Positions, Shape, Site};
@@ -149,13 +150,7 @@ fn write(
         written.push((info.name.clone(), shape));
         at = end;
     }
-    let mut header = Value::from(header).to_string();
-    // As the format's own library does, so that the data is aligned.
-    while !header.len().is_multiple_of(8) {
-        header.push(' ');
-    }
-    out.write_all(&(header.len() as u64).to_le_bytes())?;
-    out.write_all(header.as_bytes())?;
+    out.write_all(&header_bytes(header))?;
     for tensor in tensors {
         match &tensor.info.shape {
             Shape::Rows(dims) => copy_rows(spool, tensor, dims.iter().product(), out)?,

@@ -1,4 +1,4 @@
-//! Hook points: every tensor of the forward pass by its name, to be seen and to be changed.
+//! Hook points: the tensors of the forward pass by their names, to be seen and to be changed.
 //!
 //! `docs/hooks.md` is the list of points with their shapes and meanings; [`catalog()`] is the list for a model. Whoever looks on implements
 //! [`Hooks`], or puts closures together in a [`HookSet`]:

@@ -228,6 +228,12 @@ impl Points {
         points.iter().any(|point| self.contains(*point))
     }
 
+    /// Whether any of them [comes after the last block](Point::is_final).
+    #[must_use]
+    pub fn any_final(self) -> bool {
+        Point::all().any(|point| point.is_final() && self.contains(point))
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(self) -> bool {

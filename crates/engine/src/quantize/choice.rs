@@ -7,6 +7,7 @@ use rheostat_store::{Checkpoint, TensorInfo};
 use super::error::QuantizeError;
 use super::{GROUPS, Options, Part, kind, module, names};
 use crate::decoder::{Decoder, Experts, Head, Layout, Linear, Slice};
+use crate::names::matches;
 
 /// Which linear maps are quantised, and the modules that `ignore` is to name.
 pub(super) struct Choice {
@@ -18,14 +19,14 @@ pub(super) struct Choice {
 pub(super) fn choose(checkpoint: &Checkpoint, decoder: &Decoder, options: &Options) -> Result<Choice, QuantizeError> {
     let path = || checkpoint.path().to_owned();
     let names = || checkpoint.tensors().iter().map(TensorInfo::name);
-    let matches = |pattern: &str, tensor: &str| names::names_of(tensor).any(|name| names::matches(pattern, name));
+    let means = |pattern: &str, tensor: &str| names::names_of(tensor).any(|name| matches(pattern, name));
     for pattern in &options.keep {
-        if !names().any(|name| matches(pattern, name)) {
+        if !names().any(|name| means(pattern, name)) {
             let nearest = names::nearest(pattern, names()).unwrap_or_default().to_owned();
             return Err(QuantizeError::NothingMatches { path: path(), pattern: pattern.clone(), nearest });
         }
     }
-    let kept_by = |linear: &Linear| options.keep.iter().find(|pattern| matches(pattern, &linear.weight));
+    let kept_by = |linear: &Linear| options.keep.iter().find(|pattern| means(pattern, &linear.weight));
     let mut choice = Choice { quantized: Vec::new(), ignore: Vec::new() };
     let routers = routers(decoder);
     for linear in stored(decoder) {

@@ -1,11 +1,8 @@
-//! Names of what is kept: tensors, modules, and patterns of either.
+//! Names of what is kept: tensors and the modules that they are in.
 
 use std::collections::BTreeSet;
 
-/// Whether `pattern`, in which `*` stands for any text, is the whole of `name`.
-pub(super) fn matches(pattern: &str, name: &str) -> bool {
-    distance(pattern, name) == 0
-}
+use crate::names::distance;
 
 /// Every name under which a tensor can be meant: its own, and those of the modules that it is in.
 pub(super) fn names_of(tensor: &str) -> impl Iterator<Item = &str> {
@@ -18,46 +15,9 @@ pub(super) fn nearest<'a>(pattern: &str, tensors: impl Iterator<Item = &'a str>)
     names.into_iter().min_by_key(|name| distance(pattern, name))
 }
 
-/// How many letters of `pattern` must be put in, left out or changed until it is `name`; a `*` becomes any text.
-fn distance(pattern: &str, name: &str) -> usize {
-    let name: Vec<char> = name.chars().collect();
-    let mut row: Vec<usize> = (0..=name.len()).collect();
-    for p in pattern.chars() {
-        let mut diagonal = row[0];
-        row[0] += usize::from(p != '*');
-        for (j, n) in name.iter().enumerate() {
-            let (left, above) = (row[j], row[j + 1]);
-            row[j + 1] =
-                if p == '*' { left.min(above) } else { (diagonal + usize::from(p != *n)).min(left + 1).min(above + 1) };
-            diagonal = above;
-        }
-    }
-    row[name.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn patterns_match_the_whole_of_a_name() {
-        for (pattern, name, want) in [
-            ("lm_head", "lm_head", true),
-            ("lm_head", "lm_head.weight", false),
-            ("*.down_proj", "model.layers.0.mlp.down_proj", true),
-            ("*.down_proj", "down_proj", false),
-            ("model.layers.0.*", "model.layers.0.mlp.up_proj", true),
-            ("model.layers.0.*", "model.layers.10.mlp.up_proj", false),
-            ("*", "", true),
-            ("**a*", "bab", true),
-            ("*a*b*c*", "xaxbxc", true),
-            ("*a*b*c*", "xcxbxa", false),
-            ("", "a", false),
-            ("a.b", "axb", false),
-        ] {
-            assert_eq!(matches(pattern, name), want, "{pattern} {name}");
-        }
-    }
 
     #[test]
     fn a_tensor_has_the_names_of_its_modules() {
