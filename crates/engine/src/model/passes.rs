@@ -30,7 +30,7 @@ impl Model {
     /// As [`Model::forward`], with somebody who looks on, in this pass alone.
     ///
     /// # Errors
-    /// As [`Model::forward`], or when `hooks` ask for points that [`Options::hooks`] did not plan, or with the error they return.
+    /// As [`Model::forward`], or when `hooks` ask for points that [`Options::hooks`](crate::Options::hooks) did not plan, or with the error they return.
     pub fn forward_hooked(&mut self, inputs: &mut [Input<'_>], hooks: &mut dyn Hooks) -> Result<Output<'_>, Error> {
         self.planned(hooks)?;
         self.pass(inputs, hooks)
@@ -39,7 +39,7 @@ impl Model {
     /// Lets somebody look on in every pass from now on, or nobody; gives back who did so far.
     ///
     /// # Errors
-    /// When `hooks` ask for points that [`Options::hooks`] did not plan.
+    /// When `hooks` ask for points that [`Options::hooks`](crate::Options::hooks) did not plan.
     pub fn set_hooks(&mut self, hooks: Option<Box<dyn Hooks + Send>>) -> Result<Option<Box<dyn Hooks + Send>>, Error> {
         if let Some(hooks) = &hooks {
             self.planned(&**hooks)?;
