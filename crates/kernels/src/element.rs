@@ -48,6 +48,29 @@ pub(crate) trait Element: Copy + Sync {
         }
     }
 
+    /// As [`Element::load`], with the lanes in the order of [`Element::turn`]: for one row of x, which is turned once for
+    /// many rows of weights.
+    ///
+    /// # Safety
+    /// As [`Element::load`].
+    #[inline(always)]
+    unsafe fn load_turned<S: Simd>(s: S, p: *const u8, group: Self::Group<S>) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { Self::load(s, p, group) }
+    }
+
+    /// The lanes in the order in which elements are widened with fewest instructions.
+    #[inline(always)]
+    fn turn<S: Simd>(_s: S, v: S::V) -> S::V {
+        v
+    }
+
+    /// Undoes [`Element::turn`].
+    #[inline(always)]
+    fn turn_back<S: Simd>(_s: S, v: S::V) -> S::V {
+        v
+    }
+
     /// Reads 32 elements of a group, rounded to bf16.
     ///
     /// # Safety
@@ -74,6 +97,9 @@ pub(crate) struct Int4(pub(crate) usize);
 /// Integers of [`Bits::Eight`](crate::Bits::Eight), in groups of so many.
 #[derive(Clone, Copy)]
 pub(crate) struct Int8(pub(crate) usize);
+/// The same, whose scales have 16 bits or fewer.
+#[derive(Clone, Copy)]
+pub(crate) struct Int8Short(pub(crate) usize);
 /// Integers of [`Bits::Four`](crate::Bits::Four) and zero points, in groups of so many.
 #[derive(Clone, Copy)]
 pub(crate) struct Affine4(pub(crate) usize);
@@ -107,7 +133,7 @@ pub(crate) unsafe fn load_scales<S: Simd>(s: S, p: *const u8, format: Scales) ->
 // SAFETY (of the blocks below): each passes the caller's promise on to the load of the same width.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument, stated above, covers them all")]
 mod elements {
-    use super::{Affine4, Affine8, Bf16, E2m1, E4m3, E8m0, Element, F16, F32, Int4, Int8, LANES, Simd};
+    use super::{Affine4, Affine8, Bf16, E2m1, E4m3, E8m0, Element, F16, F32, Int4, Int8, Int8Short, LANES, Simd};
 
     impl Element for F32 {
         type Group<S: Simd> = ();
@@ -202,6 +228,30 @@ mod elements {
         }
     }
 
+    impl Element for Int8Short {
+        /// The scale, and the offset -(128 + what bytes are raised by) · scale.
+        type Group<S: Simd> = (S::V, S::V);
+        #[inline(always)]
+        fn group(self) -> usize {
+            self.0
+        }
+        #[inline(always)]
+        fn bytes(n: usize) -> usize {
+            n
+        }
+        #[inline(always)]
+        unsafe fn open<S: Simd>(s: S, scale: *const f32) -> (S::V, S::V) {
+            let scale = s.splat(unsafe { scale.read() });
+            (scale, s.mul(scale, s.splat(-(S::RAISED + 128.0))))
+        }
+        #[inline(always)]
+        unsafe fn load<S: Simd>(s: S, p: *const u8, (scale, offset): (S::V, S::V)) -> S::V {
+            // 9 bits times the 11 of a scale at most: the offset is exact, and so (q + 128 + raised) · scale + offset is
+            // rounded once.
+            unsafe { s.fma(s.load_raised_u8(p), scale, offset) }
+        }
+    }
+
     impl Element for Int4 {
         type Group<S: Simd> = S::Nibbles;
         #[inline(always)]
@@ -219,6 +269,18 @@ mod elements {
         #[inline(always)]
         unsafe fn load<S: Simd>(s: S, p: *const u8, group: S::Nibbles) -> S::V {
             unsafe { s.load_nibbles(p, group) }
+        }
+        #[inline(always)]
+        unsafe fn load_turned<S: Simd>(s: S, p: *const u8, group: S::Nibbles) -> S::V {
+            unsafe { s.load_turned_nibbles(p, group) }
+        }
+        #[inline(always)]
+        fn turn<S: Simd>(s: S, v: S::V) -> S::V {
+            s.turn_nibbles(v)
+        }
+        #[inline(always)]
+        fn turn_back<S: Simd>(s: S, v: S::V) -> S::V {
+            s.turn_nibbles_back(v)
         }
     }
 

@@ -35,6 +35,39 @@ pub(crate) trait Arithmetic: Copy {
     /// # Safety
     /// `p` is valid for reading `n <= STEP` elements of `W`.
     unsafe fn load_w_first<S: Simd, W: Element>(s: S, p: *const u8, n: usize, group: W::Group<S>) -> Self::X<S>;
+    /// As [`Arithmetic::load_w`], with the lanes of sums in the order of [`Arithmetic::turn`].
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn load_turned_w<S: Simd, W: Element>(s: S, p: *const u8, group: W::Group<S>) -> Self::X<S> {
+        // SAFETY: the caller's promise.
+        unsafe { Self::load_w::<S, W>(s, p, group) }
+    }
+    /// As `load_turned_w` for one row of x, as `load_w` for more: `R` of them.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn load_w_for<S: Simd, W: Element, const R: usize>(s: S, p: *const u8, group: W::Group<S>) -> Self::X<S> {
+        // SAFETY: the caller's promise.
+        unsafe { if R == 1 { Self::load_turned_w::<S, W>(s, p, group) } else { Self::load_w::<S, W>(s, p, group) } }
+    }
+    /// A step in the order of lanes that suits `W`.
+    #[inline(always)]
+    fn turn<S: Simd, W: Element>(_s: S, x: Self::X<S>) -> Self::X<S> {
+        x
+    }
+    /// Sums in the order of lanes of turned steps.
+    #[inline(always)]
+    fn turn_sum<S: Simd, W: Element>(_s: S, sum: S::V) -> S::V {
+        sum
+    }
+    /// Sums of turned steps, in the contract's order of lanes.
+    #[inline(always)]
+    fn turn_back<S: Simd, W: Element>(_s: S, sum: S::V) -> S::V {
+        sum
+    }
     /// # Safety
     /// `p` is valid for writing a step of `x`.
     unsafe fn store_x<S: Simd>(s: S, p: *mut u8, x: Self::X<S>);
@@ -75,6 +108,22 @@ mod arithmetics {
         #[inline(always)]
         unsafe fn load_w_first<S: Simd, W: Element>(s: S, p: *const u8, n: usize, group: W::Group<S>) -> S::V {
             unsafe { W::load_first(s, p, n, group) }
+        }
+        #[inline(always)]
+        unsafe fn load_turned_w<S: Simd, W: Element>(s: S, p: *const u8, group: W::Group<S>) -> S::V {
+            unsafe { W::load_turned(s, p, group) }
+        }
+        #[inline(always)]
+        fn turn<S: Simd, W: Element>(s: S, x: S::V) -> S::V {
+            W::turn(s, x)
+        }
+        #[inline(always)]
+        fn turn_sum<S: Simd, W: Element>(s: S, sum: S::V) -> S::V {
+            W::turn(s, sum)
+        }
+        #[inline(always)]
+        fn turn_back<S: Simd, W: Element>(s: S, sum: S::V) -> S::V {
+            W::turn_back(s, sum)
         }
         #[inline(always)]
         unsafe fn store_x<S: Simd>(s: S, p: *mut u8, x: S::V) {
@@ -149,6 +198,11 @@ pub(crate) unsafe fn accumulate<S: Simd, A: Arithmetic, W: Element, const R: usi
     acc: [[S::V; C]; R],
 ) -> [[S::V; C]; R] {
     let mut a = acc;
+    if R == 1 {
+        for sum in a.as_flattened_mut() {
+            *sum = A::turn_sum::<S, W>(s, *sum);
+        }
+    }
     let (mut k, mut index) = (0, 0);
     while k < len {
         let end = k.saturating_add(element.group()).min(len);
@@ -185,7 +239,13 @@ pub(crate) unsafe fn accumulate<S: Simd, A: Arithmetic, W: Element, const R: usi
                     wv[c] = A::load_w_first::<S, W>(s, p.add(c * w.stride), rest, groups[c]);
                 }
                 for r in 0..R {
-                    let xv = A::load_x_first(s, x.add(r * x_stride + k * A::X_BYTES), rest);
+                    let mut xv = A::load_x_first(s, x.add(r * x_stride + k * A::X_BYTES), rest);
+                    if R == 1 {
+                        xv = A::turn::<S, W>(s, xv);
+                        for w in &mut wv {
+                            *w = A::turn::<S, W>(s, *w);
+                        }
+                    }
                     for c in 0..C {
                         a[r][c] = A::add(s, xv, wv[c], a[r][c]);
                     }
@@ -194,6 +254,11 @@ pub(crate) unsafe fn accumulate<S: Simd, A: Arithmetic, W: Element, const R: usi
             k = end;
         }
         index += W::SCALES;
+    }
+    if R == 1 {
+        for sum in a.as_flattened_mut() {
+            *sum = A::turn_back::<S, W>(s, *sum);
+        }
     }
     a
 }
@@ -215,12 +280,15 @@ unsafe fn add_step<S: Simd, A: Arithmetic, W: Element, const R: usize, const C: 
     // SAFETY: the caller vouches for a step of each row.
     unsafe {
         let p = w.elements.add(W::bytes(k));
-        let mut wv = [A::load_w::<S, W>(s, p, groups[0]); C];
+        let mut wv = [A::load_w_for::<S, W, R>(s, p, groups[0]); C];
         for c in 1..C {
-            wv[c] = A::load_w::<S, W>(s, p.add(c * w.stride), groups[c]);
+            wv[c] = A::load_w_for::<S, W, R>(s, p.add(c * w.stride), groups[c]);
         }
         for r in 0..R {
-            let xv = A::load_x(s, x.add(r * x_stride + k * A::X_BYTES));
+            let mut xv = A::load_x(s, x.add(r * x_stride + k * A::X_BYTES));
+            if R == 1 {
+                xv = A::turn::<S, W>(s, xv);
+            }
             for c in 0..C {
                 a[r][c] = A::add(s, xv, wv[c], a[r][c]);
             }

@@ -24,9 +24,9 @@ use panel::{Panel, Widen, panel_stride};
 pub use rows::widen_rows;
 use scales::widen_row_scales;
 
-use crate::element::{Affine4, Affine8, Bf16, E2m1, E4m3, Element, F16, F32, Int4, Int8};
+use crate::element::{Affine4, Affine8, Bf16, E2m1, E4m3, Element, F16, F32, Int4, Int8, Int8Short};
 use crate::exec::{Exec, SCRATCH};
-use crate::format::{Affine, Bits, Float, Format, Order};
+use crate::format::{Affine, Bits, Float, Format, Order, Scales};
 use crate::input_major::{Awqs, Floats, Gptqs, InputMajor};
 use crate::integers::{BLOCK, Bytes, Groups, HalfBytes, Integers, Quantized};
 use crate::matrix::{Matrix, StoredRows};
@@ -238,7 +238,8 @@ fn run_format<A: Arithmetic>(isa: Isa, strip: Strip<'_>, scratch: &mut [f32]) {
         Format::F16 => run::<A, _>(isa, strip, F16, scratch),
         Format::Packed(packed) => match packed.bits {
             Bits::Four => run::<A, _>(isa, strip, Int4(packed.group), scratch),
-            Bits::Eight => run::<A, _>(isa, strip, Int8(packed.group), scratch),
+            Bits::Eight if packed.scales == Scales::F32 => run::<A, _>(isa, strip, Int8(packed.group), scratch),
+            Bits::Eight => run::<A, _>(isa, strip, Int8Short(packed.group), scratch),
         },
         Format::Fp8(fp8) => run::<A, _>(isa, strip, E4m3(fp8.block_cols), scratch),
         Format::Mxfp4 => run::<A, _>(isa, strip, E2m1, scratch),

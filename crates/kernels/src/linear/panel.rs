@@ -9,7 +9,7 @@ use crate::simd::{Op, Simd};
 use crate::tile::{self, Arithmetic, store_widened};
 
 /// Bytes of a row of x that a register tile takes before it moves on, at most, so that the rows of x stay near.
-const K_BLOCK: usize = 12 << 10;
+const K_BLOCK: usize = 4 << 10;
 /// Accumulators of a panel: six rows of x, or fewer, against each of its weight rows.
 const PARKED: usize = X_ROWS * PANEL_ROWS;
 

@@ -7,7 +7,42 @@ use super::{E2M1, Op, Simd};
 /// Proof that the CPU has AVX-512 F, BW, DQ and VL and, with `BF16`, also BF16, VBMI and VNNI. Made only by [`run`] and
 /// [`run_bf16`].
 #[derive(Clone, Copy)]
-pub(super) struct Avx512<const BF16: bool>(());
+pub(super) struct Avx512<const BF16: bool> {
+    /// For each byte of a lane of 32 bits the byte of the 16 that goes there, as [`Simd::load_raised_u8`] has them.
+    raise: __m512i,
+}
+
+impl<const BF16: bool> Avx512<BF16> {
+    /// # Safety
+    /// The CPU has what the type says.
+    #[inline(always)]
+    unsafe fn new() -> Avx512<BF16> {
+        let lane = |l: i32| l << 8;
+        // SAFETY: the caller vouches for the features.
+        let raise = unsafe {
+            _mm512_setr_epi32(
+                lane(0),
+                lane(1),
+                lane(2),
+                lane(3),
+                lane(4),
+                lane(5),
+                lane(6),
+                lane(7),
+                lane(8),
+                lane(9),
+                lane(10),
+                lane(11),
+                lane(12),
+                lane(13),
+                lane(14),
+                lane(15),
+            )
+        };
+        // A compiler that sees these numbers takes two instructions in place of the one shuffle that they are for.
+        Avx512 { raise: std::hint::black_box(raise) }
+    }
+}
 
 /// Runs `op` compiled for AVX-512.
 ///
@@ -15,7 +50,8 @@ pub(super) struct Avx512<const BF16: bool>(());
 /// The CPU has AVX-512 F, BW, DQ and VL, AVX2, FMA and F16C.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 pub(super) unsafe fn run<O: Op>(op: O) -> O::Output {
-    op.run(Avx512::<false>(()))
+    // SAFETY: the caller's promise.
+    op.run(unsafe { Avx512::<false>::new() })
 }
 
 /// Runs `op` compiled for AVX-512 with BF16, VBMI and VNNI.
@@ -24,7 +60,8 @@ pub(super) unsafe fn run<O: Op>(op: O) -> O::Output {
 /// As [`run`], and the CPU has AVX-512 BF16, VBMI and VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi,avx512vnni,avx2,fma,f16c")]
 pub(super) unsafe fn run_bf16<O: Op>(op: O) -> O::Output {
-    op.run(Avx512::<true>(()))
+    // SAFETY: the caller's promise.
+    op.run(unsafe { Avx512::<true>::new() })
 }
 
 // SAFETY (of every block below): a value of `Avx512` exists only inside its `run`, whose caller proved the
@@ -68,6 +105,16 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     unsafe fn load_u8(self, p: *const u8) -> __m512 {
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))) }
     }
+    const RAISED: f32 = 32768.0;
+    #[inline(always)]
+    unsafe fn load_raised_u8(self, p: *const u8) -> __m512 {
+        unsafe {
+            // The bits of 2^15, whose second byte is worth the units.
+            let bits = _mm512_castps_si512(_mm512_set1_ps(Self::RAISED));
+            let all = _mm512_broadcast_i32x4(_mm_loadu_si128(p.cast()));
+            _mm512_castsi512_ps(_mm512_mask_shuffle_epi8(bits, 0x2222_2222_2222_2222, all, self.raise))
+        }
+    }
     #[inline(always)]
     fn nibbles(self, scale: f32) -> __m512 {
         unsafe {
@@ -101,6 +148,23 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             };
             _mm512_permutexvar_ps(own, values)
         }
+    }
+    #[inline(always)]
+    unsafe fn load_turned_nibbles(self, p: *const u8, values: __m512) -> __m512 {
+        unsafe {
+            let all = _mm512_set1_epi64(p.cast::<i64>().read_unaligned());
+            // Lane 2 l gets the nibble l in its lowest bits, lane 2 l + 1 the nibble l + 8.
+            let own = _mm512_srlv_epi64(all, _mm512_setr_epi64(0, 4, 8, 12, 16, 20, 24, 28));
+            _mm512_permutexvar_ps(own, values)
+        }
+    }
+    #[inline(always)]
+    fn turn_nibbles(self, v: __m512) -> __m512 {
+        unsafe { _mm512_permutexvar_ps(_mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15), v) }
+    }
+    #[inline(always)]
+    fn turn_nibbles_back(self, v: __m512) -> __m512 {
+        unsafe { _mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15), v) }
     }
     #[inline(always)]
     unsafe fn load_e4m3(self, p: *const u8) -> __m512 {

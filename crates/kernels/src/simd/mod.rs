@@ -164,6 +164,19 @@ pub(crate) trait Simd: Copy {
     /// `p` is valid for reading 16 bytes; it need not be aligned.
     unsafe fn load_u8(self, p: *const u8) -> Self::V;
 
+    /// What [`Simd::load_raised_u8`] adds: 0 or 2^15.
+    const RAISED: f32 = 0.0;
+
+    /// Reads 16 unsigned bytes and widens them, each plus [`Simd::RAISED`], in whichever way takes fewest instructions.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 16 bytes; it need not be aligned.
+    #[inline(always)]
+    unsafe fn load_raised_u8(self, p: *const u8) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { self.load_u8(p) }
+    }
+
     /// What [`Simd::load_nibbles`] needs for values of `(nibble - 8) * scale`.
     fn nibbles(self, scale: f32) -> Self::Nibbles;
 
@@ -172,6 +185,28 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// `p` is valid for reading 8 bytes; it need not be aligned.
     unsafe fn load_nibbles(self, p: *const u8, values: Self::Nibbles) -> Self::V;
+
+    /// As [`Simd::load_nibbles`], with the lanes in the order of [`Simd::turn_nibbles`].
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn load_turned_nibbles(self, p: *const u8, values: Self::Nibbles) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { self.load_nibbles(p, values) }
+    }
+
+    /// The lanes in the order in which nibbles are unpacked with fewest instructions.
+    #[inline(always)]
+    fn turn_nibbles(self, v: Self::V) -> Self::V {
+        v
+    }
+
+    /// Undoes [`Simd::turn_nibbles`].
+    #[inline(always)]
+    fn turn_nibbles_back(self, v: Self::V) -> Self::V {
+        v
+    }
 
     /// Reads 16 numbers of 8 bits (torch's `float8_e4m3fn`: sign, 4 bits of exponent, 3 of mantissa; all ones are no
     /// number) and widens them exactly.
