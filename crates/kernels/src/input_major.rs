@@ -21,6 +21,9 @@ pub(crate) trait InputMajor: Copy + Sync {
 
     /// The weights of input `k`, which is in `group`, for the outputs from `o` on.
     fn load<S: Simd>(self, s: S, k: usize, o: usize, group: Self::Group<S>) -> S::V;
+
+    /// Where the weights of input `k` for the outputs from `o` on lie, or would if there were such an input.
+    fn place(self, k: usize, o: usize) -> *const u8;
 }
 
 /// Floating-point numbers.
@@ -108,6 +111,10 @@ impl<W: Element> InputMajor for Floats<'_, W> {
         let (at, mut spare) = (W::bytes(LANES) / LANES * (k * self.rows + o), Spare::uninit());
         // SAFETY: a window of 16 elements.
         unsafe { W::load(s, window(self.elements, at, W::bytes(LANES), &mut spare), group) }
+    }
+    #[inline(always)]
+    fn place(self, k: usize, o: usize) -> *const u8 {
+        self.elements.as_ptr().wrapping_add(W::bytes(LANES) / LANES * (k * self.rows + o))
     }
 }
 
@@ -199,6 +206,10 @@ impl InputMajor for Gptqs<'_> {
         // Differences of small integers are exact, so that the product is rounded once.
         s.mul(s.sub(q, zero), scale)
     }
+    #[inline(always)]
+    fn place(self, k: usize, o: usize) -> *const u8 {
+        self.words.as_ptr().wrapping_add((k / self.bits.per_word() * self.groups.rows + o) * 4)
+    }
 }
 
 impl<'a> Awqs<'a> {
@@ -240,5 +251,9 @@ impl InputMajor for Awqs<'_> {
         let first = k * (self.groups.rows / 8) + o / 8;
         let q = widen_nibbles(s, two_words(self.words, first * 4, in_order));
         s.mul(s.sub(q, zero), scale)
+    }
+    #[inline(always)]
+    fn place(self, k: usize, o: usize) -> *const u8 {
+        self.words.as_ptr().wrapping_add((k * (self.groups.rows / 8) + o / 8) * 4)
     }
 }

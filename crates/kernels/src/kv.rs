@@ -41,6 +41,9 @@ impl KvFormat {
     }
 }
 
+/// Elements of keys to write that keep a thread busy for some microseconds.
+const SHARED: usize = 256;
+
 /// Keys and values of [`KV_BLOCK`] consecutive positions of one sequence in one layer.
 ///
 /// Keys are `[n_kv_heads, KV_BLOCK / 16, head_dim, 16 positions]`: a vector holds one element of sixteen keys, so that
@@ -170,10 +173,11 @@ impl KvBlock {
         assert!(keys.len() == n * width && values.len() == n * value_width, "rows of the block's shape");
         let (key_len, value_len) = (self.keys.len() / n_heads, self.values.len() / n_heads);
         let (to_keys, to_values) = (SharedMut::new(&mut self.keys), SharedMut::new(&mut self.values));
-        // A few rows are not worth waking anyone.
-        let heads_at_once = if n < LANES { n_heads } else { 1 };
-        exec.pool().run(n_heads / heads_at_once, &|item, _| {
-            for head in item * heads_at_once..(item + 1) * heads_at_once {
+        // Each element of a key goes to a cache line of its own, so that one wide row is worth sharing; a narrow one is not.
+        let items = if n >= LANES { n_heads } else { (n * width / SHARED).clamp(1, exec.threads()) };
+        let heads_at_once = n_heads.div_ceil(items);
+        exec.pool().run(n_heads.div_ceil(heads_at_once), &|item, _| {
+            for head in item * heads_at_once..((item + 1) * heads_at_once).min(n_heads) {
                 // SAFETY: each head belongs to one item.
                 let to = unsafe { to_keys.slice(head * key_len..(head + 1) * key_len) };
                 let to = as_bytes_mut(to).as_chunks_mut::<N>().0;

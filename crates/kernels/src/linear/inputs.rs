@@ -11,7 +11,7 @@ use std::marker::PhantomData;
 use super::Strip;
 use super::ordered::store_steps;
 use crate::input_major::InputMajor;
-use crate::simd::{LANES, Op, Simd};
+use crate::simd::{LANES, Op, Simd, prefetch};
 use crate::tile::Arithmetic;
 
 /// Inputs that are widened together: a step of any arithmetic is a part of them.
@@ -60,7 +60,12 @@ impl<I: InputMajor> Op for FewRows<'_, I> {
         for k in (0..cols).step_by(BLOCK) {
             let count = BLOCK.min(cols - k);
             for (i, sums) in sums.chunks_exact_mut(n).enumerate() {
-                widen_block(s, inputs, strip.first + i * LANES, k, count, &mut weights);
+                let o = strip.first + i * LANES;
+                // Each input's weights lie on a page of their own, too many for the CPU to see where reading goes.
+                for ahead in k + BLOCK..k + 2 * BLOCK {
+                    prefetch(inputs.place(ahead, o));
+                }
+                widen_block(s, inputs, o, k, count, &mut weights);
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let mut x = [0.0f32; BLOCK];
                     // SAFETY: in f32 a row of x holds `cols` elements.

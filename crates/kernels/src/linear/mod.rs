@@ -44,6 +44,8 @@ const X_ROWS: usize = 6;
 const PANEL_ROWS: usize = 64;
 /// Bytes of weights that one item of a direct job reads, about.
 const ITEM_BYTES: usize = 512 << 10;
+/// Into how many the last of them are cut up.
+const FINE: usize = 4;
 /// Rows of x up to which weights that are stored input after input need no panel.
 const INPUT_ROWS: usize = 4;
 /// Outputs of such weights that an item takes, at most: so many that its reads are long, and their sums stay near.
@@ -169,17 +171,23 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
         if jobs.iter().all(|job| route(job) != Route::Panel) { 1 } else { (n * x_stride).div_ceil(X_BLOCK).max(1) };
     let block = n.div_ceil(blocks).next_multiple_of(X_ROWS);
     let blocks = n.div_ceil(block);
-    let strips: usize = jobs.iter().map(|job| job.weight.rows().div_ceil(rows_per_item(job))).sum();
+    let cut = |index: usize| {
+        let job = &jobs[index];
+        let coarse = rows_per_item(job);
+        // Who is done first waits for the other, so the last items are small.
+        let fine = if index + 1 == jobs.len() && route(job) == Route::Direct { exec.threads() } else { 0 };
+        Cut::new(job.weight.rows(), coarse, fine)
+    };
+    let strips: usize = (0..jobs.len()).map(|index| cut(index).count()).sum();
     let isa = exec.isa();
     exec.run_with_scratch(blocks * strips, &|item, scratch| {
         let (block_index, mut item) = (item / strips, item % strips);
         let x_rows = block_index * block..((block_index + 1) * block).min(n);
-        for job in jobs {
-            let step = rows_per_item(job);
-            let count = job.weight.rows().div_ceil(step);
+        for (index, job) in jobs.iter().enumerate() {
+            let cut = cut(index);
+            let count = cut.count();
             if item < count {
-                let first = item * step;
-                let last = (first + step).min(job.weight.rows());
+                let Range { start: first, end: last } = cut.rows(item);
                 let strip = Strip { x, x_rows, job, first, last, route: route(job), scales: &[] };
                 match mode {
                     Rows::F32(_) => run_format::<InF32>(isa, strip, scratch),
@@ -191,6 +199,35 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
             item -= count;
         }
     });
+}
+
+/// The rows of a matrix, cut into items: coarse ones, and fine ones after them.
+struct Cut {
+    rows: usize,
+    coarse: usize,
+    /// How many items are coarse.
+    many: usize,
+    fine: usize,
+}
+
+impl Cut {
+    /// `rows` in items of `coarse`, of which the last `cut_up` are cut up again.
+    fn new(rows: usize, coarse: usize, cut_up: usize) -> Cut {
+        let fine = (coarse / FINE).next_multiple_of(8).min(coarse);
+        Cut { rows, coarse, many: (rows / coarse).saturating_sub(cut_up), fine: if cut_up > 0 { fine } else { coarse } }
+    }
+
+    fn count(&self) -> usize {
+        self.many + (self.rows - self.many * self.coarse).div_ceil(self.fine)
+    }
+
+    fn rows(&self, item: usize) -> Range<usize> {
+        let (first, step) = match item.checked_sub(self.many) {
+            None => (item * self.coarse, self.coarse),
+            Some(item) => (self.many * self.coarse + item * self.fine, self.fine),
+        };
+        first..(first + step).min(self.rows)
+    }
 }
 
 /// Weight rows that one item takes, of a job of which a thread's half share is `share` bytes.

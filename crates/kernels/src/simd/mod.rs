@@ -111,6 +111,19 @@ impl Isa {
     }
 }
 
+/// Says that the memory at `p`, which may be any address, is soon read.
+#[inline(always)]
+pub(crate) fn prefetch(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which every x86-64 CPU has, and which no address makes fault.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// An algorithm over any [`Simd`]. Implementations mark `run` `#[inline(always)]`, so that it is
 /// compiled with the instruction set of the shell that calls it.
 pub(crate) trait Op {
