@@ -208,7 +208,7 @@ fn refusals(case: &Case) {
         assert!(error.to_string().starts_with(&path.display().to_string()), "{error}");
         assert!(check(&good[..i]).is_err(), "{i} of {} bytes", good.len());
     }
-    let version = String::from_utf8_lossy(&good).find(r#""version":"1""#).unwrap();
+    let version = good.windows(13).position(|bytes| bytes == br#""version":"1""#).unwrap();
     let mut other = good.clone();
     other[version + 11] = b'2';
     assert!(is(&check(&other).unwrap_err(), &SessionErrorKind::Version("2".to_owned())));
