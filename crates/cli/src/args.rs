@@ -283,7 +283,7 @@ pub(crate) struct GenerateArgs {
     /// Print one JSON object instead of the text
     #[arg(long)]
     pub(crate) json: bool,
-    /// Write the text and its KV cache to FILE at the end, for --load-session; with -n 0, of a prompt that is only read
+    /// Write the text and what the model keeps of it to FILE at the end, for --load-session; with -n 0, of a prompt that is only read
     #[arg(long, value_name = "FILE")]
     pub(crate) save_session: Option<PathBuf>,
     /// Go on after the text that --save-session wrote to FILE: PROMPT, if there is any, follows it as it is
@@ -376,7 +376,7 @@ pub(crate) struct ChatArgs {
     /// What the model is told before the conversation
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "load_session")]
     pub(crate) system: Option<String>,
-    /// Write the conversation and its KV cache to FILE at the end, for --load-session
+    /// Write the conversation and what the model keeps of it to FILE at the end, for --load-session
     #[arg(long, value_name = "FILE")]
     pub(crate) save_session: Option<PathBuf>,
     /// Go on with the conversation that --save-session wrote to FILE

@@ -15,7 +15,8 @@ use rheostat::memory::{self, format_size};
 use rheostat::session::Session;
 use rheostat::tokenizer::{AddSpecial, Tokenizer};
 use rheostat::{
-    Compute, DraftModel, Error, GenerationConfig, Model, Options, Package, Sampling, Speculation, Writer, plan_memory,
+    Compute, DraftModel, Error, GenerationConfig, Model, Options, Package, Sampling, Sequence, Speculation, Writer,
+    plan_memory,
 };
 use serde_json::{Map, Value};
 
@@ -90,6 +91,19 @@ pub(crate) fn sessions(
 ) -> anyhow::Result<Option<Session>> {
     save.map(rheostat::session::check_place).transpose()?;
     Ok(load.map(|path| Session::open(path, package, run.compute, run.kv_cache)).transpose()?)
+}
+
+/// Rolls the `sequence` of a loaded session back to `len` tokens. Says so where that means to read the text again, since states
+/// belong to the session's end.
+pub(crate) fn go_back(sequence: &mut Sequence, len: usize) {
+    let read = sequence.len();
+    sequence.truncate(len);
+    if sequence.len() < len.min(read) {
+        output::tell(&format!(
+            "note: the text follows the session only up to token {len} of {read}, and this model carries states, which cannot \
+             go back; it is read again from its beginning"
+        ));
+    }
 }
 
 /// Checks `sampling`, with errors in which the user finds the place to correct.

@@ -6,7 +6,7 @@ mod common;
 use std::process::Command;
 
 use common::checkpoint::Checkpoint;
-use common::{Outcome, PROGRAM, dir, ids, run, succeed, succeed_with};
+use common::{Outcome, PROGRAM, dir, ids, run, succeed, succeed_with, testdata};
 use serde_json::{Value, json};
 
 fn generate(args: &[&str]) -> Value {
@@ -20,6 +20,129 @@ fn refused(args: &[&str], parts: &[&str]) {
     assert_eq!(outcome.stdout, "", "{args:?}");
     for part in parts {
         assert!(outcome.stderr.contains(part), "{args:?}: no {part:?} in {outcome:?}");
+    }
+}
+
+/// The weights of `case`, which carries states, with the tokens of a model that reads text.
+fn with_states(case: &str) -> Checkpoint {
+    let model = Checkpoint::copy(case);
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(testdata("text_qwen3").join(file), model.path(file)).unwrap();
+    }
+    let vocab = 345;
+    model.tensors("model.safetensors", |tensors| {
+        for tensor in tensors.iter_mut().filter(|t| t.name.contains("embed_tokens") || t.name.contains("lm_head")) {
+            // Rows for the other tokens: those that are there, each time turned by an element more.
+            let (rows, width) = (tensor.shape[0], tensor.data.len() / tensor.shape[0]);
+            let own = tensor.data.clone();
+            tensor.data = (0..vocab).flat_map(|i| turned(&own[i % rows * width..][..width], i / rows)).collect();
+            tensor.shape[0] = vocab;
+        }
+    });
+    model.config("vocab_size", json!(vocab));
+    model.config("eos_token_id", json!(342));
+    model.config("max_position_embeddings", json!(4096));
+    model
+}
+
+/// A row of bf16, turned by `n` elements.
+fn turned(row: &[u8], n: usize) -> Vec<u8> {
+    let mut row = row.to_vec();
+    row.rotate_left(2 * n);
+    row
+}
+
+/// What a session says that it has read, and how many tokens it has.
+fn read_of(file: &str) -> (usize, usize) {
+    let bytes = std::fs::read(file).unwrap();
+    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let tokens = metadata.info("tokens").unwrap().shape[0];
+    (metadata.metadata().as_ref().unwrap()["read"].parse().unwrap(), tokens)
+}
+
+const STATES: [&str; 3] = ["lfm2_hub", "qwen3_5_text", "qwen3_next_hub"];
+
+/// The same for models with states; in turns with the cache on disk, and with guesses, after which more is to be read again.
+#[test]
+fn states_go_on_where_they_stopped() {
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let file = place.path().join("session");
+    let (file, spool) = (file.to_str().unwrap(), place.path().to_str().unwrap());
+    let text = "It rained, and the kettle was on. ".repeat(50);
+    for case in STATES {
+        let model = with_states(case);
+        for flags in [&["--temperature=0.9"][..], &["--kv-disk", spool, "--chunk", "300"], &["--speculate=lookup"]] {
+            let flags = &[flags, &["--raw"]].concat();
+            let whole = generate(&[&[model.dir(), &text, "-n", "24"], &flags[..]].concat());
+            assert!(ids(&whole["prompt_tokens"]).len() > 600);
+            let first = generate(&[&[model.dir(), &text, "-n", "9", "--save-session", file], &flags[..]].concat());
+            let both = [model.dir(), "-n", "9", "--load-session", file, "--save-session", file];
+            let second = generate(&[&both, &flags[..]].concat());
+            let third = generate(&[&[model.dir(), "", "-n", "6", "--load-session", file], &flags[..]].concat());
+            let parts = [&first, &second, &third].map(|part| ids(&part["tokens"])).concat();
+            assert_eq!(parts, ids(&whole["tokens"]), "{case} {flags:?}");
+        }
+    }
+}
+
+/// Of a document that is only read, the last token is left for what follows: a state could not go back by it.
+#[test]
+fn a_document_that_is_only_read_with_states() {
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (file, other) = (place.path().join("session"), place.path().join("other"));
+    let (file, other) = (file.to_str().unwrap(), other.to_str().unwrap());
+    let document = "The kettle was on. It rained, and rained again.";
+    for case in STATES {
+        let model = with_states(case);
+        let read = generate(&[model.dir(), document, "--raw", "-n", "0", "--save-session", file]);
+        let n = ids(&read["prompt_tokens"]).len();
+        assert_eq!((&read["finish"], read_of(file)), (&json!("length"), (n - 1, n)));
+        for question in [" What was on?", ""] {
+            let whole = generate(&[model.dir(), &format!("{document}{question}"), "--raw", "-n", "12"]);
+            let asked = succeed(&["generate", "--json", model.dir(), question, "-n", "12", "--load-session", file]);
+            assert_eq!(asked.json()["tokens"], whole["tokens"], "{case}: {question}");
+            assert!(!asked.stderr.contains("note:"), "{}", asked.stderr);
+        }
+        // Where the last token is all that there is to read, it is read, and the text begins anew: it says so, and is the same.
+        let args = ["generate", "--json", model.dir(), "", "-n", "0", "--load-session", file, "--save-session", other];
+        succeed(&args);
+        assert_eq!(read_of(other), (n, n));
+        let whole = generate(&[model.dir(), document, "--raw", "-n", "12"]);
+        let anew = succeed(&["generate", "--json", model.dir(), "-n", "12", "--load-session", other]);
+        assert_eq!(anew.json()["tokens"], whole["tokens"], "{case}");
+        let said = format!("only up to token {} of {n}, and this model carries states", n - 1);
+        assert!(anew.stderr.contains(&said), "{}", anew.stderr);
+        // One token has nothing before it to be read alone.
+        generate(&[model.dir(), "T", "--raw", "-n", "0", "--save-session", file]);
+        assert_eq!(read_of(file), (1, 1));
+    }
+}
+
+/// A conversation whose template forgets what was answered follows the session only to there.
+#[test]
+fn a_conversation_with_states_goes_on() {
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let file = place.path().join("session");
+    let file = file.to_str().unwrap();
+    for case in STATES {
+        let model = with_states(case);
+        let lines = ["Is it rain?", "Or the kettle?", "And then?"];
+        for forgetful in [false, true] {
+            if forgetful {
+                model.template(
+                    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + \
+                     ('' if message.role == 'assistant' else message.content) + '<|im_end|>' }}{%- endfor %}\
+                     {{- '<|im_start|>assistant\\n' }}",
+                );
+            }
+            let whole = chat(model.dir(), &lines, &[]).stdout;
+            let first = chat(model.dir(), &lines[..1], &["--save-session", file]).stdout;
+            let rest = chat(model.dir(), &lines[1..], &["--load-session", file, "--save-session", file]);
+            assert_eq!(format!("{first}{}", rest.stdout), whole, "{case}");
+            let notes = rest.stderr.matches("this model carries states, which cannot go back").count();
+            assert!(if forgetful { notes == 1 } else { notes <= 1 }, "{case}: {}", rest.stderr);
+        }
+        refused(&["chat", &dir("text_qwen3"), "--load-session", file], &["another model made the session"]);
     }
 }
 

@@ -46,9 +46,22 @@ impl Carry {
         &mut self.layers[layer].now
     }
 
-    /// A pass that began at `len` is over.
+    /// A part of the state of `layer` as it is; empty before it was ever used, which stands for zeros.
+    pub(crate) fn now(&self, layer: usize, part: usize) -> &[f32] {
+        &self.layers[layer].now[part]
+    }
+
+    /// Takes over a part of the state of `layer`, which another sequence had at the same position.
+    pub(crate) fn put(&mut self, layer: usize, part: usize, values: Vec<f32>) {
+        self.layers[layer].now[part] = values;
+        self.before = None;
+    }
+
+    /// A pass that began at `len` is over. Where states were not kept, since positions were taken over and not computed, nothing
+    /// is known of how they were.
     pub(crate) fn passed(&mut self, len: usize) {
-        self.before = Some(len);
+        let kept = self.layers.iter().all(|state| state.kept || state.lens == [0, 0]);
+        self.before = kept.then_some(len);
         self.layers.iter_mut().for_each(|state| state.kept = false);
     }
 

@@ -129,7 +129,8 @@ impl Sequence {
     }
 
     /// Forgets all tokens from position `len` on. A model that carries a state from position to position can go back only to where
-    /// the last pass began, and to the beginning: then more is forgotten, and [`Sequence::len`] says how much is left.
+    /// the last pass began (not at all where it [was restored](crate::session::Session::restore)), and to the beginning: then more is
+    /// forgotten, and [`Sequence::len`] says how much is left.
     pub fn truncate(&mut self, len: usize) {
         if len < self.len {
             self.len = self.carried.back_to(len);
@@ -173,6 +174,16 @@ impl Sequence {
     /// The state of `layer`: of its convolution, and of its recurrence.
     pub(crate) fn state(&mut self, layer: usize) -> &mut [Vec<f32>; 2] {
         self.carried.state(layer)
+    }
+
+    /// What `layer` carries, to be kept elsewhere: of its convolution (part 0), and of its recurrence (part 1). Empty stands for zeros.
+    pub(crate) fn carried(&self, layer: usize, part: usize) -> &[f32] {
+        self.carried.now(layer, part)
+    }
+
+    /// Takes over what `layer` carried in a sequence that had read as much.
+    pub(crate) fn carry(&mut self, layer: usize, part: usize, values: Vec<f32>) {
+        self.carried.put(layer, part, values);
     }
 
     /// Gives slots back in which no layer has anything.

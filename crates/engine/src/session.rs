@@ -1,11 +1,16 @@
-//! A text and its keys and values in a file, to go on with in another run.
+//! A text and what a model keeps of it, in a file, to go on with in another run.
 //!
-//! The file is a safetensors file that anybody can look into. `tokens` are the text's token ids; `blocks.{i}.attn.hook_rot_k` and
-//! `blocks.{i}.attn.hook_v`, each `[pos, n_kv_heads, head_dim]`, are the rotated keys and the values of the first `pos` of them, as
-//! the cache keeps them, by the names of TransformerLens; `checksum` is the CRC-32 of everything before it. The metadata say which
+//! The file is a safetensors file that anybody can look into. `tokens` are the text's token ids, of which the model has read the
+//! first `read` (in the metadata). What it keeps of those is in the tensors that `session/layout.rs` names: keys and values of every
+//! position, and the states that belong to the last. `checksum` is the CRC-32 of everything before it. The metadata say which
 //! model it is of, and in which numbers it was computed: with others, the text would go on with bits that no uninterrupted run has.
 //!
+//! States go on from where they were saved, and from nowhere else: a text that is to go on from an earlier position of the
+//! session is read again from its beginning ([`Sequence::truncate`]).
+//!
 //! Saving and loading take the cache piece by piece, and memory for a piece.
+
+mod layout;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,10 +30,15 @@ use crate::kv::Sequence;
 use crate::kv_disk::KvPart;
 use crate::model::{Model, check_tokens};
 use crate::package::Package;
+use layout::{cache_tensors, state_tensors};
 
 /// What the metadata call the format, and its version.
 const FORMAT: &str = "rheostat-session";
 const VERSION: &str = "1";
+/// The key of the metadata that says how many tokens were read.
+const READ: &str = "read";
+/// Numbers that are written or read at a time.
+const PIECE: usize = 1 << 12;
 
 /// Why a file is not the session that was wanted.
 #[derive(Debug, thiserror::Error)]
@@ -69,11 +79,6 @@ pub enum SessionErrorKind {
     /// It holds a text, not a conversation.
     #[error("the session holds a text and no conversation; go on with it by `rheostat generate`")]
     NoConversation,
-    /// The model carries a state from position to position.
-    #[error(
-        "this model carries a state from position to position beside its cache, and sessions do not hold such states yet; run it without a session"
-    )]
-    CarriesState,
     /// It has more tokens than there is room for.
     #[error(
         "the session has {tokens} tokens, and there is room for {room}; give a longer context, or more memory for it"
@@ -101,8 +106,8 @@ pub struct Contents<'a> {
     pub messages: Option<&'a [Value]>,
 }
 
-/// Writes `contents` and the cache of `sequence` to `path`. The file has its name when it is whole, so that one that was there
-/// before stays until then.
+/// Writes `contents`, and the cache and the states of `sequence`, to `path`. The file has its name when it is whole, so that one that
+/// was there before stays until then.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -113,29 +118,43 @@ pub fn save(
     sequence: &Sequence,
     contents: &Contents<'_>,
 ) -> Result<(), Error> {
-    refuse_state(path, model.decoder())?;
+    let decoder = model.decoder();
     let (compute, kv) = model.numbers();
     let mut metadata = BTreeMap::from([
         ("format".to_owned(), FORMAT.to_owned()),
         ("version".to_owned(), VERSION.to_owned()),
         ("model".to_owned(), Fingerprint::of(package)?.to_string()),
         ("numbers".to_owned(), numbers(compute, kv)),
+        (READ.to_owned(), sequence.len().to_string()),
         ("prompt_len".to_owned(), sequence.prompt_len().to_string()),
     ]);
     if let Some(messages) = contents.messages {
         metadata.insert("messages".to_owned(), Value::Array(messages.to_vec()).to_string());
     }
     let tokens = NewTensor { name: "tokens".to_owned(), dtype: Dtype::I32, shape: vec![contents.tokens.len()] };
-    let tensors: Vec<_> =
-        std::iter::once(tokens).chain(cache_tensors(model.decoder(), kv, sequence.len()).map(|(_, _, t)| t)).collect();
+    let cache = || cache_tensors(decoder, kv, sequence.len());
+    let states = || state_tensors(decoder);
+    let kept = cache().map(|(_, _, tensor)| tensor).chain(states().map(|(_, _, tensor)| tensor));
+    let tensors: Vec<_> = std::iter::once(tokens).chain(kept).collect();
     let mut writer = SealedWriter::create(path, &tensors, &metadata)?;
-    for tokens in contents.tokens.chunks(1 << 12) {
+    for tokens in contents.tokens.chunks(PIECE) {
         let bytes: Vec<u8> = tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
         writer.append(&bytes)?;
     }
     let mut rows = Vec::new();
-    for (layer, part, _) in cache_tensors(model.decoder(), kv, sequence.len()) {
+    for (layer, part, _) in cache() {
         sequence.rows(layer, part, &mut rows, |bytes| Ok(writer.append(bytes)?))?;
+    }
+    let zeros = vec![0.0_f32; PIECE];
+    for (layer, part, tensor) in states() {
+        // What was never used stands for zeros.
+        let (values, len) = (sequence.carried(layer, part), tensor.shape.iter().product());
+        for start in (0..len).step_by(PIECE) {
+            let piece = start..len.min(start + PIECE);
+            let values = values.get(piece.clone()).unwrap_or(&zeros[..piece.len()]);
+            let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+            writer.append(&bytes)?;
+        }
     }
     Ok(writer.finish()?)
 }
@@ -180,7 +199,6 @@ impl Session {
     /// When it is no session, damaged, or of another model or other numbers.
     pub fn open(path: &Path, package: &Package, compute: Compute, kv: KvFormat) -> Result<Session, Error> {
         let refuse = |kind: SessionErrorKind| Err(kind.of(path));
-        refuse_state(path, &package.describe()?)?;
         let file = match SafetensorsFile::open(path) {
             Ok(file) => file,
             Err(error) => return Err(explain(path, error)),
@@ -215,9 +233,16 @@ impl Session {
         };
         let bytes = file.read_tensor(tokens)?;
         let tokens: Vec<u32> = bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
-        let first = cache_tensors(decoder, kv, 0).next().map(|(_, _, tensor)| tensor.name);
-        let read = first.and_then(|name| file.tensor(&name)).and_then(|t| t.shape().first().copied());
         let number = |key: &str| file.metadata().get(key)?.parse().ok();
+        let read = match file.metadata().get(READ) {
+            Some(_) => number(READ),
+            // A file from before there were states in any: the cache says it.
+            None if !decoder.has_state() => {
+                let first = cache_tensors(decoder, kv, 0).next().map(|(_, _, tensor)| tensor.name);
+                first.and_then(|name| file.tensor(&name)).and_then(|t| t.shape().first().copied())
+            }
+            None => None,
+        };
         let messages = match file.metadata().get("messages").map(|text| serde_json::from_str(text)) {
             None => None,
             Some(Ok(messages)) => Some(messages),
@@ -227,7 +252,9 @@ impl Session {
         let fits = |want: &NewTensor| {
             file.tensor(&want.name).is_some_and(|t| t.dtype() == want.dtype && t.shape() == want.shape)
         };
-        if read > tokens.len() || !cache_tensors(decoder, kv, read).all(|(_, _, tensor)| fits(&tensor)) {
+        let cache = cache_tensors(decoder, kv, read).map(|(_, _, tensor)| tensor);
+        let states = state_tensors(decoder).map(|(_, _, tensor)| tensor);
+        if read > tokens.len() || !cache.chain(states).all(|tensor| fits(&tensor)) {
             return Ok(None);
         }
         check_tokens(decoder, &tokens, 0)?;
@@ -241,7 +268,7 @@ impl Session {
         &self.tokens
     }
 
-    /// How many of the tokens the cache has: the others are to be read next.
+    /// How many of the tokens the model has read: the others are to be read next.
     #[must_use]
     pub fn read_len(&self) -> usize {
         self.read
@@ -255,7 +282,8 @@ impl Session {
         self.messages.as_deref().ok_or_else(|| SessionErrorKind::NoConversation.of(&self.path))
     }
 
-    /// A sequence that has read what the session's had.
+    /// A sequence that has read what the session's had. With states, it goes on from there and cannot be rolled back but to its
+    /// beginning.
     ///
     /// # Errors
     /// When memory was planned for fewer tokens, or the file cannot be read any more.
@@ -288,7 +316,27 @@ impl Session {
             }
             sequence.advance(n);
         }
+        for (layer, part, tensor) in state_tensors(model.decoder()) {
+            let Some(tensor) = self.file.tensor(&tensor.name) else {
+                return Err(SessionErrorKind::Damaged.of(&self.path));
+            };
+            sequence.carry(layer, part, self.state(tensor)?);
+        }
         Ok(sequence)
+    }
+
+    /// The numbers of a tensor of f32.
+    fn state(&self, tensor: &TensorInfo) -> Result<Vec<f32>, Error> {
+        let (mut at, end) = (tensor.offset(), tensor.offset() + tensor.byte_len());
+        let mut values = Vec::with_capacity(tensor.byte_len() as usize / size_of::<f32>());
+        let mut bytes = vec![0; PIECE * size_of::<f32>()];
+        while at < end {
+            let bytes = &mut bytes[..(PIECE * size_of::<f32>()).min((end - at) as usize)];
+            self.file.source().read_exact_at(at, bytes)?;
+            values.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)));
+            at += bytes.len() as u64;
+        }
+        Ok(values)
     }
 
     /// `n` rows of a tensor from `start` on, widened.
@@ -321,30 +369,6 @@ fn explain(path: &Path, error: StoreError) -> Error {
         }
         _ => error.into(),
     }
-}
-
-/// The tensors of a cache of `len` positions, in the order of the file.
-fn cache_tensors(
-    decoder: &Decoder,
-    kv: KvFormat,
-    len: usize,
-) -> impl Iterator<Item = (usize, KvPart, NewTensor)> + use<'_> {
-    let dtype = match kv {
-        KvFormat::F32 => Dtype::F32,
-        KvFormat::Bf16 => Dtype::Bf16,
-    };
-    let cached = decoder.blocks.iter().enumerate().filter_map(|(i, block)| Some((i, block.kv()?)));
-    cached.flat_map(move |(i, kv)| {
-        let parts = [(KvPart::Keys, "hook_rot_k", kv.head_dim), (KvPart::Values, "hook_v", kv.value_dim)];
-        parts.map(|(part, hook, width)| {
-            let shape = vec![len, kv.n_kv_heads, width];
-            (i, part, NewTensor { name: format!("blocks.{i}.attn.{hook}"), dtype, shape })
-        })
-    })
-}
-
-fn refuse_state(path: &Path, decoder: &Decoder) -> Result<(), Error> {
-    if decoder.has_state() { Err(SessionErrorKind::CarriesState.of(path)) } else { Ok(()) }
 }
 
 /// The options that decide about bits.

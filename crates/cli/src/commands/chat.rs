@@ -46,6 +46,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
         sampling,
         sequence: None,
         read: Vec::new(),
+        goes_on: false,
     };
     let messages = loaded.as_ref().map(Session::messages).transpose()?;
     let system = match messages {
@@ -63,6 +64,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
         conversation.sequence = Some(loaded.restore(&model)?);
         conversation.read = loaded.tokens().to_vec();
         conversation.messages = messages.to_vec();
+        conversation.goes_on = true;
     }
     let talked = talk(&mut conversation, &mut model, &mut writer, &package, system);
     // Whatever ended it, what was said is kept.
@@ -142,10 +144,13 @@ struct Conversation {
     sequence: Option<Sequence>,
     /// The tokens that `sequence` has read, and possibly the last one written.
     read: Vec<u32>,
+    /// Whether they are those of a loaded session, and the next message is to follow it.
+    goes_on: bool,
 }
 
 impl Conversation {
     fn clear(&mut self, system: Option<&str>) {
+        self.goes_on = false;
         self.messages.clear();
         self.messages.extend(system.map(|text| json!({"role": "system", "content": text})));
     }
@@ -246,7 +251,12 @@ impl Conversation {
         let sequence = self.sequence.take().filter(|_| !depends);
         let mut sequence = sequence.unwrap_or_else(|| model.sequence(tokens.len()));
         let shared = self.read.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        sequence.truncate(shared.min(tokens.len() - 1));
+        let len = shared.min(tokens.len() - 1);
+        if std::mem::take(&mut self.goes_on) {
+            session::go_back(&mut sequence, len)
+        } else {
+            sequence.truncate(len)
+        }
         sequence
     }
 }

@@ -303,10 +303,17 @@ impl Mixer {
     /// f32 elements of the state that it carries from position to position besides: of its convolution, and of its recurrence.
     #[must_use]
     pub fn state(&self) -> [usize; 2] {
+        self.state_shapes().map(|shape| shape.map_or(0, |shape| shape.iter().product()))
+    }
+
+    /// Shapes of that state: the last inputs of its convolution `[kernel - 1, channels]`, the oldest first, and the matrices of
+    /// its recurrence `[v_heads, k_dim, v_dim]`.
+    #[must_use]
+    pub fn state_shapes(&self) -> [Option<Vec<usize>>; 2] {
         match self {
-            Mixer::Attention(_) | Mixer::Latent(_) => [0, 0],
-            Mixer::Delta(m) => [(m.kernel - 1) * m.channels(), m.v_heads * m.k_dim * m.v_dim],
-            Mixer::Conv(m) => [(m.kernel - 1) * m.channels, 0],
+            Mixer::Attention(_) | Mixer::Latent(_) => [None, None],
+            Mixer::Delta(m) => [Some(vec![m.kernel - 1, m.channels()]), Some(vec![m.v_heads, m.k_dim, m.v_dim])],
+            Mixer::Conv(m) => [Some(vec![m.kernel - 1, m.channels]), None],
         }
     }
 }

@@ -51,7 +51,7 @@ fn one(args: &GenerateArgs) -> anyhow::Result<()> {
     let given = encoder.text(&text)?;
     let decoder = package.describe()?;
     let known = loaded.as_ref().map_or(&[][..], Session::tokens);
-    let prompt = [known, &given].concat();
+    let mut prompt = [known, &given].concat();
     check_tokens(&decoder, &prompt, 0)?;
     if prompt.is_empty() {
         return Err(Error::EmptyPrompt.into());
@@ -87,7 +87,10 @@ fn one(args: &GenerateArgs) -> anyhow::Result<()> {
         None => model.sequence(prompt.len()),
     };
     // The last token is read again, if nothing follows it.
-    sequence.truncate(prompt.len() - 1);
+    session::go_back(&mut sequence, prompt.len() - 1);
+    // States cannot go back by a token: in a session of a prompt that is only read, its last is left to be read when the text goes on.
+    let leave = save.is_some() && args.max_new_tokens == 0 && decoder.has_state() && prompt.len() - sequence.len() > 1;
+    let left = prompt.split_off(prompt.len() - usize::from(leave));
     let mut text = Text::new(&model, sequence, prompt, request)?;
     let result = generate(&mut model, &mut writer, &mut text, |token| {
         first.get_or_insert_with(|| start.elapsed().as_secs_f64());
@@ -114,7 +117,8 @@ fn one(args: &GenerateArgs) -> anyhow::Result<()> {
     let failed = out.failed;
     let (new, drafted) = (text.new_tokens().to_vec(), text.drafted());
     if let Some(path) = save {
-        let (sequence, tokens) = text.into_parts();
+        let (sequence, mut tokens) = text.into_parts();
+        tokens.extend(left);
         let contents = Contents { tokens: &tokens, messages: None };
         rheostat::session::save(path, &package, &model, &sequence, &contents)?;
     }
