@@ -31,6 +31,13 @@ pub(crate) fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
         return output::print_json(&object(args, &summary, start.elapsed().as_secs_f64()));
     }
     output::tell(&line(args, &summary));
+    if !summary.not_linear.is_empty() {
+        output::tell(&format!(
+            "note: Rheostat reads {} of this, but transformers, where they are no nn.Linear, would go on with random \
+             matrices (docs/quantised.md)",
+            summary.not_linear.join(", "),
+        ));
+    }
     Ok(())
 }
 

@@ -150,7 +150,8 @@ impl Binder<'_> {
         let elements = self.find_typed(&name("packed"), &whole(cols.div_ceil(per_word)), Dtype::I32)?;
         let scales = self.find(&name("scale"), &whole(cols / group))?;
         let all_rows = if slice.of == 0 { rows } else { slice.of };
-        self.packed_shape(&name("shape"), [all_rows, cols])?;
+        // All of it, slabs (fused experts) in front; rows are outputs whatever the layout of unquantised weights.
+        self.packed_shape(&name("shape"), whole_shape(slice, all_rows, &[cols]))?;
         let mut parts = vec![cut(&elements, slice, rows), cut(&scales, slice, rows)];
         if packing.zeros == Zeros::Stored {
             let Some(coarse) = coarser(slice, per_word) else { return Err(self.uncut(&name("zero_point"))) };
@@ -170,19 +171,14 @@ impl Binder<'_> {
     }
 
     /// The tensor that says which shape a packed matrix has.
-    fn packed_shape(&mut self, name: &str, expected: [usize; 2]) -> Result<(), Error> {
-        let shape = self.find_typed(name, &[2], Dtype::I64)?;
+    fn packed_shape(&mut self, name: &str, expected: Vec<usize>) -> Result<(), Error> {
+        let shape = self.find_typed(name, &[expected.len()], Dtype::I64)?;
         let stored = self.checkpoint.read_tensor(&shape)?;
         let stored: Vec<i64> = stored.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
-        if stored == expected.map(|n| n as i64) {
+        if stored.iter().copied().eq(expected.iter().map(|n| *n as i64)) {
             return Ok(());
         }
-        Err(Error::WrongPackedShape {
-            path: self.path(),
-            tensor: name.to_owned(),
-            found: stored,
-            expected: expected.to_vec(),
-        })
+        Err(Error::WrongPackedShape { path: self.path(), tensor: name.to_owned(), found: stored, expected })
     }
 
     /// The tensor that says to which group each input belongs, if there is one that says more than that neighbours go together.

@@ -56,7 +56,7 @@ pub enum Storage {
     /// Floating-point numbers of 16 or 32 bits.
     Float,
     /// Small integers as compressed-tensors packs them: `….weight_packed`, `….weight_scale`, `….weight_shape` and, as far as there are
-    /// such, `….weight_zero_point` and `….weight_g_idx`.
+    /// such, `….weight_zero_point` and `….weight_g_idx`; `[out_features, in_features]` whatever the layout.
     Packed(Packing),
     /// Numbers of 8 bits (e4m3) and their scales.
     Fp8(Fp8Scales),

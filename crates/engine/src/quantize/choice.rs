@@ -6,7 +6,7 @@ use rheostat_store::{Checkpoint, TensorInfo};
 
 use super::error::QuantizeError;
 use super::{GROUPS, Options, Part, kind, module, names};
-use crate::decoder::{Decoder, Experts, Head, Layout, Linear, Slice};
+use crate::decoder::{Decoder, Experts, Head, Linear, Slice};
 use crate::names::matches;
 
 /// Which linear maps are quantised, and the modules that `ignore` is to name.
@@ -30,9 +30,8 @@ pub(super) fn choose(checkpoint: &Checkpoint, decoder: &Decoder, options: &Optio
     let mut choice = Choice { quantized: Vec::new(), ignore: Vec::new() };
     let routers = routers(decoder);
     for linear in stored(decoder) {
-        // Packed rows are those of `nn.Linear`; a router decides too much by too little.
-        let packs = linear.layout == Layout::OutIn && linear.slice.slab.is_none() && !routers.contains(&linear.weight);
-        if !packs || kept_by(&linear).is_some() {
+        // A router decides too much by too little.
+        if routers.contains(&linear.weight) || kept_by(&linear).is_some() {
             choice.ignore.push(module(&linear.weight).to_owned());
         } else {
             choice.quantized.push(linear);
@@ -56,7 +55,7 @@ pub(super) fn choose(checkpoint: &Checkpoint, decoder: &Decoder, options: &Optio
     Ok(choice)
 }
 
-/// The matrices of all blocks as they are stored: each tensor once, as a whole.
+/// The matrices of all blocks as they are stored: each tensor once, as a whole (with all its slabs).
 fn stored(decoder: &Decoder) -> Vec<Linear> {
     let head = match &decoder.head {
         Head::Own(head) => Some(head.weight.as_str()),

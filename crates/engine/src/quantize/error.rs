@@ -67,13 +67,15 @@ pub enum QuantizeError {
         path: PathBuf,
     },
     /// A weight that is not a number.
-    #[error("{}: the tensor \"{tensor}\" holds {value} in row {row}, column {column}; its file is damaged, download it again", path.display())]
+    #[error("{}: the tensor \"{tensor}\" holds {value} in row {row}, column {column}{}; its file is damaged, download it again", path.display(), of_matrix(*matrix))]
     NotFinite {
         /// The file.
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// The row of the weight, from 0.
+        /// Of a tensor that holds several matrices: which, from 0.
+        matrix: Option<usize>,
+        /// The row of the weight as it is stored, from 0.
         row: usize,
         /// Its place in the row, from 0.
         column: usize,
@@ -91,6 +93,10 @@ pub enum QuantizeError {
         #[source]
         source: Option<io::Error>,
     },
+}
+
+fn of_matrix(matrix: Option<usize>) -> String {
+    matrix.map_or_else(String::new, |matrix| format!(" of matrix {matrix}"))
 }
 
 fn way_out(works: &[usize], keep: &[String]) -> String {

@@ -2,9 +2,10 @@
 //! calls `pack-quantized`, and that transformers and vLLM use.
 //!
 //! Each run of `group` weights in a row shares a scale, which is searched for (`search`). What is no matrix of a block
-//! stays as it is, byte for byte: norms, biases, the embedding table, and the head unless asked otherwise. Rows are
-//! read, quantised and written piece by piece, so that memory does not depend on the size of the model; which thread
-//! takes which piece changes no byte.
+//! stays as it is, byte for byte: norms, biases, the embedding table, and the head unless asked otherwise; routers stay
+//! as well. A row is an output, however the model stores the matrix (`rows`): experts that lie in one tensor stay in
+//! one, and what is stored input after input is turned round. Rows are read, quantised and written piece by piece, so
+//! that memory does not depend on the size of the model; which thread takes which piece changes no byte.
 
 mod choice;
 mod error;
@@ -12,9 +13,10 @@ mod names;
 mod output;
 mod pack;
 mod pieces;
+mod rows;
 mod search;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,7 +29,7 @@ pub use error::QuantizeError;
 
 use crate::bind::Bound;
 use crate::budget;
-use crate::decoder::Linear;
+use crate::decoder::{Layout, Linear};
 use crate::error::Error;
 use crate::package::Package;
 use output::Staging;
@@ -116,6 +118,9 @@ pub struct Summary {
     pub copied: Vec<String>,
     /// Linear maps that were not quantised, as `ignore` names them.
     pub ignore: Vec<String>,
+    /// Kinds of tensors (`c_attn`, `gate_up_proj`, …) that were quantised and are no `nn.Linear` in transformers, which
+    /// therefore does not find them in what was written: experts in one tensor, and `Conv1D`.
+    pub not_linear: Vec<String>,
     /// The error by kind of tensor (`q_proj`, …), and of all.
     pub kinds: BTreeMap<String, Errors>,
     /// As `kinds`.
@@ -160,6 +165,8 @@ struct Part {
 
 /// Weights that a thread takes at once.
 const SLICE: usize = 1 << 19;
+/// The same where inputs lie outside: the larger a slice, the longer its pieces of them.
+const TURNED_SLICE: usize = 1 << 21;
 /// As many as reading and writing want at the least.
 const LEAST_SLICE: usize = 1 << 15;
 /// Allowance for what is not counted one by one: thread stacks, the allocator's slack, headers.
@@ -231,10 +238,18 @@ impl Quantization<'_> {
             files,
             copied,
             ignore: self.ignore.clone(),
+            not_linear: self.not_linear(),
             kinds: kinds.into_iter().map(|(kind, sums)| (kind, sums.errors())).collect(),
             all: all.errors(),
             replaced_leftover,
         })
+    }
+
+    /// Kinds of quantised tensors that are stored otherwise than `nn.Linear` stores its weight.
+    fn not_linear(&self) -> Vec<String> {
+        let others = self.parts.iter().filter_map(|part| part.linear.as_ref());
+        let others = others.filter(|linear| linear.slice.slab.is_some() || linear.layout == Layout::InOut);
+        others.map(|linear| kind(&linear.weight).to_owned()).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// What stands in the new checkpoint for a tensor of the model.
@@ -247,14 +262,19 @@ impl Quantization<'_> {
         let Linear { in_features, out_features, .. } = *linear;
         let words = in_features * self.options.bits.number() as usize / 32;
         let scales = ScaleType::of(part.tensor.dtype()).dtype();
-        let new = |suffix: &str, dtype, shape: &[usize]| {
+        let new = |suffix: &str, dtype, shape: Vec<usize>| {
             let name = format!("{}.{suffix}", module(name));
-            NewTensor { name, dtype, shape: shape.to_vec() }
+            NewTensor { name, dtype, shape }
         };
+        let rows = |last: usize| {
+            let slabs = linear.slice.slab.map(|slab| slab.of);
+            slabs.into_iter().chain([out_features, last]).collect::<Vec<_>>() // [slabs, out_features, last]
+        };
+        let axes = rows(0).len();
         vec![
-            new("weight_packed", Dtype::I32, &[out_features, words]),
-            new("weight_scale", scales, &[out_features, in_features / self.options.group]),
-            new("weight_shape", Dtype::I64, &[2]),
+            new("weight_packed", Dtype::I32, rows(words)),
+            new("weight_scale", scales, rows(in_features / self.options.group)),
+            new("weight_shape", Dtype::I64, vec![axes]),
         ]
     }
 
@@ -301,11 +321,14 @@ fn slice(
     let statics: u64 =
         checkpoint.sources().iter().filter_map(rheostat_store::Source::as_static).map(|bytes| bytes.len() as u64).sum();
     let process = memory::resident().unwrap_or(0).max(memory::peak().unwrap_or(0)) + SLACK + statics;
-    // As f32, packed, and at the most a scale of four bytes for 32 of them; the allocator rounds up.
-    let bytes = |slice: usize| slice as u64 * 6;
+    let turned = quantized.iter().any(|linear| linear.layout == Layout::InOut);
+    // As f32, packed, and at the most a scale of four bytes for 32 of them; the allocator rounds up. What is turned round
+    // needs a band of inputs besides, which is half of a slice at the most, since a row has 32 inputs at the least.
+    const { assert!(rows::BAND * 2 <= 32) };
+    let bytes = |slice: usize| slice as u64 * if turned { 8 } else { 6 };
     let widest = quantized.iter().map(|linear| linear.in_features).max().unwrap_or(1);
     let needed = |slice: usize| process + threads.get() as u64 * (PER_THREAD + bytes(slice.max(widest)));
-    let mut slice = SLICE;
+    let mut slice = if turned { TURNED_SLICE } else { SLICE };
     while needed(slice) > budget && slice > LEAST_SLICE {
         slice /= 2;
     }

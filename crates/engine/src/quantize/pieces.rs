@@ -8,7 +8,7 @@ use rheostat_store::{CheckpointWriter, TensorInfo};
 
 use super::error::QuantizeError;
 use super::search::{ScaleType, Search};
-use super::{Errors, Options, Part, Quantization, Watch, pack};
+use super::{Errors, Options, Part, Quantization, Watch, pack, rows};
 use crate::decoder::Linear;
 use crate::error::Error;
 
@@ -31,6 +31,7 @@ struct Piece {
 #[derive(Default)]
 struct Buffers {
     weights: Vec<f32>,
+    band: Vec<f32>,
     bytes: Vec<u8>,
     scales: Vec<u8>,
 }
@@ -139,17 +140,20 @@ impl Quantization<'_> {
             Some(first)
         });
         self.parts.iter().zip(first).enumerate().flat_map(move |(part, (Part { tensor, linear }, to))| {
-            let (units, bytes_each, at_once) = match linear {
+            let (units, run, bytes_each, at_once) = match linear {
                 Some(linear) => {
-                    let rows = linear.out_features as u64;
-                    (rows, tensor.byte_len() / rows, (self.slice / linear.in_features).max(1) as u64)
+                    let rows = rows::all_rows(linear) as u64;
+                    let at_once = (self.slice / linear.in_features).max(1) as u64;
+                    (rows, rows::run(linear) as u64, tensor.byte_len() / rows, at_once)
                 }
-                None => (tensor.byte_len(), 1, self.slice as u64),
+                None => (tensor.byte_len(), tensor.byte_len(), 1, self.slice as u64),
             };
-            (0..units.div_ceil(at_once)).map(move |i| {
-                let start = i * at_once;
-                let len = at_once.min(units - start);
-                Piece { part, to, start, len, bytes: len * bytes_each }
+            (0..units / run).flat_map(move |i| {
+                (0..run.div_ceil(at_once)).map(move |j| {
+                    let within = j * at_once;
+                    let len = at_once.min(run - within);
+                    Piece { part, to, start: i * run + within, len, bytes: len * bytes_each }
+                })
             })
         })
     }
@@ -163,25 +167,25 @@ impl Quantization<'_> {
             writer.write(piece.to, piece.start, &buffers.bytes)?;
             return Ok(Sums::default());
         };
-        let Linear { in_features, out_features, .. } = *linear;
+        let in_features = linear.in_features;
         let Options { bits, group, .. } = self.options;
         let scales = ScaleType::of(tensor.dtype());
         let search = Search::new(bits, scales);
         let weights = piece.len as usize * in_features;
         let packed_row = in_features * bits.number() as usize / 8;
-        let Buffers { weights: values, bytes: packed, scales: stored } = buffers;
+        let Buffers { weights: values, band, bytes: packed, scales: stored } = buffers;
         values.resize(weights, 0.0);
         packed.resize(piece.len as usize * packed_row, 0);
         stored.clear();
-        let first = piece.start as usize * in_features;
-        checkpoint.read_range_f32(tensor, first as u64, values)?;
+        let first = piece.start as usize;
+        rows::read(checkpoint, tensor, linear, first, values, band)?;
         let mut sums = Sums { weights: weights as u64, ..Sums::default() };
         let mut integers = [0i8; 128];
         let integers = &mut integers[..group];
         let packed_group = group * bits.number() as usize / 8;
         for (i, (values, packed)) in values.chunks_exact(group).zip(packed.chunks_exact_mut(packed_group)).enumerate() {
             let found =
-                search.scale(values).ok_or_else(|| self.not_finite(tensor, first + i * group, in_features, values))?;
+                search.scale(values).ok_or_else(|| self.not_finite(tensor, linear, (first, i * group), values))?;
             search.integers(values, found.scale, integers);
             pack::pack(bits, integers, packed);
             scales.store(found.scale, stored);
@@ -194,21 +198,27 @@ impl Quantization<'_> {
         writer.write(piece.to + 1, piece.start * scale_row, stored)?;
         if piece.start == 0 {
             sums.tensors = 1;
-            let shape = [out_features as i64, in_features as i64].map(i64::to_le_bytes);
+            let slabs = linear.slice.slab.map(|slab| slab.of);
+            let shape = slabs.into_iter().chain([linear.out_features, in_features]);
+            let shape: Vec<_> = shape.map(|n| (n as i64).to_le_bytes()).collect();
             writer.write(piece.to + 2, 0, shape.as_flattened())?;
         }
         Ok(sums)
     }
 
-    fn not_finite(&self, tensor: &TensorInfo, at: usize, in_features: usize, group: &[f32]) -> Error {
+    /// The error for a `group` with a weight that is no number, which is `at` elements after the start of row `first`.
+    fn not_finite(&self, tensor: &TensorInfo, linear: &Linear, (first, at): (usize, usize), group: &[f32]) -> Error {
         let checkpoint = self.package.checkpoint();
         let path = checkpoint.source_of(tensor).map_or(checkpoint.path(), |source| source.path());
         let (within, value) = group.iter().copied().enumerate().find(|(_, w)| !w.is_finite()).unwrap_or((0, f32::NAN));
+        let at = at + within;
+        let (slab, row, column) = rows::place(linear, first + at / linear.in_features, at % linear.in_features);
         QuantizeError::NotFinite {
             path: path.to_owned(),
             tensor: tensor.name().to_owned(),
-            row: (at + within) / in_features,
-            column: (at + within) % in_features,
+            matrix: linear.slice.slab.map(|_| slab),
+            row,
+            column,
             value,
         }
         .into()

@@ -1,6 +1,8 @@
 //! The reference checkpoints of `testdata/` and what transformers says of them.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 
+pub mod wide;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
