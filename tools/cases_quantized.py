@@ -3,7 +3,9 @@
 import torch
 
 from cases import llama, qwen2, qwen3
-from cases_sparse import deepseek_v2, deepseek_v3, gpt_oss, qwen3_moe
+from cases_dense import gpt2, gpt_neox, phi3
+from cases_dense_more import falcon, glm
+from cases_sparse import deepseek_v2, deepseek_v3, gpt_oss, mixtral, qwen2_moe, qwen3_moe
 from compressed_forms import Compressed
 from family_case import FamilyCase
 from quantized_forms import Awq, FineGrainedFp8, Gptq, Mxfp4
@@ -148,6 +150,75 @@ CASES["quant_qwen3_gptq_v2"] = FamilyCase(
     form=Gptq(8, -1, symmetric=False, version="gptq_v2", scales=torch.bfloat16),
 )
 
+CASES["quant_qwen3_gptq_rules"] = FamilyCase(
+    "GPTQ with rules for some modules (`dynamic`): kept as they are, or of other bits and groups; a quantised head.",
+    dense(qwen3, 136, 64, 96, 2, 4, 2, head_dim=16, torch_dtype="float16"),
+    dtype="float16",
+    form=Gptq(4, 32, symmetric=False, keep=(), dynamic={
+        "-:.*\\.self_attn\\.o_proj": {}, "+:.*\\.0\\.mlp\\.down_proj$": {"bits": 8, "group_size": 48, "desc_act": False},
+        ".*mlp\\.down": {"group_size": -1},
+    }),
+)
+
+CASES["quant_phi3_gptq"] = FamilyCase(
+    "GPTQ of fused q, k, v and fused gate, up, with an order of groups and biases of zeros, float16.",
+    phi3(120, 64, 96, 2, 4, 2, original_max_position_embeddings=256, rope_scaling=None, sliding_window=None,
+         torch_dtype="float16"),
+    dtype="float16",
+    seed=3,
+    form=Gptq(4, 32, symmetric=False, order=True, biases=True),
+)
+
+CASES["quant_falcon_gptq"] = FamilyCase(
+    "GPTQ of 8 bits of Falcon with one key head for all, whose q, k and v lie one below the other with their biases.",
+    falcon(120, 64, 2, 4, bias=True, multi_query=True, new_decoder_architecture=False, parallel_attn=True,
+           ffn_hidden_size=96, torch_dtype="float16"),
+    dtype="float16",
+    form=Gptq(8, 32, symmetric=False),
+)
+
+CASES["quant_falcon_gptq_grouped"] = FamilyCase(
+    "GPTQ of Falcon 40B, whose q, k and v lie by groups.",
+    falcon(90, 64, 2, 4, new_decoder_architecture=True, num_kv_heads=2, multi_query=True, parallel_attn=True,
+           ffn_hidden_size=96, torch_dtype="float16"),
+    dtype="float16",
+    form=Gptq(4, 32, symmetric=True),
+)
+
+CASES["quant_gpt_neox_gptq"] = FamilyCase(
+    "GPTQ of GPT-NeoX, whose q, k and v are interleaved by head, with their biases.",
+    gpt_neox(120, 64, 96, 2, 4),
+    dtype="float16",
+    form=Gptq(4, 32, symmetric=False),
+)
+
+CASES["quant_gpt2_gptq"] = FamilyCase(
+    "GPTQ of GPT-2: what was stored input first (Conv1D) is packed as any other matrix is.",
+    gpt2(120, 64, 2, 4, n_inner=96, torch_dtype="float16"),
+    dtype="float16",
+    prompts=(1, 9, 40),
+    form=Gptq(4, 32, symmetric=True, order=True, conv1d=True),
+)
+
+CASES["quant_qwen2_moe_gptq"] = FamilyCase(
+    "GPTQ of a mixture: experts one by one with biases of zeros, a shared expert, the router and the shared expert's gate "
+    "kept as they are.",
+    qwen2_moe(120, 64, 64, 2, 4, 4, moe_intermediate_size=32, num_experts=8, shared_expert_intermediate_size=48,
+              torch_dtype="float16"),
+    dtype="float16",
+    seed=7,
+    form=Gptq(4, 32, symmetric=True, biases=True),
+)
+
+CASES["quant_qwen3_moe_gptq_order"] = FamilyCase(
+    "GPTQ of a mixture with orders of groups (desc_act), but for one expert whose inputs come as they are.",
+    qwen3_moe(120, 64, 64, 2, 4, 2, head_dim=16, moe_intermediate_size=64, num_experts=6, num_experts_per_tok=2,
+              torch_dtype="float16"),
+    dtype="float16",
+    seed=7,
+    form=Gptq(4, 32, symmetric=False, order=True, unordered=".*experts\\.0\\."),
+)
+
 # --------------------------------------------------------------------- AWQ
 
 CASES["quant_llama_awq"] = FamilyCase(
@@ -163,4 +234,37 @@ CASES["quant_qwen2_awq"] = FamilyCase(
     dense(qwen2, 131, 40, 88, 2, 5, 1, torch_dtype="float16", tie_word_embeddings=True),
     dtype="float16",
     form=Awq(-1),
+)
+
+CASES["quant_phi3_awq"] = FamilyCase(
+    "AWQ of fused q, k, v and fused gate, up, float16.",
+    phi3(120, 64, 96, 2, 4, 1, original_max_position_embeddings=256, rope_scaling=None, sliding_window=None,
+         torch_dtype="float16"),
+    dtype="float16",
+    seed=2,
+    form=Awq(32),
+)
+
+CASES["quant_glm4_awq"] = FamilyCase(
+    "AWQ of fused gate, up beside separate q, k, v with biases.",
+    glm("Glm4ForCausalLM", "glm4", 120, 64, 80, 2, 4, 2, head_dim=16, rms_norm_eps=1e-5, torch_dtype="float16"),
+    dtype="float16",
+    seed=4,
+    form=Awq(16),
+)
+
+CASES["quant_mixtral_awq"] = FamilyCase(
+    "AWQ of a mixture whose experts are w1, w2 and w3, its router kept as it is.",
+    mixtral(120, 64, 32, 2, 4, 2, num_local_experts=6, torch_dtype="float16"),
+    dtype="float16",
+    form=Awq(32),
+)
+
+CASES["quant_deepseek_v2_awq"] = FamilyCase(
+    "AWQ of latent attention, of routed and of shared experts.",
+    deepseek_v2(110, 64, 64, 2, 4, 4, moe_intermediate_size=32, n_routed_experts=8, kv_lora_rank=32, q_lora_rank=None,
+                v_head_dim=16, rope_scaling=None, torch_dtype="float16"),
+    dtype="float16",
+    seed=5,
+    form=Awq(32),
 )

@@ -6,9 +6,10 @@ plain float32 model with the latter. Nothing is rounded but the weights: a form 
 """
 
 import math
+import re
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy
@@ -21,7 +22,10 @@ import checkpoints
 import families
 
 LARGEST_E4M3 = 448.0
-RECORDED = ("q_proj", "k_proj", "o_proj", "gate_proj", "down_proj", "gate_up_proj")  # what `dequantized.*` are taken of
+RECORDED = (  # what `dequantized.*` are taken of
+    "q_proj", "k_proj", "o_proj", "gate_proj", "down_proj", "gate_up_proj", "qkv_proj", "query_key_value",
+    "dense_h_to_4h", "c_attn", "c_fc", "w1", "w2", "lm_head",
+)
 
 
 def make(case, folder, seed):
@@ -49,9 +53,10 @@ def make(case, folder, seed):
 
 def recorded(module, expert):
     """Some matrices of the first block; of experts, those of the first two."""
-    *_, owner, leaf = module.split(".")
+    *_, owner, leaf = ["", *module.split(".")]
     expert = int(owner) if owner.isdigit() else expert or 0
-    return ".layers.0." in module and leaf in RECORDED and expert < 2
+    first = ".layers.0." in module or ".h.0." in module or leaf == "lm_head"
+    return first and leaf in RECORDED and expert < 2
 
 
 class Form:
@@ -72,14 +77,25 @@ class Form:
                 stored[name] = tensor
                 continue
             module = name.removesuffix(".weight")
-            parts = self.quantize(tensor.float(), generator)
-            widened[module] = self.dequantize(parts)
+            form = self.of(module)
+            parts = form.quantize(self.outputs_first(tensor.float()), generator)
+            widened[module] = form.dequantize(parts)
+            if f"{module}.bias" in plain:
+                parts.pop(".bias", None)
             stored |= {module + suffix: part for suffix, part in parts.items()}
         return stored, widened, self.config(plain)
 
+    def of(self, _module):
+        """The form of one module."""
+        return self
+
+    def outputs_first(self, weight):
+        """The matrix [outputs, inputs], from the order on disk or into it."""
+        return weight
+
     def as_stored(self, widened):
         """The matrices in the names and the order of a checkpoint that is not quantised."""
-        return {f"{module}.weight": weight for module, weight in widened.items()}
+        return {f"{module}.weight": self.outputs_first(weight) for module, weight in widened.items()}
 
 
 def blocks_of(weight, rows, cols):
@@ -173,9 +189,26 @@ def range_of(group, most, symmetric):
     return scale, (-low / scale).round().clamp(0, most)
 
 
+# Linear modules whose names do not end in `proj`.
+LINEARS = (
+    "kv_a_proj_with_mqa", "query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h", "c_attn", "c_fc", "w1", "w2",
+    "w3",
+)
+
+
+class Words(Form):
+    """A form of words of integers, of every linear module but the routers, whatever families call them."""
+
+    def takes(self, name, tensor):
+        module = name.removesuffix(".weight")
+        leaf = module.rpartition(".")[2]
+        linear = leaf.endswith("proj") or leaf in LINEARS or leaf == "lm_head"
+        return name.endswith(".weight") and linear and module not in self.keep and self.of(module) is not None
+
+
 @dataclass
-class Gptq(Form):
-    """As gptqmodel writes and reads it (`pack`, `dequantize_weight`, `convert_gptq_v2_to_v1_format`)."""
+class Gptq(Words):
+    """As gptqmodel writes and reads it (`pack`, `dequantize_weight`, `convert_gptq_v2_to_v1_format`, `dynamic_get`)."""
 
     bits: int
     group: int  # -1: all inputs
@@ -184,6 +217,25 @@ class Gptq(Form):
     version: str = "gptq"
     scales: torch.dtype = torch.float16
     biases: bool = False  # of zeros, which auto-gptq gave to modules that have none
+    dynamic: dict = field(default_factory=dict)  # settings of modules of their own, by patterns
+    keep: tuple = ("lm_head", "embed_out")
+    unordered: str | None = None  # modules, by a pattern, whose inputs come as they are in spite of `order`
+    conv1d: bool = False  # matrices of the plain checkpoint are [inputs, outputs]
+
+    def of(self, module):
+        form = self
+        if self.unordered is not None and re.match(self.unordered, module):
+            form = replace(form, order=False)
+        for pattern, settings in self.dynamic.items():
+            if pattern.startswith("-:"):
+                if re.match(pattern.removeprefix("-:"), module):
+                    return None
+            elif re.match(pattern.removeprefix("+:"), module):
+                return replace(form, bits=settings.get("bits", self.bits), group=settings.get("group_size", self.group))
+        return form
+
+    def outputs_first(self, weight):
+        return weight.T if self.conv1d else weight
 
     def quantize(self, weight, generator):
         rows, cols = weight.shape
@@ -216,16 +268,16 @@ class Gptq(Form):
     def config(self, _plain):
         return {
             "bits": self.bits, "checkpoint_format": self.version, "damp_percent": 0.1, "desc_act": self.order,
-            "group_size": self.group, "lm_head": False, "meta": {"quantizer": ["gptqmodel:4.0.0"]},
+            "group_size": self.group, "lm_head": "lm_head" not in self.keep, "meta": {"quantizer": ["gptqmodel:4.0.0"]},
             "pack_dtype": "int32", "quant_method": "gptq", "static_groups": False, "sym": self.symmetric, "true_sequential": True,
-        }
+        } | ({"dynamic": self.dynamic} if self.dynamic else {})
 
 
 AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]  # autoawq's packing_utils
 
 
 @dataclass
-class Awq(Form):
+class Awq(Words):
     """The layout called GEMM, as AutoAWQ writes and reads it (`WQLinear_GEMM.from_linear`, `dequantize_gemm`)."""
 
     group: int

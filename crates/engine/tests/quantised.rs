@@ -5,9 +5,12 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::cases;
+use common::{cases, options, testdata};
 use rheostat::decoder::{Linear, Storage};
-use rheostat::{Package, dequantize};
+use rheostat::{Model, Package, dequantize};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::{Value, json};
 
 /// The name under which `reference.safetensors` has the matrix.
 fn recorded(linear: &Linear) -> String {
@@ -53,4 +56,44 @@ fn dequantised_matrices_are_those_of_the_libraries_bit_for_bit() {
         assert!(left.is_empty(), "{} has no {left:?}", case.name);
     }
     assert_eq!(forms, BTreeSet::from(["AWQ", "FP8", "GPTQ", "MXFP4", "packed"]));
+}
+
+/// Why the case `name` is refused when its tensors are called, and their types are, as `change` makes them, and `config` is merged
+/// into its `config.json`.
+fn refusal(name: &str, config: &Value, change: impl Fn(&mut String, &mut Dtype)) -> String {
+    let (from, dir) = (testdata().join(name), tempfile::tempdir().unwrap());
+    let bytes = std::fs::read(from.join("model.safetensors")).unwrap();
+    let stored = SafeTensors::deserialize(&bytes).unwrap();
+    let changed = stored.iter().map(|(name, view)| {
+        let (mut name, mut dtype) = (name.to_owned(), view.dtype());
+        change(&mut name, &mut dtype);
+        (name, TensorView::new(dtype, view.shape().to_vec(), view.data()).unwrap())
+    });
+    safetensors::serialize_to_file(changed, None, &dir.path().join("model.safetensors")).unwrap();
+    let mut all: Value = serde_json::from_slice(&std::fs::read(from.join("config.json")).unwrap()).unwrap();
+    all.as_object_mut().unwrap().extend(config.as_object().unwrap().clone());
+    std::fs::write(dir.path().join("config.json"), all.to_string()).unwrap();
+    let package = Package::open(dir.path()).unwrap();
+    Model::load(&package, &options()).err().unwrap().to_string()
+}
+
+#[test]
+fn what_cannot_be_read_is_refused_by_name() {
+    // Nobody packs the experts of a layer into one tensor of words.
+    let gptq = json!({ "quantization_config": { "quant_method": "gptq", "bits": 4, "group_size": 32 } });
+    let error = refusal("granitemoe_hub", &gptq, |name, _| {
+        if let Some(module) = name.strip_suffix("input_linear.weight") {
+            *name = format!("{module}input_linear.qweight");
+        }
+    });
+    assert!(
+        error.contains("layers.0.block_sparse_moe.input_linear.qweight") && error.contains("taken apart"),
+        "{error}"
+    );
+    let error = refusal("quant_mixtral_awq", &json!({}), |name, dtype| {
+        if name.ends_with("layers.1.block_sparse_moe.experts.2.w2.scales") {
+            *dtype = Dtype::BF16;
+        }
+    });
+    assert!(error.contains("experts.2.w2.qweight") && error.contains("must be alike"), "{error}");
 }

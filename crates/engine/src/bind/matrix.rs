@@ -18,13 +18,38 @@ pub(crate) struct MatrixInfo {
     pub(crate) cols: usize,
     /// Whether it is read and used as a whole, though its format does not ask for that.
     pub(crate) whole: bool,
+    /// A tensor of groups of inputs that says no more than that neighbours go together, and so is not read.
+    plain_order: Option<TensorInfo>,
 }
 
 impl MatrixInfo {
     /// One tensor of floating-point numbers `[rows, cols]`.
     pub(super) fn plain(tensor: TensorInfo, rows: usize, cols: usize) -> MatrixInfo {
         let format = format(tensor.dtype());
-        MatrixInfo { parts: vec![tensor], format, rows, cols, whole: false }
+        MatrixInfo { parts: vec![tensor], format, rows, cols, whole: false, plain_order: None }
+    }
+
+    /// Whether its groups of inputs are in an order of their own.
+    pub(super) fn is_ordered(&self) -> bool {
+        let order = match self.format {
+            Format::Affine(affine) => affine.order,
+            Format::Gptq(gptq) => gptq.order,
+            _ => Order::Sequential,
+        };
+        order == Order::Stored
+    }
+
+    /// Reads the groups of inputs from their tensor, if there is one, even though neighbours go together. The elements are the same.
+    pub(super) fn keep_order(&mut self) {
+        let Some(order) = self.plain_order.take() else { return };
+        let stored = Order::Stored;
+        self.format = match self.format {
+            Format::Packed(packed) => Format::Affine(Affine { packed, zeros: Zeros::Absent, order: stored }),
+            Format::Affine(affine) => Format::Affine(Affine { order: stored, ..affine }),
+            Format::Gptq(gptq) => Format::Gptq(Gptq { order: stored, ..gptq }),
+            other => unreachable!("a matrix of {other:?} has no order of groups"),
+        };
+        self.parts.push(order);
     }
 
     /// Bytes of all its tensors.
@@ -90,11 +115,12 @@ fn scales_of(tensor: &TensorInfo) -> Scales {
 impl Binder<'_> {
     pub(super) fn matrix(&mut self, linear: &Linear) -> Result<MatrixInfo, Error> {
         let (rows, cols) = (linear.out_features, linear.in_features);
+        let mut plain_order = None;
         let (parts, format) = match linear.storage {
-            Storage::Packed(packing) => self.packed(linear, packing)?,
+            Storage::Packed(packing) => self.packed(linear, packing, &mut plain_order)?,
             Storage::Fp8(scales) => self.fp8(linear, scales)?,
             Storage::Mxfp4 => self.mxfp4(linear)?,
-            Storage::Gptq(packing) => self.gptq(linear, packing)?,
+            Storage::Gptq(packing) => self.gptq(linear, packing, &mut plain_order)?,
             Storage::Awq { group } => self.awq(linear, group.unwrap_or(cols))?,
             Storage::Float if linear.layout == Layout::InOut => {
                 let shape = whole_shape(Slice { of: cols, ..linear.slice }, cols, &[rows]);
@@ -114,7 +140,7 @@ impl Binder<'_> {
             let tensor = parts[0].name().to_owned();
             return Err(Error::UnfitForm { path: self.path(), tensor, rows, cols });
         }
-        Ok(MatrixInfo { parts, format, rows, cols, whole: false })
+        Ok(MatrixInfo { parts, format, rows, cols, whole: false, plain_order })
     }
 
     /// Refuses a tensor of another type than `dtype`.
@@ -137,8 +163,13 @@ impl Binder<'_> {
         Ok(tensor)
     }
 
-    /// Packed integers of compressed-tensors.
-    fn packed(&mut self, linear: &Linear, packing: Packing) -> Result<(Vec<TensorInfo>, Format), Error> {
+    /// Packed integers of compressed-tensors. `plain` becomes the tensor of an order that says nothing.
+    fn packed(
+        &mut self,
+        linear: &Linear,
+        packing: Packing,
+        plain: &mut Option<TensorInfo>,
+    ) -> Result<(Vec<TensorInfo>, Format), Error> {
         let (rows, cols, slice) = (linear.out_features, linear.in_features, linear.slice);
         let name = |part: &str| format!("{}.weight_{part}", linear.module());
         let group = packing.group.unwrap_or(cols);
@@ -159,7 +190,7 @@ impl Binder<'_> {
             let zeros = self.find_typed(&name("zero_point"), &shape, Dtype::I32)?;
             parts.push(cut(&zeros, coarse, rows.div_ceil(per_word)));
         }
-        let order = self.order(&name("g_idx"), cols, group)?;
+        let order = self.order(&name("g_idx"), cols, group, plain)?;
         let packed = Packed { bits: packing.bits, group, scales: scales_of(&scales) };
         let ordered = if order.is_some() { Order::Stored } else { Order::Sequential };
         parts.extend(order);
@@ -181,8 +212,15 @@ impl Binder<'_> {
         Err(Error::WrongPackedShape { path: self.path(), tensor: name.to_owned(), found: stored, expected })
     }
 
-    /// The tensor that says to which group each input belongs, if there is one that says more than that neighbours go together.
-    fn order(&mut self, name: &str, cols: usize, group: usize) -> Result<Option<TensorInfo>, Error> {
+    /// The tensor that says to which group each input belongs, if there is one that says more than that neighbours go together;
+    /// one that does not becomes `plain`.
+    fn order(
+        &mut self,
+        name: &str,
+        cols: usize,
+        group: usize,
+        plain: &mut Option<TensorInfo>,
+    ) -> Result<Option<TensorInfo>, Error> {
         if self.checkpoint.tensor(name).is_none() {
             return Ok(None);
         }
@@ -196,8 +234,11 @@ impl Binder<'_> {
             });
         }
         let neighbours = (0..cols).map(|i| (i / group) as i32);
-        let plain = order.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b)).eq(neighbours);
-        Ok((!plain).then_some(tensor))
+        if order.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b)).eq(neighbours) {
+            *plain = Some(tensor);
+            return Ok(None);
+        }
+        Ok(Some(tensor))
     }
 
     /// Numbers of 8 bits.
@@ -236,7 +277,13 @@ impl Binder<'_> {
         Ok((vec![cut(&blocks, slice, rows), cut(&scales, slice, rows)], Format::Mxfp4))
     }
 
-    fn gptq(&mut self, linear: &Linear, packing: GptqPacking) -> Result<(Vec<TensorInfo>, Format), Error> {
+    /// Words of GPTQ. `plain` becomes the tensor of an order that says nothing.
+    fn gptq(
+        &mut self,
+        linear: &Linear,
+        packing: GptqPacking,
+        plain: &mut Option<TensorInfo>,
+    ) -> Result<(Vec<TensorInfo>, Format), Error> {
         let (rows, cols) = (linear.out_features, linear.in_features);
         let name = |part: &str| format!("{}.{part}", linear.module());
         if linear.slice != Slice::default() {
@@ -247,7 +294,7 @@ impl Binder<'_> {
         let elements = self.find_typed(&name("qweight"), &[cols.div_ceil(per_word), rows], Dtype::I32)?;
         let scales = self.find(&name("scales"), &[groups, rows])?;
         let zeros = self.find_typed(&name("qzeros"), &[groups, rows.div_ceil(per_word)], Dtype::I32)?;
-        let order = self.order(&name("g_idx"), cols, group)?;
+        let order = self.order(&name("g_idx"), cols, group, plain)?;
         let ordered = if order.is_some() { Order::Stored } else { Order::Sequential };
         let format = Format::Gptq(Gptq {
             bits: packing.bits,
@@ -259,6 +306,7 @@ impl Binder<'_> {
         Ok(([elements, scales, zeros].into_iter().chain(order).collect(), format))
     }
 
+    /// Words of AWQ.
     fn awq(&mut self, linear: &Linear, group: usize) -> Result<(Vec<TensorInfo>, Format), Error> {
         let (rows, cols) = (linear.out_features, linear.in_features);
         let name = |part: &str| format!("{}.{part}", linear.module());

@@ -353,15 +353,25 @@ impl Binder<'_> {
     }
 
     fn experts(&mut self, experts: &Experts) -> Result<BoundExperts, Error> {
-        let mut tensors = Vec::with_capacity(experts.n_experts);
-        let mut matrices: Vec<MatrixInfo> = Vec::new();
+        let mut all = Vec::with_capacity(experts.n_experts);
         for e in 0..experts.n_experts {
             let expert = experts.expert(e);
+            let own = expert.linears().map(|linear| Ok((self.matrix(linear)?, self.bias(linear)?)));
+            all.push(own.collect::<Result<Vec<_>, Error>>()?);
+        }
+        // Where groups of some experts are in an order of their own, those of all are read from their tensors.
+        for m in 0..all.first().map_or(0, Vec::len) {
+            if all.iter().any(|own| own[m].0.is_ordered()) {
+                all.iter_mut().for_each(|own| own[m].0.keep_order());
+            }
+        }
+        let mut tensors = Vec::with_capacity(all.len());
+        let mut matrices: Vec<MatrixInfo> = Vec::new();
+        for matrices_of_one in all {
             let mut own = Vec::new();
-            for (i, linear) in expert.linears().enumerate() {
-                let info = self.matrix(linear)?;
+            for (i, (info, bias)) in matrices_of_one.into_iter().enumerate() {
                 own.extend(info.parts.iter().cloned());
-                own.extend(self.bias(linear)?);
+                own.extend(bias);
                 match matrices.get(i) {
                     None => matrices.push(info),
                     Some(first) if first.format == info.format => {}

@@ -5,12 +5,14 @@
 //! activations rounded as it runs, they are not.
 
 mod compressed;
+mod words;
 
-use rheostat_kernels::{Bits, GptqZeros};
+use rheostat_kernels::Bits;
 
 use self::compressed::Groups;
+use self::words::Words;
 use super::{ConfigError, Keys};
-use crate::decoder::{Fp8Block, Fp8Scales, GptqPacking, Linear, Storage};
+use crate::decoder::{Fp8Block, Fp8Scales, Linear, Storage};
 use crate::families::Tensors;
 
 /// What a `quantization_config` asks for.
@@ -22,10 +24,8 @@ pub(crate) enum Quantization {
     Fp8(usize, usize),
     /// MXFP4, for the experts that have scales.
     Mxfp4,
-    /// GPTQ, for the modules that have it.
-    Gptq(GptqPacking),
-    /// AWQ, for the modules that have it.
-    Awq(Option<usize>),
+    /// GPTQ or AWQ, for the modules that have it.
+    Words(Words),
 }
 
 impl Quantization {
@@ -40,11 +40,8 @@ impl Quantization {
                 Storage::Fp8(Fp8Scales { suffix: ".weight_scale_inv", block: Fp8Block::Block(*rows, *cols) })
             }
             Quantization::Mxfp4 if has("_blocks") => Storage::Mxfp4,
-            Quantization::Gptq(packing) if has(".qweight") => Storage::Gptq(*packing),
-            Quantization::Awq(group) if has(".qweight") => Storage::Awq { group: *group },
-            Quantization::Fp8(..) | Quantization::Mxfp4 | Quantization::Gptq(_) | Quantization::Awq(_) => {
-                Storage::Float
-            }
+            Quantization::Words(words) if has(".qweight") => words.storage(&module),
+            Quantization::Fp8(..) | Quantization::Mxfp4 | Quantization::Words(_) => Storage::Float,
         }
     }
 }
@@ -63,8 +60,8 @@ pub(crate) fn read_quantization(keys: &Keys<'_>) -> Result<Option<Quantization>,
             config.ignore(&["modules_to_not_convert", "dequantize"]);
             Quantization::Mxfp4
         }
-        Some("gptq") => gptq(&config)?,
-        Some("awq") => awq(&config)?,
+        Some("gptq") => Quantization::Words(words::gptq(&config)?),
+        Some("awq") => Quantization::Words(words::awq(&config)?),
         _ => {
             let expected = "one of \"compressed-tensors\", \"fp8\", \"mxfp4\", \"gptq\", \"awq\", which are supported";
             return Err(config.invalid("quant_method", expected));
@@ -92,79 +89,6 @@ fn fp8(config: &Keys<'_>) -> Result<Quantization, ConfigError> {
         }
         _ => Err(config.invalid("weight_block_size", expected)),
     }
-}
-
-/// GPTQ, as auto-gptq and gptqmodel write it.
-fn gptq(config: &Keys<'_>) -> Result<Quantization, ConfigError> {
-    let bits = bits(config, "bits")?;
-    let zeros = match config.opt_str("checkpoint_format")?.unwrap_or("gptq") {
-        "gptq" => GptqZeros::MinusOne,
-        "gptq_v2" => GptqZeros::Plain,
-        _ => return Err(config.invalid("checkpoint_format", "\"gptq\" or \"gptq_v2\"")),
-    };
-    must_be(config, "pack_dtype", "int32")?;
-    if config.opt_bool("lm_head")? == Some(true) {
-        return Err(config.invalid("lm_head", "false: a quantised head is not supported yet in this form"));
-    }
-    // How it was found, and what tensors tell (`g_idx`).
-    config.ignore(&[
-        "desc_act",
-        "act_group_aware",
-        "sym",
-        "static_groups",
-        "damp_percent",
-        "damp_auto_increment",
-        "true_sequential",
-        "mse",
-        "model_name_or_path",
-        "model_file_base_name",
-        "quantizer",
-        "meta",
-        "is_marlin_format",
-        "dataset",
-        "tokenizer",
-        "batch_size",
-        "block_name_to_quantize",
-        "cache_block_outputs",
-        "exllama_config",
-        "max_input_length",
-        "model_seqlen",
-        "module_name_preceding_first_block",
-        "modules_in_block_to_quantize",
-        "pad_token_id",
-        "use_cuda_fp16",
-        "use_exllama",
-        "backend",
-        "disable_exllama",
-        "modules_to_not_convert",
-        "hyb_act",
-        "dynamic",
-    ]);
-    if config.opt_object("dynamic")?.is_some_and(|rules| !rules.is_empty()) {
-        return Err(
-            config.invalid("dynamic", "absent or empty: modules with settings of their own are not supported yet")
-        );
-    }
-    Ok(Quantization::Gptq(GptqPacking { bits, group: group(config, "group_size")?, zeros }))
-}
-
-/// AWQ, in the layout called GEMM.
-fn awq(config: &Keys<'_>) -> Result<Quantization, ConfigError> {
-    if bits(config, "bits")? != Bits::Four {
-        return Err(config.invalid("bits", "4"));
-    }
-    for (key, value) in [("version", "gemm"), ("backend", "autoawq")] {
-        let found = config.opt_str(key)?.map(str::to_lowercase);
-        if found.is_some_and(|found| found != value) {
-            return Err(config.invalid(key, format!("\"{value}\", the only one supported yet")));
-        }
-    }
-    if !config.bool_or("zero_point", true)? {
-        return Err(config.invalid("zero_point", "true"));
-    }
-    config.ignore(&["modules_to_not_convert", "do_fuse", "fuse_max_seq_len", "modules_to_fuse", "exllama_config"]);
-    let key = if config.contains("q_group_size") { "q_group_size" } else { "group_size" };
-    Ok(Quantization::Awq(group(config, key)?))
 }
 
 fn bits(config: &Keys<'_>, key: &str) -> Result<Bits, ConfigError> {

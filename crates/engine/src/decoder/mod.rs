@@ -4,6 +4,7 @@
 //! Tensors are named as in the checkpoint; shapes are those of PyTorch (`[out_features, in_features]`).
 
 mod experts;
+mod join;
 mod linear;
 mod mixer;
 mod names;

@@ -157,6 +157,7 @@ pub(crate) fn describe(file: &str, config: &Map<String, Value>, tensors: &dyn Te
             }
             found |= linear.is_quantized();
         }
+        decoder.join_what_cannot_be_cut();
         if !found {
             let method = config.get("quantization_config").and_then(|q| q.get("quant_method"));
             return Err(ConfigError {

@@ -151,7 +151,8 @@ pub(super) struct Ends {
 /// `tie_word_embeddings` the config means `tied`.
 pub(super) fn head(keys: &Keys<'_>, tensors: &dyn Tensors, own: Linear, tied: bool) -> Result<Head, ConfigError> {
     let tied = keys.bool_or("tie_word_embeddings", tied)?;
-    let stored = tensors.has(&own.weight) || tensors.has(&format!("{}.weight_packed", own.module()));
+    let quantized = [".weight_packed", ".qweight"].map(|last| format!("{}{last}", own.module()));
+    let stored = tensors.has(&own.weight) || quantized.iter().any(|name| tensors.has(name));
     Ok(if tied && !stored { Head::Tied } else { Head::Own(own) })
 }
 

@@ -1,10 +1,10 @@
 //! Configurations that are understood, and what is refused by name.
 
 use super::*;
-use rheostat_kernels::{Bits, Zeros};
+use rheostat_kernels::{Bits, GptqZeros, Zeros};
 use serde_json::{Value, json};
 
-use crate::decoder::Packing;
+use crate::decoder::{GptqPacking, Packing};
 
 fn read(quantization: &Value) -> Result<Option<Quantization>, String> {
     let config = json!({ "quantization_config": quantization });
@@ -83,11 +83,46 @@ fn other_forms_are_those_of_the_modules_that_have_their_tensors() {
             Storage::Awq { group: Some(128) },
         ),
         (json!({ "quant_method": "awq", "bits": 4, "q_group_size": -1 }), "m.qweight", Storage::Awq { group: None }),
+        // As gptqmodel and transformers write it now.
+        (
+            json!({
+                "quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": false, "version": "gemm", "format": "gemm",
+                "checkpoint_format": "gemm", "backend": "auto", "desc_act": false, "pack_dtype": "int32", "lm_head": false,
+                "meta": {}, "sym": true,
+            }),
+            "m.qweight",
+            Storage::Awq { group: Some(64) },
+        ),
     ] {
         let quantization = read(&config).unwrap().unwrap();
         let tensors: &'static [&'static str] = Vec::leak(vec![&*String::leak(tensor.to_owned())]);
         assert_eq!(storage(&quantization, "m", tensors), wanted, "{config}");
         assert_eq!(storage(&quantization, "n", tensors), Storage::Float, "{config}");
+    }
+}
+
+#[test]
+fn the_first_rule_for_a_module_counts() {
+    let config = json!({
+        "quant_method": "gptq", "bits": 4, "group_size": 128, "lm_head": true, "format": "gptq", "sym": true,
+        "dynamic": {
+            "-:.*\\.o_proj": {}, "+:.*\\.0\\.mlp": { "bits": 8, "group_size": -1 }, ".*mlp": { "group_size": 64, "desc_act": true },
+            "mlp": { "bits": 8 },
+        },
+    });
+    let quantization = read(&config).unwrap().unwrap();
+    let gptq = |bits, group| Storage::Gptq(GptqPacking { bits, group, zeros: GptqZeros::MinusOne });
+    for (module, wanted) in [
+        ("a.0.o_proj", Storage::Float),
+        ("a.0.q_proj", gptq(Bits::Four, Some(128))),
+        ("a.0.mlp.up", gptq(Bits::Eight, None)),
+        ("a.1.mlp.up", gptq(Bits::Four, Some(64))),
+        // As with Python's `re.match`, names begin with a match.
+        ("o_proj", gptq(Bits::Four, Some(128))),
+    ] {
+        let tensors: &'static [&'static str] = Vec::leak(vec![&*String::leak(format!("{module}.qweight"))]);
+        assert_eq!(storage(&quantization, module, tensors), wanted, "{module}");
+        assert_eq!(storage(&quantization, module, &[]), Storage::Float, "{module}");
     }
 }
 
@@ -162,7 +197,12 @@ fn other_methods_are_refused_by_what_they_ask_for() {
         (json!({ "quant_method": "fp8", "weight_block_size": [128, 48] }), "weight_block_size"),
         (json!({ "quant_method": "gptq", "bits": 3, "group_size": 128 }), "bits"),
         (json!({ "quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin" }), "checkpoint_format"),
-        (json!({ "quant_method": "gptq", "bits": 4, "dynamic": { "-:lm_head": {} } }), "dynamic"),
+        (json!({ "quant_method": "gptq", "bits": 4, "format": "gptq", "checkpoint_format": "gptq_v2" }), "format"),
+        (json!({ "quant_method": "gptq", "bits": 4, "dynamic": { "a": { "bits": 3 } } }), "dynamic.a.bits"),
+        (json!({ "quant_method": "gptq", "bits": 4, "dynamic": { "a": { "adapter": {} } } }), "dynamic.a.adapter"),
+        (json!({ "quant_method": "gptq", "bits": 4, "dynamic": { "-:(?!a)": {} } }), "dynamic.-:(?!a)"),
+        (json!({ "quant_method": "awq", "bits": 4, "dynamic": { "a": { "bits": 8 } } }), "dynamic.a.bits"),
+        (json!({ "quant_method": "awq", "bits": 4, "backend": "llm-awq" }), "backend"),
         (json!({ "quant_method": "gptq", "bits": 4, "unheard_of": 1 }), "unheard_of"),
         (json!({ "quant_method": "awq", "bits": 8 }), "bits"),
         (json!({ "quant_method": "awq", "bits": 4, "version": "gemv" }), "version"),
