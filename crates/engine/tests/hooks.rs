@@ -245,7 +245,8 @@ fn a_hook_may_fail() {
         let mut model = case.load(&hooked());
         let want = read(&mut model, &tokens, tokens.len(), &mut Everything::default());
         let mut hooks = HookSet::new(model.decoder());
-        hooks.try_on("blocks.1.hook_mlp_out", |_, _| Err(Error::Cancelled)).unwrap();
+        let last = model.decoder().blocks.len() - 1;
+        hooks.try_on(&format!("blocks.{last}.hook_mlp_out"), |_, _| Err(Error::Cancelled)).unwrap();
         let mut sequence = model.sequence(tokens.len());
         let input = Input { sequence: &mut sequence, tokens: &tokens, want: Want::All };
         assert!(matches!(model.forward_hooked(&mut [input], &mut hooks), Err(Error::Cancelled)));
