@@ -40,7 +40,7 @@ fn with_states(case: &str) -> Checkpoint {
         }
     });
     model.config("vocab_size", json!(vocab));
-    model.config("eos_token_id", json!(342));
+    model.config("eos_token_id", json!(340));
     model.config("max_position_embeddings", json!(4096));
     model
 }
@@ -74,7 +74,7 @@ fn states_go_on_where_they_stopped() {
         for flags in [&["--temperature=0.9"][..], &["--kv-disk", spool, "--chunk", "300"], &["--speculate=lookup"]] {
             let flags = &[flags, &["--raw"]].concat();
             let whole = generate(&[&[model.dir(), &text, "-n", "24"], &flags[..]].concat());
-            assert!(ids(&whole["prompt_tokens"]).len() > 600);
+            assert!(ids(&whole["prompt_tokens"]).len() > 600 && whole["finish"] == "length", "it ends nowhere else");
             let first = generate(&[&[model.dir(), &text, "-n", "9", "--save-session", file], &flags[..]].concat());
             let both = [model.dir(), "-n", "9", "--load-session", file, "--save-session", file];
             let second = generate(&[&both, &flags[..]].concat());
