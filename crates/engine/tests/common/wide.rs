@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rheostat::Package;
-use rheostat::decoder::{Decoder, Head, Layout, Linear};
+use rheostat::decoder::{Block, Decoder, Head, Layout, Linear};
 use safetensors::Dtype;
 use safetensors::tensor::{SafeTensors, TensorView};
 use serde_json::{Value, json};
@@ -138,7 +138,7 @@ fn tensors(decoder: &Decoder) -> BTreeMap<String, Tensor> {
     if let Some(positions) = &decoder.embed.positions {
         add(&positions.tensor, vec![positions.rows, hidden], 0.0, 0.3);
     }
-    for norm in decoder.blocks.iter().flat_map(|block| block.norms()).chain([&decoder.norm]) {
+    for norm in decoder.blocks.iter().flat_map(Block::norms).chain([&decoder.norm]) {
         let len = norm.width * norm.groups;
         for weight in &norm.weights {
             add(weight, vec![len / norm.weights.len()], 1.0 - norm.offset, 0.2);
