@@ -258,11 +258,7 @@ fn other_states_are_refused() {
             refused(&format!("without {name}"));
             let change = |what: &str, f: fn(&mut NewTensor)| {
                 resealed(&path, &other, |tensors, _| {
-                    tensors.iter_mut().for_each(|(t, _)| {
-                        if t.name == *name {
-                            f(t)
-                        }
-                    })
+                    tensors.iter_mut().filter(|(t, _)| t.name == *name).for_each(|(t, _)| f(t));
                 });
                 refused(&format!("{name} {what}"));
             };

@@ -253,9 +253,9 @@ impl Conversation {
         let shared = self.read.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         let len = shared.min(tokens.len() - 1);
         if std::mem::take(&mut self.goes_on) {
-            session::go_back(&mut sequence, len)
+            session::go_back(&mut sequence, len);
         } else {
-            sequence.truncate(len)
+            sequence.truncate(len);
         }
         sequence
     }
