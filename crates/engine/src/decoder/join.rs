@@ -86,11 +86,11 @@ mod tests {
     use super::super::{Fp8Scales, GptqPacking, Part};
     use super::*;
 
-    /// Queries, keys and values of 24, 8 and 8 rows in one tensor, joined: first row and rows of what is left, and where parts go.
-    fn joined(
-        storage: Storage,
-        change: impl Fn(&mut Vec<Projection>),
-    ) -> Vec<(usize, usize, Vec<(Part, usize, usize)>)> {
+    /// First row and rows of what is left of a tensor, and where its parts come from: first output and how many.
+    type Taken = (usize, usize, Vec<(Part, usize, usize)>);
+
+    /// Queries, keys and values of 24, 8 and 8 rows in one tensor, joined.
+    fn joined(storage: Storage, change: impl Fn(&mut Vec<Projection>)) -> Vec<Taken> {
         let part = |part, first, len| {
             let linear = Linear { storage, ..Linear::new("qkv_proj.weight", 16, len).biased(true).rows(first, 40) };
             Projection::whole(linear, part)
