@@ -94,12 +94,9 @@ pub(crate) struct E8m0;
 /// Integers of [`Bits::Four`](crate::Bits::Four), in groups of so many.
 #[derive(Clone, Copy)]
 pub(crate) struct Int4(pub(crate) usize);
-/// Integers of [`Bits::Eight`](crate::Bits::Eight), in groups of so many.
+/// Integers of [`Bits::Eight`](crate::Bits::Eight), in groups of so many. `SHORT`: their scales have 16 bits or fewer.
 #[derive(Clone, Copy)]
-pub(crate) struct Int8(pub(crate) usize);
-/// The same, whose scales have 16 bits or fewer.
-#[derive(Clone, Copy)]
-pub(crate) struct Int8Short(pub(crate) usize);
+pub(crate) struct Int8<const SHORT: bool>(pub(crate) usize);
 /// Integers of [`Bits::Four`](crate::Bits::Four) and zero points, in groups of so many.
 #[derive(Clone, Copy)]
 pub(crate) struct Affine4(pub(crate) usize);
@@ -133,7 +130,7 @@ pub(crate) unsafe fn load_scales<S: Simd>(s: S, p: *const u8, format: Scales) ->
 // SAFETY (of the blocks below): each passes the caller's promise on to the load of the same width.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument, stated above, covers them all")]
 mod elements {
-    use super::{Affine4, Affine8, Bf16, E2m1, E4m3, E8m0, Element, F16, F32, Int4, Int8, Int8Short, LANES, Simd};
+    use super::{Affine4, Affine8, Bf16, E2m1, E4m3, E8m0, Element, F16, F32, Int4, Int8, LANES, Simd};
 
     impl Element for F32 {
         type Group<S: Simd> = ();
@@ -205,8 +202,8 @@ mod elements {
         }
     }
 
-    impl Element for Int8 {
-        /// The scale, and the offset -128 · scale.
+    impl<const SHORT: bool> Element for Int8<SHORT> {
+        /// The scale, and the offset -128 · scale, or -(128 + what bytes are raised by) · scale.
         type Group<S: Simd> = (S::V, S::V);
         #[inline(always)]
         fn group(self) -> usize {
@@ -219,36 +216,14 @@ mod elements {
         #[inline(always)]
         unsafe fn open<S: Simd>(s: S, scale: *const f32) -> (S::V, S::V) {
             let scale = s.splat(unsafe { scale.read() });
-            (scale, s.mul(scale, s.splat(-128.0)))
+            let raised = if SHORT { S::RAISED } else { 0.0 };
+            (scale, s.mul(scale, s.splat(-(raised + 128.0))))
         }
         #[inline(always)]
         unsafe fn load<S: Simd>(s: S, p: *const u8, (scale, offset): (S::V, S::V)) -> S::V {
-            // The offset is exact, so that (q + 128) · scale - 128 · scale is rounded once.
-            unsafe { s.fma(s.load_u8(p), scale, offset) }
-        }
-    }
-
-    impl Element for Int8Short {
-        /// The scale, and the offset -(128 + what bytes are raised by) · scale.
-        type Group<S: Simd> = (S::V, S::V);
-        #[inline(always)]
-        fn group(self) -> usize {
-            self.0
-        }
-        #[inline(always)]
-        fn bytes(n: usize) -> usize {
-            n
-        }
-        #[inline(always)]
-        unsafe fn open<S: Simd>(s: S, scale: *const f32) -> (S::V, S::V) {
-            let scale = s.splat(unsafe { scale.read() });
-            (scale, s.mul(scale, s.splat(-(S::RAISED + 128.0))))
-        }
-        #[inline(always)]
-        unsafe fn load<S: Simd>(s: S, p: *const u8, (scale, offset): (S::V, S::V)) -> S::V {
-            // 9 bits times the 11 of a scale at most: the offset is exact, and so (q + 128 + raised) · scale + offset is
-            // rounded once.
-            unsafe { s.fma(s.load_raised_u8(p), scale, offset) }
+            // The offset is exact (raised, it has 9 bits times the 11 of a short scale), so that q · scale is rounded once.
+            let q = unsafe { if SHORT { s.load_raised_u8(p) } else { s.load_u8(p) } };
+            s.fma(q, scale, offset)
         }
     }
 

@@ -24,7 +24,7 @@ use panel::{Panel, Widen, panel_stride};
 pub use rows::widen_rows;
 use scales::widen_row_scales;
 
-use crate::element::{Affine4, Affine8, Bf16, E2m1, E4m3, Element, F16, F32, Int4, Int8, Int8Short};
+use crate::element::{Affine4, Affine8, Bf16, E2m1, E4m3, Element, F16, F32, Int4, Int8};
 use crate::exec::{Exec, SCRATCH};
 use crate::format::{Affine, Bits, Float, Format, Order, Scales};
 use crate::input_major::{Awqs, Floats, Gptqs, InputMajor};
@@ -44,7 +44,7 @@ const X_ROWS: usize = 6;
 const PANEL_ROWS: usize = 64;
 /// Bytes of weights that one item of a direct job reads, about.
 const ITEM_BYTES: usize = 512 << 10;
-/// Into how many the last of them are cut up.
+/// Into how many the last items are cut up.
 const FINE: usize = 4;
 /// Rows of x up to which weights that are stored input after input need no panel.
 const INPUT_ROWS: usize = 4;
@@ -173,10 +173,9 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
     let blocks = n.div_ceil(block);
     let cut = |index: usize| {
         let job = &jobs[index];
-        let coarse = rows_per_item(job);
-        // Who is done first waits for the other, so the last items are small.
-        let fine = if index + 1 == jobs.len() && route(job) == Route::Direct { exec.threads() } else { 0 };
-        Cut::new(job.weight.rows(), coarse, fine)
+        // Who is done first waits for the others, so the last items are small.
+        let cut_up = if index + 1 == jobs.len() && route(job) == Route::Direct { exec.threads() } else { 0 };
+        Cut::new(job.weight.rows(), rows_per_item(job), cut_up)
     };
     let strips: usize = (0..jobs.len()).map(|index| cut(index).count()).sum();
     let isa = exec.isa();
@@ -213,8 +212,8 @@ struct Cut {
 impl Cut {
     /// `rows` in items of `coarse`, of which the last `cut_up` are cut up again.
     fn new(rows: usize, coarse: usize, cut_up: usize) -> Cut {
-        let fine = (coarse / FINE).next_multiple_of(8).min(coarse);
-        Cut { rows, coarse, many: (rows / coarse).saturating_sub(cut_up), fine: if cut_up > 0 { fine } else { coarse } }
+        let fine = if cut_up > 0 { (coarse / FINE).next_multiple_of(8).min(coarse) } else { coarse };
+        Cut { rows, coarse, many: (rows / coarse).saturating_sub(cut_up), fine }
     }
 
     fn count(&self) -> usize {
@@ -275,8 +274,10 @@ fn run_format<A: Arithmetic>(isa: Isa, strip: Strip<'_>, scratch: &mut [f32]) {
         Format::F16 => run::<A, _>(isa, strip, F16, scratch),
         Format::Packed(packed) => match packed.bits {
             Bits::Four => run::<A, _>(isa, strip, Int4(packed.group), scratch),
-            Bits::Eight if packed.scales == Scales::F32 => run::<A, _>(isa, strip, Int8(packed.group), scratch),
-            Bits::Eight => run::<A, _>(isa, strip, Int8Short(packed.group), scratch),
+            Bits::Eight if packed.scales == Scales::F32 => {
+                run::<A, _>(isa, strip, Int8::<false>(packed.group), scratch);
+            }
+            Bits::Eight => run::<A, _>(isa, strip, Int8::<true>(packed.group), scratch),
         },
         Format::Fp8(fp8) => run::<A, _>(isa, strip, E4m3(fp8.block_cols), scratch),
         Format::Mxfp4 => run::<A, _>(isa, strip, E2m1, scratch),
@@ -319,7 +320,7 @@ fn run_affine<A: Arithmetic>(isa: Isa, strip: Strip<'_>, affine: Affine, scratch
             isa.run(WidenOrdered { strip, panel: to, stride, types: PhantomData::<(A, Int4)> });
         }
         (Order::Stored, Bits::Eight) => {
-            isa.run(WidenOrdered { strip, panel: to, stride, types: PhantomData::<(A, Int8)> });
+            isa.run(WidenOrdered { strip, panel: to, stride, types: PhantomData::<(A, Int8<false>)> });
         }
     }
     isa.run(Panel { strip, panel, stride, arithmetic });

@@ -52,7 +52,7 @@ fn widen<'a>(isa: Isa, strip: &Strip<'_>, scratch: &'a mut [f32]) -> &'a [f32] {
         Format::F16 => rows_of(isa, strip, F16, scratch),
         Format::Packed(packed) => match packed.bits {
             Bits::Four => rows_of(isa, strip, Int4(packed.group), scratch),
-            Bits::Eight => rows_of(isa, strip, Int8(packed.group), scratch),
+            Bits::Eight => rows_of(isa, strip, Int8::<false>(packed.group), scratch),
         },
         Format::Fp8(fp8) => rows_of(isa, strip, E4m3(fp8.block_cols), scratch),
         Format::Mxfp4 => rows_of(isa, strip, E2m1, scratch),
@@ -62,7 +62,7 @@ fn widen<'a>(isa: Isa, strip: &Strip<'_>, scratch: &'a mut [f32]) -> &'a [f32] {
         },
         Format::Affine(Affine { packed, order: Order::Stored, .. }) => match packed.bits {
             Bits::Four => ordered_of::<Int4>(isa, strip, scratch),
-            Bits::Eight => ordered_of::<Int8>(isa, strip, scratch),
+            Bits::Eight => ordered_of::<Int8<false>>(isa, strip, scratch),
         },
         Format::Transposed(float) => match float {
             Float::F32 => inputs_of(isa, strip, Floats::new(&weight, F32), scratch),

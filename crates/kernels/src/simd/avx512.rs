@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{E2M1, Op, Simd};
+use super::{E2M1, LANES, Op, Simd};
 
 /// Proof that the CPU has AVX-512 F, BW, DQ and VL and, with `BF16`, also BF16, VBMI and VNNI. Made only by [`run`] and
 /// [`run_bf16`].
@@ -17,28 +17,9 @@ impl<const BF16: bool> Avx512<BF16> {
     /// The CPU has what the type says.
     #[inline(always)]
     unsafe fn new() -> Avx512<BF16> {
-        let lane = |l: i32| l << 8;
-        // SAFETY: the caller vouches for the features.
-        let raise = unsafe {
-            _mm512_setr_epi32(
-                lane(0),
-                lane(1),
-                lane(2),
-                lane(3),
-                lane(4),
-                lane(5),
-                lane(6),
-                lane(7),
-                lane(8),
-                lane(9),
-                lane(10),
-                lane(11),
-                lane(12),
-                lane(13),
-                lane(14),
-                lane(15),
-            )
-        };
+        let bytes: [i32; LANES] = std::array::from_fn(|l| (l as i32) << 8);
+        // SAFETY: the caller vouches for the features; an array of 64 bytes.
+        let raise = unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) };
         // A compiler that sees these numbers takes two instructions in place of the one shuffle that they are for.
         Avx512 { raise: std::hint::black_box(raise) }
     }
