@@ -6,11 +6,15 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::buffer::Buffer;
+use crate::cache::l2_bytes;
 use crate::pool::Pool;
 use crate::simd::Isa;
 
 /// f32 elements in each thread's scratch buffer: 1 MiB, for a panel of weights and the scales that belong to it.
 pub(crate) const SCRATCH: usize = 1 << 18;
+
+/// Bytes of a panel, at most, which leaves room for scales in the scratch buffer.
+const MOST_PANEL: usize = SCRATCH * size_of::<f32>() / 4 * 3;
 
 /// Elements that one item of [`Exec::for_rows`] takes, about.
 const ROWS_ITEM: usize = 1 << 14;
@@ -23,6 +27,7 @@ pub struct Exec {
     isa: Isa,
     pool: Pool,
     scratch: Vec<Mutex<Buffer>>,
+    panel: usize,
 }
 
 impl Exec {
@@ -32,7 +37,7 @@ impl Exec {
     /// When the system refuses to start a thread.
     pub fn new(isa: Isa, threads: NonZeroUsize) -> std::io::Result<Exec> {
         let scratch = (0..threads.get()).map(|_| Mutex::new(Buffer::new(SCRATCH))).collect();
-        Ok(Exec { isa, pool: Pool::new(threads)?, scratch })
+        Ok(Exec { isa, pool: Pool::new(threads)?, scratch, panel: (l2_bytes() / 2).min(MOST_PANEL) })
     }
 
     /// The instruction set in use.
@@ -45,6 +50,11 @@ impl Exec {
     #[must_use]
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// Bytes of widened weights that go well into a core's own cache, beside what they are multiplied with.
+    pub(crate) fn panel_bytes(&self) -> usize {
+        self.panel
     }
 
     /// Bytes of memory that a context of `threads` threads takes.

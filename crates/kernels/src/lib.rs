@@ -34,6 +34,7 @@
 mod activation;
 mod attention;
 mod buffer;
+mod cache;
 mod carried;
 mod conv;
 mod delta;

@@ -4,7 +4,7 @@ use crate::elementwise::{TimesSilu, Zip};
 use crate::exec::Exec;
 use crate::matrix::{F32, StoredRows};
 use crate::simd::{LANES, Op, Simd};
-use crate::tile::{self, InF32};
+use crate::tile::{self, InF32, Nothing};
 
 /// What a norm divides by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -245,7 +245,7 @@ unsafe fn sum_of_squares<S: Simd>(s: S, x: *const f32, n: usize) -> f32 {
     // SAFETY: the caller vouches for `n` elements of the only row.
     unsafe {
         let row = StoredRows::plain(x.cast(), 0);
-        let acc = tile::accumulate::<S, InF32, F32, 1, 1>(s, F32, x.cast(), 0, row, n, [[s.zero()]]);
+        let acc = tile::accumulate::<S, InF32, F32, 1, 1>(s, F32, x.cast(), 0, row, n, [[s.zero()]], Nothing);
         s.sum(acc[0][0])
     }
 }

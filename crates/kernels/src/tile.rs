@@ -8,7 +8,7 @@
 
 use crate::element::Element;
 use crate::matrix::StoredRows;
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, prefetch};
 
 /// In which numbers products are computed.
 pub(crate) trait Arithmetic: Copy {
@@ -179,9 +179,42 @@ mod arithmetics {
     }
 }
 
+/// What is wanted soon, and can be asked for in passing.
+pub(crate) trait Ahead {
+    /// Asks for a part of it: called once in four steps.
+    fn ask(&mut self);
+}
+
+/// Nothing.
+pub(crate) struct Nothing;
+
+impl Ahead for Nothing {
+    #[inline(always)]
+    fn ask(&mut self) {}
+}
+
+/// Memory from `next` on, [`Stretch::STEP`] bytes at a time.
+pub(crate) struct Stretch {
+    pub(crate) next: *const u8,
+}
+
+impl Stretch {
+    /// Half of the bytes that a row of x has in four steps.
+    pub(crate) const STEP: usize = 128;
+}
+
+impl Ahead for Stretch {
+    #[inline(always)]
+    fn ask(&mut self) {
+        prefetch(self.next);
+        prefetch(self.next.wrapping_add(64));
+        self.next = self.next.wrapping_add(Stretch::STEP);
+    }
+}
+
 /// The tile's accumulators `acc` with the products of elements `0..len` added to their lanes.
 ///
-/// `len` is a multiple of [`Arithmetic::STEP`] unless the tile ends the dot products.
+/// `len` is a multiple of [`Arithmetic::STEP`] unless the tile ends the dot products. Meanwhile `ahead` is asked for.
 ///
 /// # Safety
 /// For every `r < R`, `x + r * x_stride` (in bytes) is valid for reading `len` elements of `x`, and the `C` rows of
@@ -196,6 +229,7 @@ pub(crate) unsafe fn accumulate<S: Simd, A: Arithmetic, W: Element, const R: usi
     w: StoredRows<'_>,
     len: usize,
     acc: [[S::V; C]; R],
+    mut ahead: impl Ahead,
 ) -> [[S::V; C]; R] {
     let mut a = acc;
     if R == 1 {
@@ -218,6 +252,7 @@ pub(crate) unsafe fn accumulate<S: Simd, A: Arithmetic, W: Element, const R: usi
         let whole = end - (end - k) % A::STEP;
         // Four steps a round leave the ports to the multiply-adds rather than to the loop.
         while k + 4 * A::STEP <= whole {
+            ahead.ask();
             for _ in 0..4 {
                 // SAFETY: `k + STEP <= len`, within what the caller vouches for.
                 unsafe { add_step::<S, A, W, R, C>(s, x, x_stride, w, k, &groups, &mut a) };
@@ -331,16 +366,28 @@ pub(crate) fn store_widened<S: Simd, A: Arithmetic, W: Element>(
 #[inline(always)]
 pub(crate) fn finish<S: Simd, const R: usize, const C: usize>(s: S, acc: &[[S::V; C]; R]) -> [[f32; C]; R] {
     let mut sums = [[0.0; C]; R];
-    for r in 0..R {
-        if C.is_multiple_of(4) {
-            for c in (0..C).step_by(4) {
-                sums[r][c..c + 4].copy_from_slice(&s.sum4([acc[r][c], acc[r][c + 1], acc[r][c + 2], acc[r][c + 3]]));
-            }
-        } else {
-            for c in 0..C {
-                sums[r][c] = s.sum(acc[r][c]);
-            }
-        }
+    let (from, to) = (acc.as_flattened(), sums.as_flattened_mut());
+    let mut i = 0;
+    // The more of them at once, the fewer instructions for each.
+    while i + LANES <= R * C {
+        let mut v = [s.zero(); LANES];
+        v.copy_from_slice(&from[i..i + LANES]);
+        to[i..i + LANES].copy_from_slice(&s.sum16(v));
+        i += LANES;
+    }
+    if i + 8 <= R * C {
+        let mut v = [s.zero(); 8];
+        v.copy_from_slice(&from[i..i + 8]);
+        to[i..i + 8].copy_from_slice(&s.sum8(v));
+        i += 8;
+    }
+    if i + 4 <= R * C {
+        to[i..i + 4].copy_from_slice(&s.sum4([from[i], from[i + 1], from[i + 2], from[i + 3]]));
+        i += 4;
+    }
+    while i < R * C {
+        to[i] = s.sum(from[i]);
+        i += 1;
     }
     sums
 }

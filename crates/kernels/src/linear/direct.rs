@@ -6,7 +6,7 @@ use super::Strip;
 use crate::element::Element;
 use crate::integers::{self, Groups, Integers};
 use crate::simd::{Op, Simd};
-use crate::tile::{self, Arithmetic};
+use crate::tile::{self, Arithmetic, Nothing};
 
 /// All rows of x against the strip's weights.
 pub(super) struct Direct<'a, A: Arithmetic, W: Element> {
@@ -150,8 +150,9 @@ impl Strip<'_> {
         let x = self.x_rows(r, R);
         let cols = self.job.weight.cols();
         // SAFETY: `w` and `x` are `C` and `R` whole rows.
-        let acc =
-            unsafe { tile::accumulate::<S, A, W, R, C>(s, element, x, self.x.stride, w, cols, [[s.zero(); C]; R]) };
+        let acc = unsafe {
+            tile::accumulate::<S, A, W, R, C>(s, element, x, self.x.stride, w, cols, [[s.zero(); C]; R], Nothing)
+        };
         self.put(s, r, o, step, &acc);
     }
 }

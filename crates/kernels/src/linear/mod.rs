@@ -35,13 +35,11 @@ use crate::simd::{Isa, LANES, Simd};
 use crate::tile::{self, Arithmetic, InBf16, InF32};
 
 /// Bytes of rows of x that all panels go over before the next rows are taken: few enough to stay in a shared cache.
-const X_BLOCK: usize = 4 << 20;
-/// Bytes of a panel, at most: half of a usual L2 cache.
-const PANEL_BYTES: usize = 512 << 10;
+const X_BLOCK: usize = 8 << 20;
 /// Rows of x that a register tile takes, at most.
 const X_ROWS: usize = 6;
 /// Weight rows in a panel, at most.
-const PANEL_ROWS: usize = 64;
+const PANEL_ROWS: usize = 128;
 /// Bytes of weights that one item of a direct job reads, about.
 const ITEM_BYTES: usize = 512 << 10;
 /// Into how many the last items are cut up.
@@ -244,7 +242,7 @@ fn rows_per_item(exec: &Exec, mode: Rows<'_>, n: usize, route: Route, weight: &M
                 Rows::Bf16(_) => panel_stride::<InBf16>(cols),
                 Rows::Int8(_) => unreachable!("products in integers know no panel"),
             };
-            let fit = PANEL_BYTES / (row * size_of::<f32>()).max(1);
+            let fit = exec.panel_bytes() / (row * size_of::<f32>()).max(1);
             let count = rows.div_ceil(exec.threads() * 4).next_multiple_of(4).min(PANEL_ROWS).min(fit - fit % 4).max(4);
             // Without a panel these have no other way.
             if format.has_direct_rows() { count } else { count.min(SCRATCH / (row + format.scratch_of_row(cols))) }

@@ -6,7 +6,7 @@ use super::{PANEL_ROWS, Strip, X_ROWS};
 use crate::element::{Bf16, Element, F32};
 use crate::matrix::StoredRows;
 use crate::simd::{Op, Simd};
-use crate::tile::{self, Arithmetic, store_widened};
+use crate::tile::{self, Ahead, Arithmetic, Nothing, Stretch, store_widened};
 
 /// Bytes of a row of x that a register tile takes before it moves on, at most, so that the rows of x stay near.
 const K_BLOCK: usize = 4 << 10;
@@ -105,7 +105,15 @@ impl Strip<'_> {
         let mut k = 0;
         while k < cols {
             let len = (cols - k).min(block);
+            // What comes after this block: the next of these rows, or the first of the next ones, as far as there are any.
+            let (next, next_rows) = match k + len < cols {
+                true => (x.wrapping_add((k + len) * A::X_BYTES), R),
+                false => (x.wrapping_add(R * self.x.stride), R.min(self.x_rows.end - r - R)),
+            };
             for t in 0..tiles {
+                // Half a row of it in each tile.
+                let half = len * A::X_BYTES / 2 * (t % 2);
+                let ahead = if t / 2 < next_rows { next.wrapping_add(t / 2 * self.x.stride + half) } else { x };
                 // SAFETY: `R * C` accumulators from `t * R * C` on, by the check above; arrays of arrays lie
                 // without gaps.
                 let own = unsafe { &mut *parked.as_mut_ptr().add(t * R * C).cast::<[[S::V; C]; R]>() };
@@ -121,7 +129,8 @@ impl Strip<'_> {
                 // SAFETY: `x` holds `R` rows of `cols`; the panel holds `count` rows of `cols`; `k + len <= cols`.
                 let acc = unsafe {
                     let w = panel.add(t * C * stride + k * A::X_BYTES);
-                    panel_tile::<S, A, R, C>(s, x.add(k * A::X_BYTES), self.x.stride, w, stride, len, acc)
+                    let x = x.add(k * A::X_BYTES);
+                    panel_tile::<S, A, R, C>(s, x, self.x.stride, w, stride, len, acc, Stretch { next: ahead })
                 };
                 if k + len == cols {
                     self.put(s, r, self.first + t * C, 1, &acc);
@@ -138,7 +147,8 @@ impl Strip<'_> {
         for i in tiles * C..count {
             // SAFETY: as above, one whole row of the panel.
             let acc = unsafe {
-                panel_tile::<S, A, R, 1>(s, x, self.x.stride, panel.add(i * stride), stride, cols, [[s.zero()]; R])
+                let acc = [[s.zero()]; R];
+                panel_tile::<S, A, R, 1>(s, x, self.x.stride, panel.add(i * stride), stride, cols, acc, Nothing)
             };
             self.put(s, r, self.first + i, 1, &acc);
         }
@@ -160,14 +170,15 @@ unsafe fn panel_tile<S: Simd, A: Arithmetic, const R: usize, const C: usize>(
     stride: usize,
     len: usize,
     acc: [[S::V; C]; R],
+    ahead: impl Ahead,
 ) -> [[S::V; C]; R] {
     let w = StoredRows::plain(w, stride);
     // SAFETY: the caller's promise.
     unsafe {
         if A::X_BYTES == 2 {
-            tile::accumulate::<S, A, Bf16, R, C>(s, Bf16, x, x_stride, w, len, acc)
+            tile::accumulate::<S, A, Bf16, R, C>(s, Bf16, x, x_stride, w, len, acc, ahead)
         } else {
-            tile::accumulate::<S, A, F32, R, C>(s, F32, x, x_stride, w, len, acc)
+            tile::accumulate::<S, A, F32, R, C>(s, F32, x, x_stride, w, len, acc, ahead)
         }
     }
 }

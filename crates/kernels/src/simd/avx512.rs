@@ -10,6 +10,8 @@ use super::{E2M1, LANES, Op, Simd};
 pub(super) struct Avx512<const BF16: bool> {
     /// For each byte of a lane of 32 bits the byte of the 16 that goes there, as [`Simd::load_raised_u8`] has them.
     raise: __m512i,
+    /// What [`pair`] takes for halves of 8, 4, 2 and 1 lanes.
+    pairs: [__m512i; 4],
 }
 
 impl<const BF16: bool> Avx512<BF16> {
@@ -20,8 +22,15 @@ impl<const BF16: bool> Avx512<BF16> {
         let bytes: [i32; LANES] = std::array::from_fn(|l| (l as i32) << 8);
         // SAFETY: the caller vouches for the features; an array of 64 bytes.
         let raise = unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) };
+        let pairs = [8, 4, 2, 1].map(|width| {
+            // Of two vectors' lanes, the second's after the first's.
+            let lanes: [usize; LANES] = std::array::from_fn(|l| (l ^ width) + if l & width == 0 { 0 } else { LANES });
+            let lanes = lanes.map(|l| l as i32);
+            // SAFETY: as above.
+            unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
+        });
         // A compiler that sees these numbers takes two instructions in place of the one shuffle that they are for.
-        Avx512 { raise: std::hint::black_box(raise) }
+        std::hint::black_box(Avx512 { raise, pairs })
     }
 }
 
@@ -314,6 +323,44 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { super::avx2::sum4_folded([fold256(a), fold256(b), fold256(c), fold256(d)]) }
     }
     #[inline(always)]
+    fn sum8(self, v: [__m512; 8]) -> [f32; 8] {
+        let [by8, by4, by2, _] = self.pairs;
+        let mut sums = [0.0; 8];
+        unsafe {
+            let mut s = [_mm512_setzero_ps(); 4];
+            for i in 0..4 {
+                s[i] = pair::<0xff00>(v[i], v[i + 4], by8);
+            }
+            for i in 0..2 {
+                s[i] = pair::<0xf0f0>(s[i], s[i + 2], by4);
+            }
+            let sum = pair::<0xcccc>(s[0], s[1], by2);
+            // Every sum in two lanes.
+            let sum = _mm512_add_ps(sum, _mm512_permute_ps::<0b10_11_00_01>(sum));
+            _mm256_storeu_ps(sums.as_mut_ptr(), _mm512_castps512_ps256(_mm512_maskz_compress_ps(0x5555, sum)));
+        }
+        sums
+    }
+    #[inline(always)]
+    fn sum16(self, v: [__m512; LANES]) -> [f32; LANES] {
+        let [by8, by4, by2, by1] = self.pairs;
+        let mut sums = [0.0; LANES];
+        unsafe {
+            let mut s = [_mm512_setzero_ps(); 8];
+            for i in 0..8 {
+                s[i] = pair::<0xff00>(v[i], v[i + 8], by8);
+            }
+            for i in 0..4 {
+                s[i] = pair::<0xf0f0>(s[i], s[i + 4], by4);
+            }
+            for i in 0..2 {
+                s[i] = pair::<0xcccc>(s[i], s[i + 2], by2);
+            }
+            _mm512_storeu_ps(sums.as_mut_ptr(), pair::<0xaaaa>(s[0], s[1], by1));
+        }
+        sums
+    }
+    #[inline(always)]
     unsafe fn load_first(self, p: *const f32, n: usize) -> __m512 {
         unsafe { _mm512_maskz_loadu_ps(first(n), p) }
     }
@@ -339,6 +386,20 @@ unsafe fn flush(v: __m512) -> __m512 {
     unsafe {
         let small = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(_mm512_abs_ps(v), _mm512_set1_ps(f32::MIN_POSITIVE));
         _mm512_mask_and_ps(v, small, v, _mm512_set1_ps(-0.0))
+    }
+}
+
+/// One level of the tree of [`Simd::sum`] for two vectors at once: the lanes of `UPPER`, which are those with the bit of the
+/// level's width, are the second's. `by` exchanges the halves.
+///
+/// # Safety
+/// The CPU has AVX-512 F.
+#[inline(always)]
+unsafe fn pair<const UPPER: u16>(first: __m512, second: __m512, by: __m512i) -> __m512 {
+    // SAFETY: the caller vouches for the features.
+    unsafe {
+        let own = _mm512_mask_blend_ps(UPPER, first, second);
+        _mm512_add_ps(own, _mm512_permutex2var_ps(first, by, second))
     }
 }
 

@@ -321,6 +321,25 @@ pub(crate) trait Simd: Copy {
         [self.sum(v[0]), self.sum(v[1]), self.sum(v[2]), self.sum(v[3])]
     }
 
+    /// [`Simd::sum`] of eight vectors, with the same tree.
+    #[inline(always)]
+    fn sum8(self, [a, b, c, d, e, f, g, h]: [Self::V; 8]) -> [f32; 8] {
+        let mut sums = [0.0; 8];
+        sums[..4].copy_from_slice(&self.sum4([a, b, c, d]));
+        sums[4..].copy_from_slice(&self.sum4([e, f, g, h]));
+        sums
+    }
+
+    /// [`Simd::sum`] of sixteen vectors, with the same tree.
+    #[inline(always)]
+    fn sum16(self, v: [Self::V; LANES]) -> [f32; LANES] {
+        let mut sums = [0.0; LANES];
+        for i in (0..LANES).step_by(8) {
+            sums[i..i + 8].copy_from_slice(&self.sum8(std::array::from_fn(|j| v[i + j])));
+        }
+        sums
+    }
+
     /// Reads the first `n` of 16 f32; the other lanes are zero.
     ///
     /// # Safety
