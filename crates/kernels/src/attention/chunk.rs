@@ -117,7 +117,13 @@ impl<'a> Chunk<'a> {
         let mut stats = [(0.0f32, 0.0f32); QUERIES];
         for i in 0..self.n {
             if seen[i].0 < seen[i].1 {
-                let row = &mut self.scores[i * KV_BLOCK..(i + 1) * KV_BLOCK];
+                // The vectors of what it sees; the rest would add zeros.
+                let row = i * KV_BLOCK..(i + 1) * KV_BLOCK;
+                let (first, end) = (seen[i].0 / LANES * LANES, seen[i].1.next_multiple_of(LANES));
+                let row = &mut self.scores[row][..end];
+                row[first..seen[i].0].fill(f32::NEG_INFINITY);
+                row[seen[i].1..].fill(f32::NEG_INFINITY);
+                let row = &mut row[first..];
                 // Capped scores are ready; times 1 they stay as they are.
                 let scale = match self.softcap {
                     None => self.scale,
@@ -126,8 +132,6 @@ impl<'a> Chunk<'a> {
                         1.0
                     }
                 };
-                row[..seen[i].0].fill(f32::NEG_INFINITY);
-                row[seen[i].1..].fill(f32::NEG_INFINITY);
                 stats[i] = softmax_block(s, row, scale);
             }
         }
@@ -422,13 +426,13 @@ pub(super) fn scalar_exp<S: Simd>(s: S, x: f32) -> f32 {
 /// Turns a block's raw dot products into `e^(score − max)`; returns `(max, Σ)`.
 #[inline(always)]
 fn softmax_block<S: Simd>(s: S, row: &mut [f32], scale: f32) -> (f32, f32) {
-    assert_eq!(row.len(), KV_BLOCK);
+    assert!(row.len().is_multiple_of(LANES), "whole vectors");
     let p = row.as_mut_ptr();
-    // SAFETY: `row` holds KV_BLOCK elements, a multiple of 16.
+    // SAFETY: `row` holds whole vectors.
     unsafe {
         let scale = s.splat(scale);
         let mut max = s.splat(f32::NEG_INFINITY);
-        for k in (0..KV_BLOCK).step_by(LANES) {
+        for k in (0..row.len()).step_by(LANES) {
             let v = s.mul(s.load(p.add(k)), scale);
             s.store(p.add(k), v);
             max = s.max(max, v);
@@ -436,7 +440,7 @@ fn softmax_block<S: Simd>(s: S, row: &mut [f32], scale: f32) -> (f32, f32) {
         let max = s.max_lane(max);
         let top = s.splat(max);
         let mut sum = s.zero();
-        for k in (0..KV_BLOCK).step_by(LANES) {
+        for k in (0..row.len()).step_by(LANES) {
             let e = math::exp(s, s.sub(s.load(p.add(k)), top));
             s.store(p.add(k), e);
             sum = s.add(sum, e);
@@ -448,11 +452,11 @@ fn softmax_block<S: Simd>(s: S, row: &mut [f32], scale: f32) -> (f32, f32) {
 /// Turns a block's raw dot products into capped scores.
 #[inline(always)]
 fn cap_scores<S: Simd>(s: S, row: &mut [f32], scale: f32, cap: f32) {
-    assert_eq!(row.len(), KV_BLOCK);
+    assert!(row.len().is_multiple_of(LANES), "whole vectors");
     let p = row.as_mut_ptr();
     let (scale, cap) = (s.splat(scale), s.splat(cap));
-    for k in (0..KV_BLOCK).step_by(LANES) {
-        // SAFETY: `row` holds KV_BLOCK elements, a multiple of 16.
+    for k in (0..row.len()).step_by(LANES) {
+        // SAFETY: `row` holds whole vectors.
         unsafe { s.store(p.add(k), math::soft_cap(s, s.mul(s.load(p.add(k)), scale), cap)) }
     }
 }
