@@ -77,8 +77,13 @@ impl Sampler {
     /// # Errors
     /// When the logits are not finite numbers.
     pub fn next(&mut self, sampling: &Sampling, logits: &[f32], text: &[u32]) -> Result<u32, Error> {
-        if !logits.iter().all(|l| l.is_finite()) {
+        // Some at a time without a branch: a vocabulary is long.
+        let finite = |some: &[f32]| some.iter().fold(true, |all, l| all & l.is_finite());
+        if !logits.chunks(SOME).all(finite) {
             return Err(Error::NotFinite);
+        }
+        if sampling.temperature == 0.0 && sampling.repetition_penalty == 1.0 {
+            return Ok(argmax(logits));
         }
         self.scores.clear();
         self.scores.extend_from_slice(logits);
@@ -87,7 +92,7 @@ impl Sampler {
             return Ok(argmax(&self.scores));
         }
         // In f64 and from the largest down, so that no temperature is too small: 0 is then the largest.
-        let max = self.scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let max = largest(&self.scores);
         for score in &mut self.scores {
             *score = (f64::from(*score - max) / sampling.temperature) as f32;
         }
@@ -160,15 +165,29 @@ impl Sampler {
     }
 }
 
-/// The lowest index of the largest value.
-fn argmax(values: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, v) in values.iter().enumerate() {
-        if *v > values[best] {
-            best = i;
+/// Scores that are looked at together.
+const SOME: usize = 256;
+
+/// The largest of finite values.
+fn largest(values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (some, rest) = values.as_chunks::<16>();
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for some in some {
+        for (lane, value) in lanes.iter_mut().zip(some) {
+            *lane = larger(*lane, *value);
         }
     }
-    best as u32
+    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
+}
+
+/// The lowest index of the largest of finite values.
+fn argmax(values: &[f32]) -> u32 {
+    let top = largest(values);
+    let has_it = |some: &[f32]| some.iter().fold(false, |found, v| found | (*v == top));
+    let before = values.chunks(SOME).take_while(|some| !has_it(some)).count() * SOME;
+    let within = values[before.min(values.len())..].iter().position(|v| *v == top);
+    (before + within.unwrap_or(0)) as u32
 }
 
 /// A number in [0, 1) that depends on `seed` and `position` alone: SplitMix64's finaliser
@@ -219,6 +238,19 @@ mod tests {
     #[test]
     fn greedy_takes_the_first_of_the_likeliest() {
         assert_eq!(sampler(Sampling::default()).next(&LOGITS, &[]).unwrap(), 1);
+        // Rows of many lengths, with the likeliest in many places.
+        for len in [1, 15, 16, 17, 255, 256, 257, 1000] {
+            for first in [0, 1, 14, 15, 16, 254, 255, 256, 700, 999].into_iter().filter(|first| *first < len) {
+                let mut logits: Vec<f32> = (0..len).map(|i| -1.0 - (i % 7) as f32).collect();
+                logits[first] = -0.5;
+                logits[len - 1] = -0.5;
+                assert_eq!(sampler(Sampling::default()).next(&logits, &[]).unwrap(), first as u32, "of {len}");
+                for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    logits[first] = bad;
+                    assert!(sampler(Sampling::default()).next(&logits, &[]).is_err(), "{bad} at {first} of {len}");
+                }
+            }
+        }
     }
 
     #[test]
