@@ -1,29 +1,21 @@
 //! Matrices that are stored input after input, as kernels read them: sixteen outputs of one input at a time.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use crate::element::{Element, load_scales};
 use crate::format::{Awq, Bits, Gptq, GptqZeros, Order, Scales};
 use crate::matrix::Matrix;
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, prefetch};
 
 /// A format as a type. Outputs are read from multiples of eight on; where fewer than sixteen are left, the other lanes
 /// have no meaning.
 pub(crate) trait InputMajor: Copy + Sync {
-    /// What inputs of a group have in common.
-    type Group<S: Simd>: Copy;
+    /// Writes the weights of `to.len()` inputs from `k` on, a multiple of sixteen, for the outputs from `o` on, input by input.
+    fn widen<S: Simd>(self, s: S, k: usize, o: usize, to: &mut [[f32; LANES]]);
 
-    /// The group of input `k`.
-    fn group(self, k: usize) -> usize;
-
-    /// Group `g` of the outputs from `o` on.
-    fn open<S: Simd>(self, s: S, g: usize, o: usize) -> Self::Group<S>;
-
-    /// The weights of input `k`, which is in `group`, for the outputs from `o` on.
-    fn load<S: Simd>(self, s: S, k: usize, o: usize, group: Self::Group<S>) -> S::V;
-
-    /// Where the weights of input `k` for the outputs from `o` on lie, or would if there were such an input.
-    fn place(self, k: usize, o: usize) -> *const u8;
+    /// Says that the weights of `inputs` for the outputs from `o` on, if there are such inputs, are soon read.
+    fn ask(self, inputs: Range<usize>, o: usize);
 }
 
 /// Floating-point numbers.
@@ -94,27 +86,31 @@ impl<'a, W: Element> Floats<'a, W> {
     }
 }
 
-impl<W: Element> InputMajor for Floats<'_, W> {
-    type Group<S: Simd> = W::Group<S>;
+impl<W: Element> Floats<'_, W> {
+    /// Where input `k` of the outputs from `o` on is.
+    #[inline(always)]
+    fn at(&self, k: usize, o: usize) -> usize {
+        W::bytes(LANES) / LANES * (k * self.rows + o)
+    }
+}
 
+impl<W: Element> InputMajor for Floats<'_, W> {
     #[inline(always)]
-    fn group(self, _k: usize) -> usize {
-        0
+    fn widen<S: Simd>(self, s: S, k: usize, o: usize, to: &mut [[f32; LANES]]) {
+        for (i, to) in to.iter_mut().enumerate() {
+            let mut spare = Spare::uninit();
+            // SAFETY: such elements have no scales; a window of 16 of them, and an array of as many.
+            unsafe {
+                let elements = window(self.elements, self.at(k + i, o), W::bytes(LANES), &mut spare);
+                s.store(to.as_mut_ptr(), W::load(s, elements, W::open(s, std::ptr::null())));
+            }
+        }
     }
     #[inline(always)]
-    fn open<S: Simd>(self, s: S, _g: usize, _o: usize) -> W::Group<S> {
-        // SAFETY: such elements have no scales.
-        unsafe { W::open(s, std::ptr::null()) }
-    }
-    #[inline(always)]
-    fn load<S: Simd>(self, s: S, k: usize, o: usize, group: W::Group<S>) -> S::V {
-        let (at, mut spare) = (W::bytes(LANES) / LANES * (k * self.rows + o), Spare::uninit());
-        // SAFETY: a window of 16 elements.
-        unsafe { W::load(s, window(self.elements, at, W::bytes(LANES), &mut spare), group) }
-    }
-    #[inline(always)]
-    fn place(self, k: usize, o: usize) -> *const u8 {
-        self.elements.as_ptr().wrapping_add(W::bytes(LANES) / LANES * (k * self.rows + o))
+    fn ask(self, inputs: Range<usize>, o: usize) {
+        for k in inputs {
+            prefetch(self.elements.as_ptr().wrapping_add(self.at(k, o)));
+        }
     }
 }
 
@@ -179,36 +175,94 @@ impl<'a> Gptqs<'a> {
     }
 }
 
-impl InputMajor for Gptqs<'_> {
-    /// The scales and the zero points.
-    type Group<S: Simd> = (S::V, S::V);
-
+impl Gptqs<'_> {
+    /// The scales and the zero points of group `g`.
     #[inline(always)]
-    fn group(self, k: usize) -> usize {
-        match self.order {
-            Some(order) => (u32::from_le_bytes(order[k]) as usize).min(self.last_group),
-            None => k / self.group,
-        }
-    }
-    #[inline(always)]
-    fn open<S: Simd>(self, s: S, g: usize, o: usize) -> (S::V, S::V) {
+    fn open<S: Simd>(&self, s: S, g: usize, o: usize) -> (S::V, S::V) {
         let zeros = self.groups.zeros(s, g, o, self.bits, |word| word.wrapping_add(self.increment));
         (self.groups.scales(s, g, o), zeros)
     }
+
+    /// Where the word of input `k` of output `o` is.
     #[inline(always)]
-    fn load<S: Simd>(self, s: S, k: usize, o: usize, (scale, zero): (S::V, S::V)) -> S::V {
-        let (word, place) = (k / self.bits.per_word(), k % self.bits.per_word());
-        let shift = self.bits.width() * place as u32;
-        let mut spare = Spare::uninit();
-        let words = window(self.words, (word * self.groups.rows + o) * 4, LANES * 4, &mut spare);
-        // SAFETY: a window of 16 words.
-        let q = unsafe { s.load_fields(words, shift, self.bits.mask()) };
-        // Differences of small integers are exact, so that the product is rounded once.
-        s.mul(s.sub(q, zero), scale)
+    fn at(&self, k: usize, o: usize) -> usize {
+        (k / self.bits.per_word() * self.groups.rows + o) * 4
+    }
+
+    /// [`InputMajor::widen`] where a word holds `PER` inputs of `32 / PER` bits.
+    #[inline(always)]
+    fn widen_words<S: Simd, const PER: usize>(&self, s: S, k: usize, o: usize, to: &mut [[f32; LANES]]) {
+        let width = 32 / PER as u32;
+        let mut groups = Runs::new(self.group);
+        let (mut g, mut group) = (usize::MAX, (s.zero(), s.zero()));
+        for (w, to) in to.chunks_mut(PER).enumerate() {
+            let k = k + w * PER;
+            let mut spare = Spare::uninit();
+            // SAFETY: a window of 16 words.
+            let words = unsafe { s.load_ints(window(self.words, self.at(k, o), LANES * 4, &mut spare)) };
+            let mut widen = |place: usize, to: &mut [f32; LANES]| {
+                let own = match self.order {
+                    Some(order) => (u32::from_le_bytes(order[k + place]) as usize).min(self.last_group),
+                    None => groups.of(k + place),
+                };
+                if own != g {
+                    (g, group) = (own, self.open(s, own, o));
+                }
+                let (scale, zero) = group;
+                // Differences of small integers are exact, so that the product is rounded once.
+                let weight = s.mul(s.sub(s.field(words, width * place as u32, (1 << width) - 1), zero), scale);
+                // SAFETY: an array of 16.
+                unsafe { s.store(to.as_mut_ptr(), weight) };
+            };
+            match to.as_chunks_mut::<PER>().0 {
+                // Known places make known shifts.
+                [whole] => {
+                    for place in 0..PER {
+                        widen(place, &mut whole[place]);
+                    }
+                }
+                _ => to.iter_mut().enumerate().for_each(|(place, to)| widen(place, to)),
+            }
+        }
+    }
+}
+
+impl InputMajor for Gptqs<'_> {
+    #[inline(always)]
+    fn widen<S: Simd>(self, s: S, k: usize, o: usize, to: &mut [[f32; LANES]]) {
+        match self.bits {
+            Bits::Four => self.widen_words::<S, 8>(s, k, o, to),
+            Bits::Eight => self.widen_words::<S, 4>(s, k, o, to),
+        }
     }
     #[inline(always)]
-    fn place(self, k: usize, o: usize) -> *const u8 {
-        self.words.as_ptr().wrapping_add((k / self.bits.per_word() * self.groups.rows + o) * 4)
+    fn ask(self, inputs: Range<usize>, o: usize) {
+        for k in inputs.step_by(self.bits.per_word()) {
+            prefetch(self.words.as_ptr().wrapping_add(self.at(k, o)));
+        }
+    }
+}
+
+/// The groups of inputs that come one after another, `len` in each, without a division for every one.
+struct Runs {
+    len: usize,
+    /// The group of the last input that was asked for, and the first input beyond it.
+    group: usize,
+    end: usize,
+}
+
+impl Runs {
+    fn new(len: usize) -> Runs {
+        Runs { len, group: 0, end: 0 }
+    }
+
+    #[inline(always)]
+    fn of(&mut self, k: usize) -> usize {
+        if k >= self.end {
+            self.group = k / self.len;
+            self.end = (self.group + 1).saturating_mul(self.len);
+        }
+        self.group
     }
 }
 
@@ -234,26 +288,47 @@ fn in_order(word: u32) -> u32 {
     spread(word & 0xffff) | spread(word >> 16) << 4
 }
 
-impl InputMajor for Awqs<'_> {
-    /// The scales and the zero points.
-    type Group<S: Simd> = (S::V, S::V);
+/// For each output of a word of [`Awq`] the bit from which its integer lies on.
+const AWQ_SHIFTS: [i32; 8] = [0, 16, 4, 20, 8, 24, 12, 28];
 
+impl Awqs<'_> {
+    /// Where the word of input `k` of the outputs from `o` on is.
     #[inline(always)]
-    fn group(self, k: usize) -> usize {
-        k / self.group
+    fn at(&self, k: usize, o: usize) -> usize {
+        (k * (self.groups.rows / 8) + o / 8) * 4
+    }
+}
+
+impl InputMajor for Awqs<'_> {
+    #[inline(always)]
+    fn widen<S: Simd>(self, s: S, k: usize, o: usize, to: &mut [[f32; LANES]]) {
+        let shifts: [i32; LANES] = std::array::from_fn(|l| AWQ_SHIFTS[l % 8]);
+        // SAFETY: an array of 16.
+        let shifts = unsafe { s.load_ints(shifts.as_ptr().cast()) };
+        let mut groups = Runs::new(self.group);
+        let (mut g, mut group) = (usize::MAX, (s.zero(), s.zero()));
+        for (i, to) in to.iter_mut().enumerate() {
+            let own = groups.of(k + i);
+            if own != g {
+                (g, group) = (own, (self.groups.scales(s, own, o), self.groups.zeros(s, own, o, Bits::Four, in_order)));
+            }
+            let (scale, zero) = group;
+            let mut spare = Spare::uninit();
+            // SAFETY: a window of two words, and an array of 16.
+            unsafe {
+                let words = s.load_two_ints(window(self.words, self.at(k + i, o), 8, &mut spare));
+                // Exact, as above.
+                s.store(to.as_mut_ptr(), s.mul(s.sub(s.fields(words, shifts, 15), zero), scale));
+            }
+        }
     }
     #[inline(always)]
-    fn open<S: Simd>(self, s: S, g: usize, o: usize) -> (S::V, S::V) {
-        (self.groups.scales(s, g, o), self.groups.zeros(s, g, o, Bits::Four, in_order))
-    }
-    #[inline(always)]
-    fn load<S: Simd>(self, s: S, k: usize, o: usize, (scale, zero): (S::V, S::V)) -> S::V {
-        let first = k * (self.groups.rows / 8) + o / 8;
-        let q = widen_nibbles(s, two_words(self.words, first * 4, in_order));
-        s.mul(s.sub(q, zero), scale)
-    }
-    #[inline(always)]
-    fn place(self, k: usize, o: usize) -> *const u8 {
-        self.words.as_ptr().wrapping_add((k * (self.groups.rows / 8) + o / 8) * 4)
+    fn ask(self, inputs: Range<usize>, o: usize) {
+        // A cache line has the weights of so many outputs.
+        if o.is_multiple_of(128) {
+            for k in inputs {
+                prefetch(self.words.as_ptr().wrapping_add(self.at(k, o)));
+            }
+        }
     }
 }

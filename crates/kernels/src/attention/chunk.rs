@@ -120,10 +120,7 @@ impl<'a> Chunk<'a> {
                 // The vectors of what it sees; the rest would add zeros.
                 let row = i * KV_BLOCK..(i + 1) * KV_BLOCK;
                 let (first, end) = (seen[i].0 / LANES * LANES, seen[i].1.next_multiple_of(LANES));
-                let row = &mut self.scores[row][..end];
-                row[first..seen[i].0].fill(f32::NEG_INFINITY);
-                row[seen[i].1..].fill(f32::NEG_INFINITY);
-                let row = &mut row[first..];
+                let row = &mut self.scores[row][first..end];
                 // Capped scores are ready; times 1 they stay as they are.
                 let scale = match self.softcap {
                     None => self.scale,
@@ -132,6 +129,8 @@ impl<'a> Chunk<'a> {
                         1.0
                     }
                 };
+                row[..seen[i].0 - first].fill(f32::NEG_INFINITY);
+                row[seen[i].1 - first..].fill(f32::NEG_INFINITY);
                 stats[i] = softmax_block(s, row, scale);
             }
         }

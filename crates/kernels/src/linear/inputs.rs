@@ -11,31 +11,13 @@ use std::marker::PhantomData;
 use super::Strip;
 use super::ordered::store_steps;
 use crate::input_major::InputMajor;
-use crate::simd::{LANES, Op, Simd, prefetch};
+use crate::simd::{LANES, Op, Simd};
 use crate::tile::Arithmetic;
 
-/// Inputs that are widened together: a step of any arithmetic is a part of them.
+/// Inputs of sixteen outputs that are widened together for few rows: so many that reading and writing their sums is little.
+const RUN: usize = 128;
+/// Inputs that are widened together for a panel: a step of any arithmetic is a part of them.
 const BLOCK: usize = 2 * LANES;
-
-/// Weights of a block of inputs for sixteen outputs, input by input.
-type Block = [[f32; LANES]; BLOCK];
-
-/// Widens the weights of `count` inputs from `k` on for the outputs from `o` on; those of the others are zeros.
-#[inline(always)]
-fn widen_block<S: Simd, I: InputMajor>(s: S, inputs: I, o: usize, k: usize, count: usize, to: &mut Block) {
-    let mut g = inputs.group(k);
-    let mut group = inputs.open(s, g, o);
-    for (i, to) in to[..count].iter_mut().enumerate() {
-        let own = inputs.group(k + i);
-        if own != g {
-            g = own;
-            group = inputs.open(s, g, o);
-        }
-        // SAFETY: an array of 16.
-        unsafe { s.store(to.as_mut_ptr(), inputs.load(s, k + i, o, group)) };
-    }
-    to[count..].fill([0.0; LANES]);
-}
 
 /// Some rows of x, in f32, against the strip's weights.
 pub(super) struct FewRows<'a, I: InputMajor> {
@@ -56,24 +38,24 @@ impl<I: InputMajor> Op for FewRows<'_, I> {
         // [outputs / 16, n, lane, output]
         let sums = &mut sums.as_chunks_mut::<LANES>().0.as_chunks_mut::<LANES>().0[..outputs * n];
         sums.fill([[0.0; LANES]; LANES]);
-        let mut weights = [[0.0; LANES]; BLOCK];
-        for k in (0..cols).step_by(BLOCK) {
-            let count = BLOCK.min(cols - k);
+        let mut weights = [[0.0; LANES]; RUN];
+        for k in (0..cols).step_by(RUN) {
+            let count = RUN.min(cols - k);
+            let weights = &mut weights[..count.next_multiple_of(LANES)];
+            weights[count..].fill([0.0; LANES]);
             for (i, sums) in sums.chunks_exact_mut(n).enumerate() {
                 let o = strip.first + i * LANES;
                 // Each input's weights lie on a page of their own, too many for the CPU to see where reading goes.
-                for ahead in k + BLOCK..k + 2 * BLOCK {
-                    prefetch(inputs.place(ahead, o));
-                }
-                widen_block(s, inputs, o, k, count, &mut weights);
+                inputs.ask(k + RUN..k + 2 * RUN, o);
+                inputs.widen(s, k, o, &mut weights[..count]);
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let mut x = [0.0f32; BLOCK];
+                    let mut x = [0.0f32; RUN];
                     // SAFETY: in f32 a row of x holds `cols` elements.
                     unsafe {
                         let from = strip.x_rows(strip.x_rows.start + r, 1).cast::<f32>().add(k);
                         std::ptr::copy_nonoverlapping(from, x.as_mut_ptr(), count);
                     }
-                    add_block(s, &x, &weights, count, sums);
+                    add_run(s, &x, weights, sums);
                 }
             }
         }
@@ -85,17 +67,16 @@ impl<I: InputMajor> Op for FewRows<'_, I> {
     }
 }
 
-/// Adds the products of `count` inputs of a row of x and their weights, and of zeros up to a multiple of sixteen, to the
-/// sums of their lanes.
+/// Adds the products of a row of x and its weights, whole sixteens of inputs, to the sums of their lanes.
 #[inline(always)]
-fn add_block<S: Simd>(s: S, x: &[f32; BLOCK], weights: &Block, count: usize, sums: &mut [[f32; LANES]; LANES]) {
+fn add_run<S: Simd>(s: S, x: &[f32; RUN], weights: &[[f32; LANES]], sums: &mut [[f32; LANES]; LANES]) {
+    let weights = weights.as_chunks::<LANES>().0;
     for l in 0..LANES {
         // SAFETY: arrays of 16.
         unsafe {
             let mut sum = s.load(sums[l].as_ptr());
-            sum = s.fma(s.splat(x[l]), s.load(weights[l].as_ptr()), sum);
-            if count > LANES {
-                sum = s.fma(s.splat(x[LANES + l]), s.load(weights[LANES + l].as_ptr()), sum);
+            for (x, weights) in x.as_chunks::<LANES>().0.iter().zip(weights) {
+                sum = s.fma(s.splat(x[l]), s.load(weights[l].as_ptr()), sum);
             }
             s.store(sums[l].as_mut_ptr(), sum);
         }
@@ -152,7 +133,8 @@ impl<A: Arithmetic, I: InputMajor> Op for WidenInputs<'_, A, I> {
         for base in (strip.first & !7..strip.last).step_by(LANES) {
             for k in (0..cols).step_by(BLOCK) {
                 let count = BLOCK.min(cols - k);
-                widen_block(s, inputs, base, k, count, &mut weights);
+                inputs.widen(s, k, base, &mut weights[..count]);
+                weights[count..].fill([0.0; LANES]);
                 for o in base.max(strip.first)..(base + LANES).min(strip.last) {
                     let mut row = [0.0; BLOCK];
                     for (to, weights) in row.iter_mut().zip(&weights) {

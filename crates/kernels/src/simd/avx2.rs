@@ -108,17 +108,6 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn load_fields(self, p: *const u8, shift: u32, mask: u32) -> Pair {
-        unsafe {
-            let (shift, mask) = (_mm_cvtsi32_si128(shift.cast_signed()), _mm256_set1_epi32(mask.cast_signed()));
-            let half = |p: *const u8| {
-                let words = _mm256_loadu_si256(p.cast());
-                _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srl_epi32(words, shift), mask))
-            };
-            (half(p), half(p.add(32)))
-        }
-    }
-    #[inline(always)]
     unsafe fn load_pairs(self, p: *const u8) -> IntPair {
         unsafe { (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())) }
     }
@@ -137,6 +126,29 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_ints(self, p: *const u8) -> IntPair {
         unsafe { (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_two_ints(self, p: *const u8) -> IntPair {
+        unsafe {
+            let [first, second] = p.cast::<[i32; 2]>().read_unaligned();
+            (_mm256_set1_epi32(first), _mm256_set1_epi32(second))
+        }
+    }
+    #[inline(always)]
+    fn field(self, words: IntPair, shift: u32, mask: u32) -> Pair {
+        unsafe {
+            let (shift, mask) = (_mm_cvtsi32_si128(shift.cast_signed()), _mm256_set1_epi32(mask.cast_signed()));
+            let half = |words| _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srl_epi32(words, shift), mask));
+            (half(words.0), half(words.1))
+        }
+    }
+    #[inline(always)]
+    fn fields(self, words: IntPair, shifts: IntPair, mask: u32) -> Pair {
+        unsafe {
+            let mask = _mm256_set1_epi32(mask.cast_signed());
+            let half = |words, shifts| _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srlv_epi32(words, shifts), mask));
+            (half(words.0, shifts.0), half(words.1, shifts.1))
+        }
     }
     #[inline(always)]
     fn add_bytes(self, a: IntPair, b: IntPair, c: IntPair) -> IntPair {

@@ -174,13 +174,6 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { self.load_nibbles(p, values) }
     }
     #[inline(always)]
-    unsafe fn load_fields(self, p: *const u8, shift: u32, mask: u32) -> __m512 {
-        unsafe {
-            let words = _mm512_srl_epi32(_mm512_loadu_si512(p.cast()), _mm_cvtsi32_si128(shift.cast_signed()));
-            _mm512_cvtepi32_ps(_mm512_and_si512(words, _mm512_set1_epi32(mask.cast_signed())))
-        }
-    }
-    #[inline(always)]
     unsafe fn load_pairs(self, p: *const u8) -> __m512i {
         unsafe { _mm512_loadu_si512(p.cast()) }
     }
@@ -198,6 +191,27 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     unsafe fn load_ints(self, p: *const u8) -> __m512i {
         unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn load_two_ints(self, p: *const u8) -> __m512i {
+        unsafe {
+            let [first, second] = p.cast::<[i32; 2]>().read_unaligned();
+            _mm512_mask_set1_epi32(_mm512_set1_epi32(first), 0xff00, second)
+        }
+    }
+    #[inline(always)]
+    fn field(self, words: __m512i, shift: u32, mask: u32) -> __m512 {
+        unsafe {
+            let moved = _mm512_srl_epi32(words, _mm_cvtsi32_si128(shift.cast_signed()));
+            _mm512_cvtepi32_ps(_mm512_and_si512(moved, _mm512_set1_epi32(mask.cast_signed())))
+        }
+    }
+    #[inline(always)]
+    fn fields(self, words: __m512i, shifts: __m512i, mask: u32) -> __m512 {
+        unsafe {
+            let moved = _mm512_srlv_epi32(words, shifts);
+            _mm512_cvtepi32_ps(_mm512_and_si512(moved, _mm512_set1_epi32(mask.cast_signed())))
+        }
     }
     #[inline(always)]
     fn add_bytes(self, a: __m512i, b: __m512i, c: __m512i) -> __m512i {

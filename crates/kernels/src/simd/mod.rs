@@ -238,12 +238,6 @@ pub(crate) trait Simd: Copy {
     /// `p` is valid for reading 8 bytes; it need not be aligned.
     unsafe fn load_e2m1(self, p: *const u8, values: Self::E2m1) -> Self::V;
 
-    /// Reads 16 u32, of each the bits of `mask` (below 2^24) from bit `shift` on, as numbers.
-    ///
-    /// # Safety
-    /// `p` is valid for reading 64 bytes; it need not be aligned.
-    unsafe fn load_fields(self, p: *const u8, shift: u32, mask: u32) -> Self::V;
-
     /// Reads 16 pairs of bf16.
     ///
     /// # Safety
@@ -278,6 +272,18 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// `p` is valid for reading 64 bytes; it need not be aligned.
     unsafe fn load_ints(self, p: *const u8) -> Self::I;
+
+    /// Reads two i32, each for eight neighbouring lanes.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 8 bytes; it need not be aligned.
+    unsafe fn load_two_ints(self, p: *const u8) -> Self::I;
+
+    /// Lane by lane: the bits of `mask` (below 2^24) from bit `shift` (below 32) on, as a number.
+    fn field(self, words: Self::I, shift: u32, mask: u32) -> Self::V;
+
+    /// As [`Simd::field`], with a shift for each lane.
+    fn fields(self, words: Self::I, shifts: Self::I, mask: u32) -> Self::V;
 
     /// Lane by lane: adds the products of four bytes each, unsigned of `a` and signed of `b`.
     fn add_bytes(self, a: Self::B, b: Self::B, c: Self::I) -> Self::I;

@@ -138,12 +138,6 @@ impl Simd for Portable {
         }))
     }
     #[inline(always)]
-    unsafe fn load_fields(self, p: *const u8, shift: u32, mask: u32) -> Lanes {
-        // SAFETY: the caller vouches for 64 readable bytes.
-        let words = unsafe { p.cast::<[[u8; 4]; LANES]>().read_unaligned() };
-        Lanes(words.map(|word| (u32::from_le_bytes(word) >> shift & mask) as f32))
-    }
-    #[inline(always)]
     unsafe fn load_pairs(self, p: *const u8) -> Pairs {
         // SAFETY: the caller vouches for 64 readable bytes.
         let bytes = unsafe { p.cast::<[[[u8; 2]; 2]; LANES]>().read_unaligned() };
@@ -162,6 +156,20 @@ impl Simd for Portable {
     unsafe fn load_ints(self, p: *const u8) -> Ints {
         // SAFETY: the caller vouches for 64 readable bytes.
         Ints(unsafe { p.cast::<[i32; LANES]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn load_two_ints(self, p: *const u8) -> Ints {
+        // SAFETY: the caller vouches for 8 readable bytes.
+        let both = unsafe { p.cast::<[i32; 2]>().read_unaligned() };
+        Ints(std::array::from_fn(|l| both[l / 8]))
+    }
+    #[inline(always)]
+    fn field(self, words: Ints, shift: u32, mask: u32) -> Lanes {
+        Lanes(words.0.map(|word| (word.cast_unsigned() >> shift & mask) as f32))
+    }
+    #[inline(always)]
+    fn fields(self, words: Ints, shifts: Ints, mask: u32) -> Lanes {
+        Lanes(std::array::from_fn(|l| (words.0[l].cast_unsigned() >> shifts.0[l] & mask) as f32))
     }
     #[inline(always)]
     fn add_bytes(self, a: Bytes, b: Bytes, c: Ints) -> Ints {
