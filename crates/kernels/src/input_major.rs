@@ -11,11 +11,96 @@ use crate::simd::{LANES, Simd, prefetch};
 /// A format as a type. Outputs are read from multiples of eight on; where fewer than sixteen are left, the other lanes
 /// have no meaning.
 pub(crate) trait InputMajor: Copy + Sync {
-    /// Writes the weights of `to.len()` inputs from `k` on, a multiple of sixteen, for the outputs from `o` on, input by input.
-    fn widen<S: Simd>(self, s: S, k: usize, o: usize, to: &mut [[f32; LANES]]);
+    /// Inputs that a row has: a whole word of them, or one.
+    fn inputs(self) -> usize;
 
-    /// Says that the weights of `inputs` for the outputs from `o` on, if there are such inputs, are soon read.
-    fn ask(self, inputs: Range<usize>, o: usize);
+    /// Bytes that so many outputs, a multiple of eight, take in a row.
+    fn bytes(self, outputs: usize) -> usize;
+
+    /// The weights as they are stored, `[rows, outputs]`: the bytes, and how many there are from row to row.
+    fn stored(&self) -> (&[u8], usize);
+
+    /// Writes the weights of `to.len()` inputs from `k` on, a multiple of sixteen, for the outputs from `o` on, input by input.
+    /// They are read from `near`, which has them.
+    fn widen<S: Simd>(self, s: S, near: Near<'_>, k: usize, o: usize, to: &mut [[f32; LANES]]);
+
+    /// Says that the outputs from `o` on of `rows`, if there are such rows, are soon read.
+    #[inline(always)]
+    fn ask(self, rows: Range<usize>, o: usize) {
+        let (bytes, stride) = self.stored();
+        // Once for each cache line.
+        if self.bytes(o) % 64 < self.bytes(LANES) {
+            for row in rows {
+                prefetch(bytes.as_ptr().wrapping_add(row * stride + self.bytes(o)));
+            }
+        }
+    }
+}
+
+/// Some rows of stored weights for some outputs, in whole sixteens: a copy, or where they are.
+#[derive(Clone, Copy)]
+pub(crate) struct Near<'a> {
+    bytes: &'a [u8],
+    /// Bytes from row to row.
+    stride: usize,
+    /// Rows `first_row..end_row`, and the first output of each.
+    first_row: usize,
+    end_row: usize,
+    output: usize,
+}
+
+impl Near<'_> {
+    /// The outputs `from..end` of `rows` in a place that suits reading sixteen outputs after another: as a copy in `to`, or where they are.
+    ///
+    /// Where they are stored, rows lie so far apart that they crowd into the same few sets of a cache, which has forgotten
+    /// a line when its next outputs are wanted. What lies beyond the matrix has no meaning.
+    ///
+    /// # Panics
+    /// When there is no room for them.
+    pub(crate) fn new<'a, I: InputMajor>(
+        inputs: &'a I,
+        rows: Range<usize>,
+        from: usize,
+        end: usize,
+        to: &'a mut [u8],
+    ) -> Near<'a> {
+        let (bytes, stored) = inputs.stored();
+        let len = inputs.bytes((end - from).next_multiple_of(LANES));
+        let last = (rows.end - 1) * stored + inputs.bytes(from) + len;
+        if inputs.bytes(LANES) >= 64 && last <= bytes.len() {
+            return Near {
+                bytes: &bytes[rows.start * stored..],
+                stride: stored,
+                first_row: rows.start,
+                end_row: rows.end,
+                output: 0,
+            };
+        }
+        // An odd number of cache lines, so that rows spread over a cache.
+        let stride = (len.div_ceil(64) | 1) * 64;
+        let to = &mut to[..rows.len() * stride];
+        for (row, to) in rows.clone().zip(to.chunks_exact_mut(stride)) {
+            let rest = bytes.get(row * stored + inputs.bytes(from)..).unwrap_or_default();
+            let len = len.min(rest.len());
+            to[..len].copy_from_slice(&rest[..len]);
+        }
+        Near { bytes: to, stride, first_row: rows.start, end_row: rows.end, output: from }
+    }
+
+    /// Where the sixteen outputs from `o` on begin in row `rows.start`; those of the other rows follow, a stride apart.
+    ///
+    /// # Panics
+    /// When they are not here.
+    #[inline(always)]
+    fn outputs(&self, inputs: impl InputMajor, rows: Range<usize>, o: usize) -> *const u8 {
+        assert!(
+            self.first_row <= rows.start && rows.start < rows.end && rows.end <= self.end_row,
+            "rows that are here"
+        );
+        let from = (rows.start - self.first_row) * self.stride + inputs.bytes(o - self.output);
+        let end = from + (rows.len() - 1) * self.stride + inputs.bytes(LANES);
+        self.bytes[from..end].as_ptr()
+    }
 }
 
 /// Floating-point numbers.
@@ -86,30 +171,26 @@ impl<'a, W: Element> Floats<'a, W> {
     }
 }
 
-impl<W: Element> Floats<'_, W> {
-    /// Where input `k` of the outputs from `o` on is.
-    #[inline(always)]
-    fn at(&self, k: usize, o: usize) -> usize {
-        W::bytes(LANES) / LANES * (k * self.rows + o)
-    }
-}
-
 impl<W: Element> InputMajor for Floats<'_, W> {
     #[inline(always)]
-    fn widen<S: Simd>(self, s: S, k: usize, o: usize, to: &mut [[f32; LANES]]) {
-        for (i, to) in to.iter_mut().enumerate() {
-            let mut spare = Spare::uninit();
-            // SAFETY: such elements have no scales; a window of 16 of them, and an array of as many.
-            unsafe {
-                let elements = window(self.elements, self.at(k + i, o), W::bytes(LANES), &mut spare);
-                s.store(to.as_mut_ptr(), W::load(s, elements, W::open(s, std::ptr::null())));
-            }
-        }
+    fn inputs(self) -> usize {
+        1
     }
     #[inline(always)]
-    fn ask(self, inputs: Range<usize>, o: usize) {
-        for k in inputs {
-            prefetch(self.elements.as_ptr().wrapping_add(self.at(k, o)));
+    fn bytes(self, outputs: usize) -> usize {
+        W::bytes(LANES) / LANES * outputs
+    }
+    #[inline(always)]
+    fn stored(&self) -> (&[u8], usize) {
+        (self.elements, self.bytes(1) * self.rows)
+    }
+    #[inline(always)]
+    fn widen<S: Simd>(self, s: S, near: Near<'_>, k: usize, o: usize, to: &mut [[f32; LANES]]) {
+        let mut elements = near.outputs(self, k..k + to.len(), o);
+        for to in to {
+            // SAFETY: such elements have no scales; sixteen of them that were copied, and an array of as many.
+            unsafe { s.store(to.as_mut_ptr(), W::load(s, elements, W::open(s, std::ptr::null()))) };
+            elements = elements.wrapping_add(near.stride);
         }
     }
 }
@@ -183,86 +264,116 @@ impl Gptqs<'_> {
         (self.groups.scales(s, g, o), zeros)
     }
 
-    /// Where the word of input `k` of output `o` is.
-    #[inline(always)]
-    fn at(&self, k: usize, o: usize) -> usize {
-        (k / self.bits.per_word() * self.groups.rows + o) * 4
-    }
-
     /// [`InputMajor::widen`] where a word holds `PER` inputs of `32 / PER` bits.
     #[inline(always)]
-    fn widen_words<S: Simd, const PER: usize>(&self, s: S, k: usize, o: usize, to: &mut [[f32; LANES]]) {
-        let width = 32 / PER as u32;
-        let mut groups = Runs::new(self.group);
-        let (mut g, mut group) = (usize::MAX, (s.zero(), s.zero()));
-        for (w, to) in to.chunks_mut(PER).enumerate() {
-            let k = k + w * PER;
-            let mut spare = Spare::uninit();
-            // SAFETY: a window of 16 words.
-            let words = unsafe { s.load_ints(window(self.words, self.at(k, o), LANES * 4, &mut spare)) };
-            let mut widen = |place: usize, to: &mut [f32; LANES]| {
-                let own = match self.order {
-                    Some(order) => (u32::from_le_bytes(order[k + place]) as usize).min(self.last_group),
-                    None => groups.of(k + place),
-                };
-                if own != g {
-                    (g, group) = (own, self.open(s, own, o));
-                }
-                let (scale, zero) = group;
-                // Differences of small integers are exact, so that the product is rounded once.
-                let weight = s.mul(s.sub(s.field(words, width * place as u32, (1 << width) - 1), zero), scale);
-                // SAFETY: an array of 16.
-                unsafe { s.store(to.as_mut_ptr(), weight) };
-            };
-            match to.as_chunks_mut::<PER>().0 {
-                // Known places make known shifts.
-                [whole] => {
+    fn widen_words<S: Simd, const PER: usize>(self, s: S, near: Near<'_>, k: usize, o: usize, to: &mut [[f32; LANES]]) {
+        let (width, mask) = (32 / PER as u32, u32::MAX >> (32 - 32 / PER));
+        let first = near.outputs(self, k / PER..(k + to.len()).div_ceil(PER), o);
+        // SAFETY (of what uses it): sixteen words that were copied, of a row that holds some of these inputs.
+        let words = |i: usize| first.wrapping_add(i / PER * near.stride);
+        let mut i = 0;
+        if let Some(order) = self.order {
+            return self.widen_ordered::<S, PER>(s, order, k, o, first, near.stride, to);
+        }
+        while i < to.len() {
+            let g = (k + i) / self.group;
+            let group = self.open(s, g, o);
+            let end = (g + 1).saturating_mul(self.group).min(k + to.len()) - k;
+            // Known places make known shifts.
+            while i.is_multiple_of(PER) && i + PER <= end {
+                let Some(to) = to[i..].first_chunk_mut::<PER>() else { break };
+                // SAFETY: as above, and arrays of 16.
+                unsafe {
+                    let words = s.load_ints(words(i));
                     for place in 0..PER {
-                        widen(place, &mut whole[place]);
+                        let q = s.field(words, width * place as u32, mask);
+                        s.store(to[place].as_mut_ptr(), weight(s, q, group));
                     }
                 }
-                _ => to.iter_mut().enumerate().for_each(|(place, to)| widen(place, to)),
+                i += PER;
+            }
+            if i < end {
+                // SAFETY: as above, and an array of 16.
+                unsafe {
+                    let q = s.field(s.load_ints(words(i)), width * (i % PER) as u32, mask);
+                    s.store(to[i].as_mut_ptr(), weight(s, q, group));
+                }
+                i += 1;
+            }
+        }
+    }
+
+    /// The same where each input says of which group it is.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "the coordinates of a block")]
+    fn widen_ordered<S: Simd, const PER: usize>(
+        self,
+        s: S,
+        order: &[[u8; 4]],
+        k: usize,
+        o: usize,
+        words: *const u8,
+        stride: usize,
+        to: &mut [[f32; LANES]],
+    ) {
+        let (width, mask) = (32 / PER as u32, u32::MAX >> (32 - 32 / PER));
+        // Next to each other are inputs of any groups, so all of them are opened once, unless they are very many.
+        let mut table = [[[0.0; LANES]; 2]; OPEN_GROUPS];
+        let known = self.last_group < OPEN_GROUPS;
+        if known {
+            for (g, to) in table[..=self.last_group].iter_mut().enumerate() {
+                let (scale, zero) = self.open(s, g, o);
+                // SAFETY: arrays of 16.
+                unsafe {
+                    s.store(to[0].as_mut_ptr(), scale);
+                    s.store(to[1].as_mut_ptr(), zero);
+                }
+            }
+        }
+        for (i, (to, g)) in to.iter_mut().zip(&order[k..]).enumerate() {
+            let g = (u32::from_le_bytes(*g) as usize).min(self.last_group);
+            // SAFETY: sixteen words of a row that the caller vouches for, and arrays of 16.
+            unsafe {
+                let group = if known {
+                    (s.load(table[g][0].as_ptr()), s.load(table[g][1].as_ptr()))
+                } else {
+                    self.open(s, g, o)
+                };
+                let words = s.load_ints(words.wrapping_add(i / PER * stride));
+                s.store(to.as_mut_ptr(), weight(s, s.field(words, width * (i % PER) as u32, mask), group));
             }
         }
     }
 }
 
+/// Groups whose scales and zero points are held for sixteen outputs, at most.
+const OPEN_GROUPS: usize = 96;
+
+/// `(q - zero) · scale`: differences of small integers are exact, so that the product is rounded once.
+#[inline(always)]
+fn weight<S: Simd>(s: S, q: S::V, (scale, zero): (S::V, S::V)) -> S::V {
+    s.mul(s.sub(q, zero), scale)
+}
+
 impl InputMajor for Gptqs<'_> {
     #[inline(always)]
-    fn widen<S: Simd>(self, s: S, k: usize, o: usize, to: &mut [[f32; LANES]]) {
+    fn inputs(self) -> usize {
+        self.bits.per_word()
+    }
+    #[inline(always)]
+    fn bytes(self, outputs: usize) -> usize {
+        4 * outputs
+    }
+    #[inline(always)]
+    fn stored(&self) -> (&[u8], usize) {
+        (self.words, 4 * self.groups.rows)
+    }
+    #[inline(always)]
+    fn widen<S: Simd>(self, s: S, near: Near<'_>, k: usize, o: usize, to: &mut [[f32; LANES]]) {
         match self.bits {
-            Bits::Four => self.widen_words::<S, 8>(s, k, o, to),
-            Bits::Eight => self.widen_words::<S, 4>(s, k, o, to),
+            Bits::Four => self.widen_words::<S, 8>(s, near, k, o, to),
+            Bits::Eight => self.widen_words::<S, 4>(s, near, k, o, to),
         }
-    }
-    #[inline(always)]
-    fn ask(self, inputs: Range<usize>, o: usize) {
-        for k in inputs.step_by(self.bits.per_word()) {
-            prefetch(self.words.as_ptr().wrapping_add(self.at(k, o)));
-        }
-    }
-}
-
-/// The groups of inputs that come one after another, `len` in each, without a division for every one.
-struct Runs {
-    len: usize,
-    /// The group of the last input that was asked for, and the first input beyond it.
-    group: usize,
-    end: usize,
-}
-
-impl Runs {
-    fn new(len: usize) -> Runs {
-        Runs { len, group: 0, end: 0 }
-    }
-
-    #[inline(always)]
-    fn of(&mut self, k: usize) -> usize {
-        if k >= self.end {
-            self.group = k / self.len;
-            self.end = (self.group + 1).saturating_mul(self.len);
-        }
-        self.group
     }
 }
 
@@ -288,47 +399,33 @@ fn in_order(word: u32) -> u32 {
     spread(word & 0xffff) | spread(word >> 16) << 4
 }
 
-/// For each output of a word of [`Awq`] the bit from which its integer lies on.
-const AWQ_SHIFTS: [i32; 8] = [0, 16, 4, 20, 8, 24, 12, 28];
-
-impl Awqs<'_> {
-    /// Where the word of input `k` of the outputs from `o` on is.
-    #[inline(always)]
-    fn at(&self, k: usize, o: usize) -> usize {
-        (k * (self.groups.rows / 8) + o / 8) * 4
-    }
-}
-
 impl InputMajor for Awqs<'_> {
     #[inline(always)]
-    fn widen<S: Simd>(self, s: S, k: usize, o: usize, to: &mut [[f32; LANES]]) {
-        let shifts: [i32; LANES] = std::array::from_fn(|l| AWQ_SHIFTS[l % 8]);
-        // SAFETY: an array of 16.
-        let shifts = unsafe { s.load_ints(shifts.as_ptr().cast()) };
-        let mut groups = Runs::new(self.group);
-        let (mut g, mut group) = (usize::MAX, (s.zero(), s.zero()));
-        for (i, to) in to.iter_mut().enumerate() {
-            let own = groups.of(k + i);
-            if own != g {
-                (g, group) = (own, (self.groups.scales(s, own, o), self.groups.zeros(s, own, o, Bits::Four, in_order)));
-            }
-            let (scale, zero) = group;
-            let mut spare = Spare::uninit();
-            // SAFETY: a window of two words, and an array of 16.
-            unsafe {
-                let words = s.load_two_ints(window(self.words, self.at(k + i, o), 8, &mut spare));
-                // Exact, as above.
-                s.store(to.as_mut_ptr(), s.mul(s.sub(s.fields(words, shifts, 15), zero), scale));
-            }
-        }
+    fn inputs(self) -> usize {
+        1
     }
     #[inline(always)]
-    fn ask(self, inputs: Range<usize>, o: usize) {
-        // A cache line has the weights of so many outputs.
-        if o.is_multiple_of(128) {
-            for k in inputs {
-                prefetch(self.words.as_ptr().wrapping_add(self.at(k, o)));
+    fn bytes(self, outputs: usize) -> usize {
+        outputs / 8 * 4
+    }
+    #[inline(always)]
+    fn stored(&self) -> (&[u8], usize) {
+        (self.words, self.groups.rows / 8 * 4)
+    }
+    #[inline(always)]
+    fn widen<S: Simd>(self, s: S, near: Near<'_>, k: usize, o: usize, to: &mut [[f32; LANES]]) {
+        let mut words = near.outputs(self, k..k + to.len(), o);
+        let mut i = 0;
+        while i < to.len() {
+            let g = (k + i) / self.group;
+            let group = (self.groups.scales(s, g, o), self.groups.zeros(s, g, o, Bits::Four, in_order));
+            let end = (g + 1).saturating_mul(self.group).min(k + to.len()) - k;
+            for to in &mut to[i..end] {
+                // SAFETY: two words that were copied, and an array of 16.
+                unsafe { s.store(to.as_mut_ptr(), weight(s, s.load_awq(words), group)) };
+                words = words.wrapping_add(near.stride);
             }
+            i = end;
         }
     }
 }

@@ -10,21 +10,33 @@ use std::marker::PhantomData;
 
 use super::Strip;
 use super::ordered::store_steps;
-use crate::input_major::InputMajor;
+use crate::buffer::as_bytes_mut;
+use crate::input_major::{InputMajor, Near};
 use crate::simd::{LANES, Op, Simd};
 use crate::tile::Arithmetic;
 
 /// Inputs of sixteen outputs that are widened together for few rows: so many that reading and writing their sums is little.
 const RUN: usize = 128;
+/// Sums that are in registers together.
+const SUMS: usize = 8;
 /// Inputs that are widened together for a panel: a step of any arithmetic is a part of them.
 const BLOCK: usize = 2 * LANES;
+
+/// f32 elements of memory that [`FewRows`] takes for each output, with `n` rows of x and outputs of `bytes` bytes; more for
+/// the last lines of a copy, [`COPY_ENDS`].
+pub(super) fn few_rows_elements(n: usize, bytes: usize) -> usize {
+    n * LANES + RUN * bytes / size_of::<f32>()
+}
+
+/// f32 elements that rows of a copy are longer, at most, than what they hold.
+pub(super) const COPY_ENDS: usize = RUN * 2 * 64 / size_of::<f32>();
 
 /// Some rows of x, in f32, against the strip's weights.
 pub(super) struct FewRows<'a, I: InputMajor> {
     pub(super) strip: &'a Strip<'a>,
     pub(super) inputs: I,
-    /// Room for 16 sums of every row and output, outputs in sixteens.
-    pub(super) sums: &'a mut [f32],
+    /// Room for 16 sums of every row and output, outputs in sixteens, and for what [`few_rows_elements`] counts besides.
+    pub(super) scratch: &'a mut [f32],
 }
 
 impl<I: InputMajor> Op for FewRows<'_, I> {
@@ -32,22 +44,28 @@ impl<I: InputMajor> Op for FewRows<'_, I> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let FewRows { strip, inputs, sums } = self;
+        let FewRows { strip, inputs, scratch } = self;
         let (cols, n) = (strip.job.weight.cols(), strip.x_rows.len());
         let outputs = (strip.last - strip.first).div_ceil(LANES);
         // [outputs / 16, n, lane, output]
-        let sums = &mut sums.as_chunks_mut::<LANES>().0.as_chunks_mut::<LANES>().0[..outputs * n];
+        let (sums, copy) = scratch.split_at_mut(outputs * n * LANES * LANES);
+        let sums = sums.as_chunks_mut::<LANES>().0.as_chunks_mut::<LANES>().0;
+        let copy = as_bytes_mut(copy);
+        let of_row = inputs.inputs();
         sums.fill([[0.0; LANES]; LANES]);
         let mut weights = [[0.0; LANES]; RUN];
         for k in (0..cols).step_by(RUN) {
             let count = RUN.min(cols - k);
             let weights = &mut weights[..count.next_multiple_of(LANES)];
             weights[count..].fill([0.0; LANES]);
+            let rows = k / of_row..(k + count).div_ceil(of_row);
+            let next = rows.end..rows.end + RUN / of_row;
+            let near = Near::new(&inputs, rows, strip.first, strip.last, copy);
             for (i, sums) in sums.chunks_exact_mut(n).enumerate() {
                 let o = strip.first + i * LANES;
-                // Each input's weights lie on a page of their own, too many for the CPU to see where reading goes.
-                inputs.ask(k + RUN..k + 2 * RUN, o);
-                inputs.widen(s, k, o, &mut weights[..count]);
+                // Each row lies on a page of its own, too many for the CPU to see where reading goes.
+                inputs.ask(next.clone(), o);
+                inputs.widen(s, near, k, o, &mut weights[..count]);
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let mut x = [0.0f32; RUN];
                     // SAFETY: in f32 a row of x holds `cols` elements.
@@ -71,14 +89,23 @@ impl<I: InputMajor> Op for FewRows<'_, I> {
 #[inline(always)]
 fn add_run<S: Simd>(s: S, x: &[f32; RUN], weights: &[[f32; LANES]], sums: &mut [[f32; LANES]; LANES]) {
     let weights = weights.as_chunks::<LANES>().0;
-    for l in 0..LANES {
+    // Some sums at a time, so that no addition waits for the one before.
+    for (some, sums) in sums.as_chunks_mut::<SUMS>().0.iter_mut().enumerate() {
         // SAFETY: arrays of 16.
         unsafe {
-            let mut sum = s.load(sums[l].as_ptr());
-            for (x, weights) in x.as_chunks::<LANES>().0.iter().zip(weights) {
-                sum = s.fma(s.splat(x[l]), s.load(weights[l].as_ptr()), sum);
+            let mut sum = [s.zero(); SUMS];
+            for l in 0..SUMS {
+                sum[l] = s.load(sums[l].as_ptr());
             }
-            s.store(sums[l].as_mut_ptr(), sum);
+            for (x, weights) in x.as_chunks::<LANES>().0.iter().zip(weights) {
+                for l in 0..SUMS {
+                    let at = some * SUMS + l;
+                    sum[l] = s.fma(s.splat(x[at]), s.load(weights[at].as_ptr()), sum[l]);
+                }
+            }
+            for l in 0..SUMS {
+                s.store(sums[l].as_mut_ptr(), sum[l]);
+            }
         }
     }
 }
@@ -129,11 +156,14 @@ impl<A: Arithmetic, I: InputMajor> Op for WidenInputs<'_, A, I> {
         let panel = &mut panel[..(strip.last - strip.first) * stride];
         assert!(stride * size_of::<f32>() >= cols.next_multiple_of(A::STEP) * A::X_BYTES);
         let mut weights = [[0.0; LANES]; BLOCK];
+        let mut copy = [0; BLOCK * LANES * size_of::<f32>()];
         // Outputs are read from multiples of eight on.
         for base in (strip.first & !7..strip.last).step_by(LANES) {
             for k in (0..cols).step_by(BLOCK) {
                 let count = BLOCK.min(cols - k);
-                inputs.widen(s, k, base, &mut weights[..count]);
+                let rows = k / inputs.inputs()..(k + count).div_ceil(inputs.inputs());
+                let near = Near::new(&inputs, rows, base, base + LANES, &mut copy);
+                inputs.widen(s, near, k, base, &mut weights[..count]);
                 weights[count..].fill([0.0; LANES]);
                 for o in base.max(strip.first)..(base + LANES).min(strip.last) {
                     let mut row = [0.0; BLOCK];

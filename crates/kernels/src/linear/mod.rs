@@ -18,7 +18,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use direct::{Direct, DirectIntegers};
-use inputs::{FewRows, WidenInputs};
+use inputs::{COPY_ENDS, FewRows, WidenInputs, few_rows_elements};
 use ordered::WidenOrdered;
 use panel::{Panel, Widen, panel_stride};
 pub use rows::widen_rows;
@@ -233,7 +233,8 @@ fn rows_per_item(exec: &Exec, mode: Rows<'_>, n: usize, route: Route, weight: &M
     let count = match route {
         Route::Direct => (share.min(ITEM_BYTES) / (weight.byte_len() / rows.max(1)).max(1)).max(1).next_multiple_of(8),
         Route::Inputs => {
-            let most = INPUT_WIDTH.min(SCRATCH / (n * LANES));
+            // Of an input, as long as an output of f32 at most.
+            let most = INPUT_WIDTH.min((SCRATCH - COPY_ENDS) / few_rows_elements(n, size_of::<f32>()));
             rows.div_ceil(exec.threads() * 2).max(1).next_multiple_of(4 * LANES).min(most)
         }
         Route::Panel => {
@@ -326,7 +327,7 @@ fn run_affine<A: Arithmetic>(isa: Isa, strip: Strip<'_>, affine: Affine, scratch
 
 fn run_inputs<A: Arithmetic, I: InputMajor>(isa: Isa, strip: &Strip<'_>, inputs: I, scratch: &mut [f32]) {
     if strip.route == Route::Inputs {
-        isa.run(FewRows { strip, inputs, sums: scratch });
+        isa.run(FewRows { strip, inputs, scratch });
     } else {
         let stride = panel_stride::<A>(strip.job.weight.cols());
         isa.run(WidenInputs { strip, inputs, panel: &mut *scratch, stride, arithmetic: PhantomData::<A> });

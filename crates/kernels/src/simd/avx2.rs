@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{E2M1, Op, Simd};
+use super::{AWQ_SHIFTS, E2M1, Op, Simd};
 
 /// Proof that the CPU has AVX2, FMA and F16C. Made only by [`run`].
 #[derive(Clone, Copy)]
@@ -128,10 +128,15 @@ impl Simd for Avx2 {
         unsafe { (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())) }
     }
     #[inline(always)]
-    unsafe fn load_two_ints(self, p: *const u8) -> IntPair {
+    unsafe fn load_awq(self, p: *const u8) -> Pair {
         unsafe {
+            let shifts = _mm256_cvtepu8_epi32(_mm_loadu_si64(AWQ_SHIFTS.as_ptr()));
             let [first, second] = p.cast::<[i32; 2]>().read_unaligned();
-            (_mm256_set1_epi32(first), _mm256_set1_epi32(second))
+            let half = |word| {
+                let own = _mm256_srlv_epi32(_mm256_set1_epi32(word), shifts);
+                _mm256_cvtepi32_ps(_mm256_and_si256(own, _mm256_set1_epi32(15)))
+            };
+            (half(first), half(second))
         }
     }
     #[inline(always)]
@@ -140,14 +145,6 @@ impl Simd for Avx2 {
             let (shift, mask) = (_mm_cvtsi32_si128(shift.cast_signed()), _mm256_set1_epi32(mask.cast_signed()));
             let half = |words| _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srl_epi32(words, shift), mask));
             (half(words.0), half(words.1))
-        }
-    }
-    #[inline(always)]
-    fn fields(self, words: IntPair, shifts: IntPair, mask: u32) -> Pair {
-        unsafe {
-            let mask = _mm256_set1_epi32(mask.cast_signed());
-            let half = |words, shifts| _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srlv_epi32(words, shifts), mask));
-            (half(words.0, shifts.0), half(words.1, shifts.1))
         }
     }
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{E2M1, LANES, Op, Simd};
+use super::{AWQ_SHIFTS, E2M1, LANES, Op, Simd};
 
 /// Proof that the CPU has AVX-512 F, BW, DQ and VL and, with `BF16`, also BF16, VBMI and VNNI. Made only by [`run`] and
 /// [`run_bf16`].
@@ -193,23 +193,26 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { _mm512_loadu_si512(p.cast()) }
     }
     #[inline(always)]
-    unsafe fn load_two_ints(self, p: *const u8) -> __m512i {
+    unsafe fn load_awq(self, p: *const u8) -> __m512 {
         unsafe {
-            let [first, second] = p.cast::<[i32; 2]>().read_unaligned();
-            _mm512_mask_set1_epi32(_mm512_set1_epi32(first), 0xff00, second)
+            let own = if BF16 {
+                // Byte 0 of lane l: the eight bits of both words from where its nibble begins.
+                let from: [u32; LANES] = std::array::from_fn(|l| l as u32 / 8 * 32 + u32::from(AWQ_SHIFTS[l % 8]));
+                let all = _mm512_set1_epi64(p.cast::<i64>().read_unaligned());
+                _mm512_multishift_epi64_epi8(_mm512_loadu_si512(from.as_ptr().cast()), all)
+            } else {
+                let shifts = _mm256_cvtepu8_epi32(_mm_loadu_si64(AWQ_SHIFTS.as_ptr()));
+                let [first, second] = p.cast::<[i32; 2]>().read_unaligned();
+                let half = |word| _mm256_srlv_epi32(_mm256_set1_epi32(word), shifts);
+                _mm512_inserti64x4::<1>(_mm512_castsi256_si512(half(first)), half(second))
+            };
+            _mm512_cvtepi32_ps(_mm512_and_si512(own, _mm512_set1_epi32(15)))
         }
     }
     #[inline(always)]
     fn field(self, words: __m512i, shift: u32, mask: u32) -> __m512 {
         unsafe {
             let moved = _mm512_srl_epi32(words, _mm_cvtsi32_si128(shift.cast_signed()));
-            _mm512_cvtepi32_ps(_mm512_and_si512(moved, _mm512_set1_epi32(mask.cast_signed())))
-        }
-    }
-    #[inline(always)]
-    fn fields(self, words: __m512i, shifts: __m512i, mask: u32) -> __m512 {
-        unsafe {
-            let moved = _mm512_srlv_epi32(words, shifts);
             _mm512_cvtepi32_ps(_mm512_and_si512(moved, _mm512_set1_epi32(mask.cast_signed())))
         }
     }

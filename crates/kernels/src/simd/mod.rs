@@ -16,6 +16,9 @@ use portable::Portable;
 /// The magnitudes of an e2m1 number, by its three lower bits.
 const E2M1: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
 
+/// For each output of a word of [`crate::Awq`] the bit from which its integer lies on.
+const AWQ_SHIFTS: [u8; 8] = [0, 16, 4, 20, 8, 24, 12, 28];
+
 /// Number of f32 lanes in a [`Simd::V`]; the lane count of the numeric contract.
 pub(crate) const LANES: usize = 16;
 
@@ -273,17 +276,14 @@ pub(crate) trait Simd: Copy {
     /// `p` is valid for reading 64 bytes; it need not be aligned.
     unsafe fn load_ints(self, p: *const u8) -> Self::I;
 
-    /// Reads two i32, each for eight neighbouring lanes.
+    /// Reads 16 nibbles of two words in the order of [`crate::Awq`], as numbers.
     ///
     /// # Safety
     /// `p` is valid for reading 8 bytes; it need not be aligned.
-    unsafe fn load_two_ints(self, p: *const u8) -> Self::I;
+    unsafe fn load_awq(self, p: *const u8) -> Self::V;
 
     /// Lane by lane: the bits of `mask` (below 2^24) from bit `shift` (below 32) on, as a number.
     fn field(self, words: Self::I, shift: u32, mask: u32) -> Self::V;
-
-    /// As [`Simd::field`], with a shift for each lane.
-    fn fields(self, words: Self::I, shifts: Self::I, mask: u32) -> Self::V;
 
     /// Lane by lane: adds the products of four bytes each, unsigned of `a` and signed of `b`.
     fn add_bytes(self, a: Self::B, b: Self::B, c: Self::I) -> Self::I;

@@ -1,6 +1,6 @@
 //! The sixteen lanes as an array: the meaning that every other instruction set must reproduce.
 
-use super::{E2M1, LANES, Simd};
+use super::{AWQ_SHIFTS, E2M1, LANES, Simd};
 
 /// The portable path. It needs nothing of the CPU, so its token can be made anywhere.
 #[derive(Clone, Copy)]
@@ -158,18 +158,14 @@ impl Simd for Portable {
         Ints(unsafe { p.cast::<[i32; LANES]>().read_unaligned() })
     }
     #[inline(always)]
-    unsafe fn load_two_ints(self, p: *const u8) -> Ints {
+    unsafe fn load_awq(self, p: *const u8) -> Lanes {
         // SAFETY: the caller vouches for 8 readable bytes.
-        let both = unsafe { p.cast::<[i32; 2]>().read_unaligned() };
-        Ints(std::array::from_fn(|l| both[l / 8]))
+        let both = unsafe { p.cast::<[[u8; 4]; 2]>().read_unaligned() };
+        Lanes(std::array::from_fn(|l| (u32::from_le_bytes(both[l / 8]) >> AWQ_SHIFTS[l % 8] & 15) as f32))
     }
     #[inline(always)]
     fn field(self, words: Ints, shift: u32, mask: u32) -> Lanes {
         Lanes(words.0.map(|word| (word.cast_unsigned() >> shift & mask) as f32))
-    }
-    #[inline(always)]
-    fn fields(self, words: Ints, shifts: Ints, mask: u32) -> Lanes {
-        Lanes(std::array::from_fn(|l| (words.0[l].cast_unsigned() >> shifts.0[l] & mask) as f32))
     }
     #[inline(always)]
     fn add_bytes(self, a: Bytes, b: Bytes, c: Ints) -> Ints {
