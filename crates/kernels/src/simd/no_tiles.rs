@@ -1,0 +1,34 @@
+//! A CPU, or a system, that knows no tiles.
+
+use super::TILE;
+
+/// Nothing is one.
+#[derive(Clone, Copy)]
+pub(crate) enum Tiles {}
+
+pub(crate) struct Shape {
+    pub(crate) weights: [usize; 2],
+    pub(crate) x: [usize; 2],
+}
+
+pub(crate) struct Sums(pub(crate) [[[f32; TILE]; TILE]; 4]);
+
+impl Tiles {
+    pub(crate) fn begin(self) -> Tiles {
+        self
+    }
+
+    /// # Safety
+    /// There are no tiles to use.
+    pub(crate) unsafe fn multiply(
+        &mut self,
+        _shape: Shape,
+        _weights: [*const u8; 2],
+        _stride: usize,
+        _x: [*const u8; 2],
+        _steps: usize,
+        _sums: &mut Sums,
+    ) {
+        match *self {}
+    }
+}
