@@ -33,7 +33,7 @@ use crate::input_major::{Awqs, Floats, Gptqs, InputMajor};
 use crate::integers::{BLOCK, Bytes, Groups, HalfBytes, Integers, Quantized};
 use crate::matrix::{Matrix, StoredRows};
 use crate::rounded::Rounded;
-use crate::simd::{Isa, LANES, Simd};
+use crate::simd::{Isa, LANES, Simd, TILE};
 use crate::tile::{self, Arithmetic, InBf16, InF32};
 use crate::tiled::{self, Tiled};
 
@@ -75,7 +75,7 @@ fn route(mode: Rows<'_>, n: usize, format: Format, cols: usize) -> Route {
     let direct_rows = match (mode, format) {
         (_, Format::Affine(_)) => 0,
         // Whole steps of what is bf16 already.
-        (Rows::Tiles(_), Format::Bf16) if cols.is_multiple_of(tiled::STEP) => tiles::X_ROWS,
+        (Rows::Tiles(_), Format::Bf16) if cols.is_multiple_of(tiled::STEP) => usize::MAX,
         (Rows::Tiles(_), _) => 0,
         (Rows::Bf16(_), Format::Transposed(_) | Format::Gptq(_) | Format::Awq(_)) => 0,
         (Rows::F32(_), Format::Transposed(_) | Format::Gptq(_) | Format::Awq(_)) => INPUT_ROWS,
@@ -190,7 +190,8 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
         let job = &jobs[index];
         // Who is done first waits for the others, so the last items are small.
         let cut_up = if index + 1 == jobs.len() && route(job) == Route::Direct { exec.threads() } else { 0 };
-        Cut::new(job.weight.rows(), rows_per_item(job), cut_up)
+        let unit = if matches!(mode, Rows::Tiles(_)) { n.next_multiple_of(TILE).min(unit) } else { 8 };
+        Cut::new(job.weight.rows(), rows_per_item(job), cut_up, unit)
     };
     let strips: usize = (0..jobs.len()).map(|index| cut(index).count()).sum();
     let isa = exec.isa();
@@ -226,9 +227,9 @@ struct Cut {
 }
 
 impl Cut {
-    /// `rows` in items of `coarse`, of which the last `cut_up` are cut up again.
-    fn new(rows: usize, coarse: usize, cut_up: usize) -> Cut {
-        let fine = if cut_up > 0 { (coarse / FINE).next_multiple_of(8).min(coarse) } else { coarse };
+    /// `rows` in items of `coarse`, of which the last `cut_up` are cut up again, into multiples of `unit`.
+    fn new(rows: usize, coarse: usize, cut_up: usize, unit: usize) -> Cut {
+        let fine = if cut_up > 0 { (coarse / FINE).next_multiple_of(unit).min(coarse) } else { coarse };
         Cut { rows, coarse, many: (rows / coarse).saturating_sub(cut_up), fine }
     }
 
@@ -249,7 +250,10 @@ impl Cut {
 fn rows_per_item(exec: &Exec, mode: Rows<'_>, n: usize, route: Route, weight: &Matrix<'_>, share: usize) -> usize {
     let (format, rows, cols) = (weight.format(), weight.rows(), weight.cols());
     let count = match route {
-        Route::Direct => (share.min(ITEM_BYTES) / (weight.byte_len() / rows.max(1)).max(1)).max(1).next_multiple_of(8),
+        Route::Direct => {
+            let unit = if matches!(mode, Rows::Tiles(_)) { tiles::X_ROWS } else { 8 };
+            (share.min(ITEM_BYTES) / (weight.byte_len() / rows.max(1)).max(1)).max(1).next_multiple_of(unit)
+        }
         Route::Inputs => {
             let most = INPUT_WIDTH.min(SCRATCH / (n * LANES));
             rows.div_ceil(exec.threads() * 2).max(1).next_multiple_of(4 * LANES).min(most)

@@ -5,11 +5,13 @@
 //! outputs side by side in lanes ([`OnLanes`]).
 
 use super::{Columns, Strip};
-use crate::simd::{Isa, LANES, Op, Shape, Simd, Sums, TILE, Tiles};
+use crate::simd::{AHEAD, Isa, LANES, Op, Shape, Simd, Sums, TILE, Tiles};
 use crate::tiled::STEP;
 
 /// Rows of x that two tiles take.
 pub(super) const X_ROWS: usize = 2 * TILE;
+/// Bytes of rows of x that stay in a cache of a core while weights pass by: half of what CPUs with tiles have.
+const X_NEAR: usize = 1 << 20;
 
 /// The strip's weights, in bf16.
 #[derive(Clone, Copy)]
@@ -23,7 +25,7 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// Where they are stored.
+    /// Where they are stored. Of a strip for few rows of x, the rows of a tile lie apart.
     ///
     /// # Panics
     /// When rows are not whole steps.
@@ -31,7 +33,7 @@ impl Weights {
         let cols = strip.job.weight.cols();
         assert!(cols.is_multiple_of(STEP), "whole steps of {cols} elements");
         let rows = strip.stored_rows(strip.first, 1, strip.last - strip.first);
-        Weights { start: rows.elements, stride: rows.stride, apart: true }
+        Weights { start: rows.elements, stride: rows.stride, apart: strip.x_rows.len() <= X_ROWS }
     }
 
     /// In a panel whose rows are padded with zeros to whole steps.
@@ -89,25 +91,32 @@ impl Op for OnTiles<'_> {
         let mut session = tiles.begin();
         let mut sums = Sums([[[0.0; TILE]; TILE]; 4]);
         let halves = |n: usize| [n.min(TILE), n - n.min(TILE)];
-        for r in strip.x_rows.clone().step_by(X_ROWS) {
-            let count = X_ROWS.min(strip.x_rows.end - r);
-            let x = halves(count);
-            let first = strip.x_rows(r, count);
-            let blocks = [first, first.wrapping_add(TILE * strip.x.stride)];
+        // The rows of x that stay near while all weights pass by.
+        let near = (X_NEAR / strip.x.stride.max(1) / X_ROWS * X_ROWS).max(X_ROWS);
+        for start in strip.x_rows.clone().step_by(near) {
+            let end = strip.x_rows.end.min(start + near);
             for chosen in choose(strip.last - strip.first, X_ROWS, weights.apart) {
-                let shape = Shape { weights: halves(chosen.count), x };
                 let stride = chosen.step * weights.stride;
                 let rows = weights.start.wrapping_add(chosen.first * weights.stride);
                 let rows = [rows, rows.wrapping_add(TILE * stride)];
-                // SAFETY: `weights` are rows of the strip in whole steps, and `chosen` names as many of them as there are; the
-                // blocks of x are those of `count` rows.
-                unsafe { session.multiply(shape, rows, stride, blocks, steps, &mut sums) };
-                for (i, sums) in sums.0.chunks_exact_mut(2).enumerate() {
-                    for (j, sums) in sums.iter_mut().enumerate() {
-                        let first = chosen.first + i * TILE * chosen.step;
-                        let own = Chosen { first, count: shape.weights[i], ..chosen };
-                        if own.count > 0 && x[j] > 0 {
-                            strip.put_tile(s, r + j * TILE, x[j], own, sums);
+                // What the next rows of weights are stored in, each time a bit of it.
+                let mut ahead = rows[0].wrapping_add(chosen.count * stride);
+                for r in (start..end).step_by(X_ROWS) {
+                    let count = X_ROWS.min(end - r);
+                    let shape = Shape { weights: halves(chosen.count), x: halves(count) };
+                    let first = strip.x_rows(r, count);
+                    let x = [first, first.wrapping_add(TILE * strip.x.stride)];
+                    // SAFETY: `weights` are rows of the strip in whole steps, and `chosen` names as many of them as there are;
+                    // the blocks of x are those of `count` rows.
+                    unsafe { session.multiply(shape, rows, stride, x, steps, ahead, &mut sums) };
+                    ahead = ahead.wrapping_add(steps * AHEAD);
+                    for (i, sums) in sums.0.chunks_exact_mut(2).enumerate() {
+                        for (j, sums) in sums.iter_mut().enumerate() {
+                            let first = chosen.first + i * TILE * chosen.step;
+                            let own = Chosen { first, count: shape.weights[i], ..chosen };
+                            if own.count > 0 && shape.x[j] > 0 {
+                                strip.put_tile(s, r + j * TILE, shape.x[j], own, sums);
+                            }
                         }
                     }
                 }
@@ -288,7 +297,15 @@ impl Op for Probe {
                 for _ in 0..self.items {
                     // SAFETY: sixteen rows each, the same ones twice.
                     unsafe {
-                        session.multiply(shape, [w.as_ptr(); 2], stride, [x.as_ptr(); 2], PROBE_STEPS, &mut sums);
+                        session.multiply(
+                            shape,
+                            [w.as_ptr(); 2],
+                            stride,
+                            [x.as_ptr(); 2],
+                            PROBE_STEPS,
+                            w.as_ptr(),
+                            &mut sums,
+                        );
                     };
                 }
                 last = sums.0[3];

@@ -96,6 +96,9 @@ impl Shape {
 #[repr(align(64))]
 pub(crate) struct Sums(pub(crate) [[[f32; TILE]; TILE]; 4]);
 
+/// Bytes that a step of four tiles asks for ahead of time.
+pub(crate) const AHEAD: usize = 128;
+
 /// A thread's use of the tiles, from its beginning to its end.
 pub(crate) struct Session {
     shape: Option<Shape>,
@@ -127,7 +130,7 @@ impl Drop for Session {
 /// A loop over steps that loads the tiles of a step and multiplies them, between zeroing and storing of its sums.
 macro_rules! products {
     ($session:expr, zero [$($zero:literal),*], step [$($step:literal),*], store [$($store:literal),*]) => {{
-        let (a, a_stride, b, b_strides, steps, sums) = $session;
+        let (a, a_stride, b, b_strides, steps, ahead, sums) = $session;
         asm!(
             $($zero,)*
             "2:",
@@ -136,8 +139,11 @@ macro_rules! products {
             "add {a1}, 64",
             "add {b0}, {step0}",
             "add {b1}, {step1}",
+            "add {ahead}, 128",
             "dec {steps}",
             "jnz 2b",
+            // From row to row of the sums.
+            "mov {steps}, 64",
             $($store,)*
             a0 = inout(reg) a[0] => _,
             a1 = inout(reg) a[1] => _,
@@ -149,8 +155,8 @@ macro_rules! products {
             stride1 = in(reg) b_strides[1],
             step0 = in(reg) b_strides[0] * TILE,
             step1 = in(reg) b_strides[1] * TILE,
+            ahead = inout(reg) ahead => _,
             sums = in(reg) sums,
-            row = in(reg) size_of::<[f32; TILE]>(),
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack)
@@ -162,7 +168,8 @@ impl Session {
     /// The sums of the products of one or two tiles of weights and one or two of x, over `steps` steps of 32 elements.
     ///
     /// A row of weights is bf16 in order, and rows lie `stride` bytes apart. The rows of x of a tile are stored together,
-    /// step after step, of each step sixteen pairs, of each pair row after row.
+    /// step after step, of each step sixteen pairs, of each pair row after row. `ahead` may be any address: from there on, a product of
+    /// four tiles asks for [`AHEAD`] bytes for each step, which are needed soon.
     ///
     /// # Safety
     /// `weights[i]` is valid for reading the `shape.weights[i]` rows, and `x[i]` for reading the `shape.x[i]`, as
@@ -175,6 +182,7 @@ impl Session {
         stride: usize,
         x: [*const u8; 2],
         steps: usize,
+        ahead: *const u8,
         sums: &mut Sums,
     ) {
         if steps == 0 {
@@ -190,7 +198,7 @@ impl Session {
             self.shape = Some(shape);
         }
         let strides = [4 * shape.x[0], 4 * shape.x[1]];
-        let all = (weights, stride, x, strides, steps, sums.0.as_mut_ptr());
+        let all = (weights, stride, x, strides, steps, ahead, sums.0.as_mut_ptr());
         // SAFETY: a session proves the instructions, and the tiles have `shape`. Loads read what the caller vouches for;
         // pointers beside it are counted up and not used. Each store writes at most sixteen rows of 64 bytes within one of
         // the four tiles of sums.
@@ -203,17 +211,19 @@ impl Session {
                         "tileloadd tmm4, [{a0} + {a_stride}]",
                         "tileloadd tmm6, [{b0} + {stride0}]",
                         "tileloadd tmm7, [{b1} + {stride1}]",
+                        "prefetcht1 [{ahead}]",
                         "tdpbf16ps tmm0, tmm4, tmm6",
                         "tileloadd tmm5, [{a1} + {a_stride}]",
                         "tdpbf16ps tmm1, tmm4, tmm7",
+                        "prefetcht1 [{ahead} + 64]",
                         "tdpbf16ps tmm2, tmm5, tmm6",
                         "tdpbf16ps tmm3, tmm5, tmm7"
                     ],
                     store [
-                        "tilestored [{sums} + {row}], tmm0",
-                        "tilestored [{sums} + {row} + 1024], tmm1",
-                        "tilestored [{sums} + {row} + 2048], tmm2",
-                        "tilestored [{sums} + {row} + 3072], tmm3"
+                        "tilestored [{sums} + {steps}], tmm0",
+                        "tilestored [{sums} + {steps} + 1024], tmm1",
+                        "tilestored [{sums} + {steps} + 2048], tmm2",
+                        "tilestored [{sums} + {steps} + 3072], tmm3"
                     ]
                 ),
                 (true, false) => products!(
@@ -227,8 +237,8 @@ impl Session {
                         "tdpbf16ps tmm2, tmm5, tmm6"
                     ],
                     store [
-                        "tilestored [{sums} + {row}], tmm0",
-                        "tilestored [{sums} + {row} + 2048], tmm2",
+                        "tilestored [{sums} + {steps}], tmm0",
+                        "tilestored [{sums} + {steps} + 2048], tmm2",
                         "/* {stride1} */"
                     ]
                 ),
@@ -242,7 +252,7 @@ impl Session {
                         "tileloadd tmm7, [{b1} + {stride1}]",
                         "tdpbf16ps tmm1, tmm4, tmm7"
                     ],
-                    store ["tilestored [{sums} + {row}], tmm0", "tilestored [{sums} + {row} + 1024], tmm1"]
+                    store ["tilestored [{sums} + {steps}], tmm0", "tilestored [{sums} + {steps} + 1024], tmm1"]
                 ),
                 (false, false) => products!(
                     all,
@@ -252,7 +262,7 @@ impl Session {
                         "tileloadd tmm6, [{b0} + {stride0}]",
                         "tdpbf16ps tmm0, tmm4, tmm6"
                     ],
-                    store ["tilestored [{sums} + {row}], tmm0", "/* {stride1} */"]
+                    store ["tilestored [{sums} + {steps}], tmm0", "/* {stride1} */"]
                 ),
             }
         }

@@ -16,7 +16,7 @@ mod avx2;
 mod avx512;
 mod portable;
 
-pub(crate) use amx::{Shape, Sums, Tiles};
+pub(crate) use amx::{AHEAD, Shape, Sums, Tiles};
 use portable::Portable;
 
 /// The magnitudes of an e2m1 number, by its three lower bits.

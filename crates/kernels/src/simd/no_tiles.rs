@@ -11,6 +11,9 @@ pub(crate) struct Shape {
     pub(crate) x: [usize; 2],
 }
 
+/// Nothing is asked for.
+pub(crate) const AHEAD: usize = 0;
+
 pub(crate) struct Sums(pub(crate) [[[f32; TILE]; TILE]; 4]);
 
 impl Tiles {
@@ -27,6 +30,7 @@ impl Tiles {
         _stride: usize,
         _x: [*const u8; 2],
         _steps: usize,
+        _ahead: *const u8,
         _sums: &mut Sums,
     ) {
         match *self {}
