@@ -40,6 +40,15 @@ pub enum Error {
         "computing in int8 is for packed int8 or int4 weights, and this model has none; quantize it, or compute in f32 or bf16"
     )]
     NothingPacked,
+    /// [`Compute::Amx`](crate::Compute::Amx) for a matrix with so many inputs.
+    #[error(
+        "computing in amx is for matrices of at most {most} inputs, and this model has one of {cols}; compute in f32 or bf16",
+        most = rheostat_kernels::Tiled::MOST_COLS
+    )]
+    RowsTooLong {
+        /// Its inputs.
+        cols: usize,
+    },
     /// A file beside the weights cannot be read.
     #[error("{}: {what}", path.display())]
     File {

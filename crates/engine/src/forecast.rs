@@ -90,6 +90,7 @@ impl Rates {
         let operations = match options.compute {
             Compute::F32 => probe::f32_rate(&exec, time / 2),
             Compute::Bf16 => probe::bf16_rate(&exec, time / 2),
+            Compute::Amx => probe::tiles_rate(&exec, time / 2),
             Compute::Int8 => probe::int8_rate(&exec, time / 2),
         };
         Ok(Rates {
@@ -108,6 +109,7 @@ impl Rates {
             operations_per_second: match compute {
                 Compute::F32 => limits.f32_flops,
                 Compute::Bf16 => limits.bf16_flops,
+                Compute::Amx => limits.amx_flops,
                 Compute::Int8 => limits.int8_ops,
             },
         }

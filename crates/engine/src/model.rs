@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use rheostat_kernels::{Exec, Format, Isa, KV_BLOCK, KV_UNIT, KvFormat, Worked, probe};
+use rheostat_kernels::{Exec, Format, Isa, KV_BLOCK, KV_UNIT, KvFormat, Tiled, Worked, probe};
 use rheostat_store::{Checkpoint, Experts, Hits, Io, Reads, Record, Way, Weights, disk_rate, spool_room};
 
 use crate::bind::{Bound, MatrixInfo};
@@ -134,6 +134,8 @@ pub struct Limits {
     pub f32_flops: f64,
     /// Operations per second on bf16 with f32 sums, by the instructions that the bf16 mode uses.
     pub bf16_flops: f64,
+    /// Operations per second on bf16 with f32 sums, by the instructions that the amx mode uses: AMX where the CPU has it.
+    pub amx_flops: f64,
     /// Operations per second on 8-bit integers with 32-bit sums, by the instructions that the int8 mode uses.
     pub int8_ops: f64,
 }
@@ -151,6 +153,11 @@ impl Model {
         let mut matrices = bound.matrices.iter().chain(bound.experts.iter().flat_map(|layer| &layer.matrices));
         if options.compute == Compute::Int8 && !matrices.any(packed) {
             return Err(Error::NothingPacked);
+        }
+        if options.compute == Compute::Amx
+            && let Some(cols) = matrices.map(|m| m.cols).find(|cols| *cols > Tiled::MOST_COLS)
+        {
+            return Err(Error::RowsTooLong { cols });
         }
         if options.kv_disk.is_some() && options.hooks.any(&[Point::AttnScores, Point::Pattern]) {
             return Err(Error::ScoresOnDisk);
@@ -305,6 +312,7 @@ impl Model {
             read_bytes_per_second: read,
             f32_flops: probe::f32_rate(&self.exec, time / 4),
             bf16_flops: probe::bf16_rate(&self.exec, time / 4),
+            amx_flops: probe::tiles_rate(&self.exec, time / 4),
             int8_ops: probe::int8_rate(&self.exec, time / 4),
         })
     }

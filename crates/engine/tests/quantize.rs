@@ -150,7 +150,7 @@ fn fused_experts_and_turned_matrices_have_the_same_bits_whatever_the_budget() {
             let (out, twin) = (name("out"), name("twin"));
             quantise(&package, dir.path(), bits, &out, &twin);
             let case = Case { dir: out, ..case.clone() };
-            for compute in [Compute::F32, Compute::Bf16, Compute::Int8] {
+            for compute in [Compute::F32, Compute::Bf16, Compute::Amx, Compute::Int8] {
                 let base = rheostat::Options { compute, ..options() };
                 let want = logits(&mut case.load(&base), &TOKENS, TOKENS.len());
                 if compute != Compute::Int8 {

@@ -8,8 +8,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use rheostat_kernels::{
     Affine, AfterConv, Attention, Awq, Bits, Buffer, Carried, Columns, Conv, DeltaRule, Exec, Float, Format, Fp8, Gptq,
     GptqZeros, Isa, KV_BLOCK, KvBlock, KvFormat, KvSource, Linear, Matrix, Norm, NormKind, Normalise, Order, Packed,
-    Rounded, Router, Rows, SPAN_ROWS, Scales, Scores, Span, Zeros, attention, causal_conv, delta_rule, linear, norm,
-    route,
+    Rounded, Router, Rows, SPAN_ROWS, Scales, Scores, Span, Tiled, Zeros, attention, causal_conv, delta_rule, linear,
+    norm, route,
 };
 
 const HIDDEN: usize = 2048;
@@ -63,6 +63,8 @@ fn products(c: &mut Criterion) {
         (1, Format::Awq(Awq { group: 128, scales }), "f32"),
         (1, Format::Bf16, "bf16"),
         (1, packed(Bits::Four), "bf16"),
+        (1, Format::Bf16, "tiles"),
+        (1, packed(Bits::Four), "tiles"),
         (4, Format::Bf16, "f32"),
         (16, Format::Bf16, "f32"),
         (512, Format::Bf16, "f32"),
@@ -72,6 +74,8 @@ fn products(c: &mut Criterion) {
         (512, gptq, "f32"),
         (512, Format::Bf16, "bf16"),
         (512, packed(Bits::Four), "bf16"),
+        (512, Format::Bf16, "tiles"),
+        (512, packed(Bits::Four), "tiles"),
     ] {
         let [elements, others @ ..] = format.parts(INNER, HIDDEN).map(|part| part.len(INNER).unwrap());
         let others = others.map(|bytes| vec![FILL; bytes]);
@@ -79,7 +83,13 @@ fn products(c: &mut Criterion) {
         let x = Buffer::new(n * HIDDEN);
         let mut rounded = Rounded::new(Rounded::elements(n, HIDDEN));
         rounded.set(&exec, &x, n, HIDDEN);
-        let rows = if compute == "f32" { Rows::F32(&x) } else { Rows::Bf16(&rounded) };
+        let mut tiled = Tiled::new(Tiled::elements(n, HIDDEN));
+        tiled.set(&exec, &x, n, HIDDEN);
+        let rows = match compute {
+            "f32" => Rows::F32(&x),
+            "bf16" => Rows::Bf16(&rounded),
+            _ => Rows::Tiles(&tiled),
+        };
         let mut out = Buffer::new(n * INNER);
         let mut next = matrices.iter().cycle();
         group.throughput(if n == 1 {

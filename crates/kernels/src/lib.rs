@@ -20,6 +20,11 @@
 //! then that of the first, by fused multiply-add, subnormal numbers counting as zeros; this is what `vdpbf16ps`
 //! does, and what the other paths do with ordinary instructions.
 //!
+//! The tiled mode ([`Rows::Tiles`]) rounds both factors to bf16, too, and sums as the matrix unit of some CPUs (AMX's `tdpbf16ps`)
+//! does: of each 32 elements, in order, the even ones are multiplied and summed by fused multiply-add, and so are the odd ones, each
+//! from zero on and in increasing order; both sums are added, and the result is added to that of the elements before. Subnormal numbers
+//! count as zeros, a short tail too.
+//!
 //! The integer mode ([`Rows::Int8`]), for packed weights, rounds x to 8-bit integers in blocks of 32 with a scale each
 //! ([`Quantized`]). Weights are taken in units of 64 bytes (64 elements of 8 bits, 128 of 4). In a unit, lane `l` has
 //! the elements `4 l` to `4 l + 3` (of 8 bits) or `8 l` to `8 l + 7` (of 4 bits); their products are summed exactly, as
@@ -57,6 +62,7 @@ mod rounded;
 mod router;
 mod simd;
 mod tile;
+mod tiled;
 mod widen;
 
 pub use activation::{Activation, activate, gate};
@@ -84,4 +90,5 @@ pub use rope::{Pairing, rotate};
 pub use rounded::Rounded;
 pub use router::{GroupScore, Groups, Normalise, Router, Scores, route};
 pub use simd::Isa;
+pub use tiled::Tiled;
 pub use widen::widen;

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::exec::Exec;
+use crate::linear::{TILES_FLOP, multiply_tiles};
 use crate::simd::{LANES, Op, Simd};
 
 /// Accumulators of the arithmetic probe: enough to hide the latency of a multiply-add on two pipes.
@@ -51,6 +52,20 @@ pub fn bf16_rate(exec: &Exec, time: Duration) -> f64 {
         });
     };
     best(time, pass, (4 * exec.threads() * STEPS * CHAINS * LANES) as f64)
+}
+
+/// Multiply-adds per second of bf16 into f32 sums of all threads together in the order of [`Rows::Tiles`](crate::Rows::Tiles), at
+/// best, within `time`, times two: FLOP/s of the tiled mode.
+#[must_use]
+pub fn tiles_rate(exec: &Exec, time: Duration) -> f64 {
+    let isa = exec.isa();
+    let items = if isa.tiles().is_some() { 200 } else { 2 };
+    let pass = || {
+        exec.pool().run(exec.threads(), &|_, _| {
+            std::hint::black_box(multiply_tiles(isa, items));
+        });
+    };
+    best(time, pass, exec.threads() as f64 * items as f64 * TILES_FLOP)
 }
 
 /// Multiply-adds per second of 8-bit integers into 32-bit sums of all threads together, at best, within `time`, times

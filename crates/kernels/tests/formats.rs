@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 use rheostat_kernels::{
     Affine, Awq, Bits, Columns, Exec, Float, Format, Fp8, Gptq, GptqZeros, Isa, Linear, Matrix, Order, Packed, Part,
-    Rounded, Rows, Scales, Zeros, linear, valid_order,
+    Rounded, Rows, Scales, Tiled, Zeros, linear, valid_order,
 };
 
 /// Every instruction set of this machine, with one thread and with three.
@@ -66,6 +66,20 @@ fn dot_bf16(a: &[f32], b: &[f32]) -> f32 {
         }
     }
     tree(lanes)
+}
+
+/// The tiled mode's, even and odd elements of 32 by themselves.
+fn dot_tiles(a: &[f32], b: &[f32]) -> f32 {
+    let round = |x: Option<&f32>| x.map_or(0.0, |x| bf16::from_f32(*x).to_f32());
+    let mut sum = 0.0f32;
+    for (a, b) in a.chunks(32).zip(b.chunks(32)) {
+        let mut halves = [0.0f32; 2];
+        for i in 0..32 {
+            halves[i % 2] = round(a.get(i)).mul_add(round(b.get(i)), halves[i % 2]);
+        }
+        sum += halves[0] + halves[1];
+    }
+    sum
 }
 
 fn tree(mut lanes: [f32; 16]) -> f32 {
@@ -287,7 +301,7 @@ fn assert_bits(got: &[f32], want: &[f32], what: &dyn Fn() -> String) {
     }
 }
 
-/// Products of `n` rows with the whole matrix, in both arithmetics, in every context.
+/// Products of `n` rows with the whole matrix, in every arithmetic of floats, in every context.
 fn check(contexts: &[Exec], random: &mut Random, stored: &Stored, n: usize) {
     let Stored { format, rows, cols, .. } = *stored;
     let x: Vec<f32> = (0..n * cols).map(|_| random.number()).collect();
@@ -296,7 +310,7 @@ fn check(contexts: &[Exec], random: &mut Random, stored: &Stored, n: usize) {
         let at = (0..n).flat_map(|r| (0..rows).map(move |o| (r, o)));
         at.map(|(r, o)| dot(&x[r * cols..(r + 1) * cols], stored.row(o)) + bias[o]).collect()
     };
-    let (want, want_bf16) = (of(dot), of(dot_bf16));
+    let (want, want_bf16, want_tiles) = (of(dot), of(dot_bf16), of(dot_tiles));
     // At no alignment.
     let shifted: Vec<Vec<u8>> = stored.parts.iter().map(|part| [&[0], &part[..]].concat()).collect();
     let parts: Vec<&[u8]> = shifted.iter().map(|part| &part[1..]).collect();
@@ -304,13 +318,19 @@ fn check(contexts: &[Exec], random: &mut Random, stored: &Stored, n: usize) {
     for exec in contexts {
         let mut rounded = Rounded::new(Rounded::elements(n, cols));
         rounded.set(exec, &x, n, cols);
-        for (mode, want) in [(Rows::F32(&x), &want), (Rows::Bf16(&rounded), &want_bf16)] {
+        let mut tiled = Tiled::new(Tiled::elements(n, cols));
+        tiled.set(exec, &x, n, cols);
+        let modes = [
+            ("f32", Rows::F32(&x), &want),
+            ("bf16", Rows::Bf16(&rounded), &want_bf16),
+            ("tiles", Rows::Tiles(&tiled), &want_tiles),
+        ];
+        for (mode, rows_of_x, want) in modes {
             let mut out = vec![0.0; n * rows];
             let job = Linear { weight, bias: Some(&bias), out: Columns::new(&mut out, rows, 0) };
-            linear(exec, mode, n, &mut [job]);
+            linear(exec, rows_of_x, n, &mut [job]);
             let what = || {
                 let (isa, threads) = (exec.isa().name(), exec.threads());
-                let mode = if matches!(mode, Rows::F32(_)) { "f32" } else { "bf16" };
                 format!("{n} rows by [{rows}, {cols}] of {format:?} in {mode}, {isa} with {threads} threads")
             };
             assert_bits(&out, want, &what);

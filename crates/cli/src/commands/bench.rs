@@ -111,9 +111,10 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         text += &format!("memory {:.1} GB/s, ", read * 1e-9);
     }
     text += &format!(
-        "multiply-add {:.0} GFLOP/s in f32, {:.0} in bf16, {:.0} in int8\n\n",
+        "multiply-add {:.0} GFLOP/s in f32, {:.0} in bf16, {:.0} in amx, {:.0} in int8\n\n",
         limits.f32_flops * 1e-9,
         limits.bf16_flops * 1e-9,
+        limits.amx_flops * 1e-9,
         limits.int8_ops * 1e-9
     );
     if model.plan().streamed > 0 {
@@ -252,6 +253,7 @@ impl Bench<'_> {
             read_bytes_per_second: best(|l| l.read_bytes_per_second),
             f32_flops: best(|l| Some(l.f32_flops)).unwrap_or(0.0),
             bf16_flops: best(|l| Some(l.bf16_flops)).unwrap_or(0.0),
+            amx_flops: best(|l| Some(l.amx_flops)).unwrap_or(0.0),
             int8_ops: best(|l| Some(l.int8_ops)).unwrap_or(0.0),
         }
     }

@@ -224,12 +224,15 @@ impl Figures {
 
     /// What makes products faster.
     fn faster(&self) -> String {
-        let gain = self.limits.map_or(1.0, |l| l.bf16_flops / l.f32_flops.max(1.0));
+        let gain = |rate: fn(&Limits) -> f64| self.limits.map_or(1.0, |l| rate(&l) / l.f32_flops.max(1.0));
+        let (bf16, amx) = (gain(|l| l.bf16_flops), gain(|l| l.amx_flops));
         let mut ways = Vec::new();
         if self.threads < self.cores {
             ways.push(format!("more --threads (there are {} cores)", self.cores));
         }
-        if self.compute == Compute::F32 && gain >= WORTH_IT {
+        if self.compute != Compute::Amx && amx >= WORTH_IT && amx > bf16 {
+            ways.push("--compute amx".to_owned());
+        } else if self.compute == Compute::F32 && bf16 >= WORTH_IT {
             ways.push("--compute bf16".to_owned());
         }
         match ways.is_empty() {
@@ -252,6 +255,7 @@ mod tests {
             read_bytes_per_second: Some(40e9),
             f32_flops: 200e9,
             bf16_flops: 400e9,
+            amx_flops: 10e9,
             int8_ops: 800e9,
         };
         let seconds = Duration::from_secs_f64;

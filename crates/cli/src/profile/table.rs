@@ -69,8 +69,11 @@ impl Report {
             let mut parts: Vec<String> = Vec::new();
             parts.extend(giga(limits.disk_bytes_per_second, "disk"));
             parts.extend(giga(limits.read_bytes_per_second, "memory"));
-            let (f32, bf16, int8) = (limits.f32_flops * 1e-9, limits.bf16_flops * 1e-9, limits.int8_ops * 1e-9);
-            parts.push(format!("multiply-add {f32:.0} GFLOP/s in f32, {bf16:.0} in bf16, {int8:.0} in int8"));
+            let rates = [limits.f32_flops, limits.bf16_flops, limits.amx_flops, limits.int8_ops];
+            let [f32, bf16, amx, int8] = rates.map(|rate| rate * 1e-9);
+            parts.push(format!(
+                "multiply-add {f32:.0} GFLOP/s in f32, {bf16:.0} in bf16, {amx:.0} in amx, {int8:.0} in int8"
+            ));
             text += &format!("limits measured after it: {}\n", parts.join(", "));
         }
         text

@@ -63,7 +63,7 @@ impl Precision {
     pub fn of(compute: crate::Compute) -> Precision {
         match compute {
             crate::Compute::F32 => Precision::F32,
-            crate::Compute::Bf16 => Precision::REDUCED,
+            crate::Compute::Bf16 | crate::Compute::Amx => Precision::REDUCED,
             crate::Compute::Int8 => Precision::INT8,
         }
     }

@@ -34,7 +34,7 @@ use crate::profile::{Op, Phase, Recorder};
 use look::{NormPoints, Seen, weigh};
 use products::Product;
 
-/// In which numbers the matrix products are computed. Everything else is f32 in both modes.
+/// In which numbers the matrix products are computed. Everything else is f32 in all modes.
 ///
 /// Each has its own fixed order of operations, so that within a mode the results are the same bits whatever the
 /// threads, the batch, the chunks, the instruction set and the memory budget.
@@ -46,6 +46,9 @@ pub enum Compute {
     /// Activations and weights rounded to bf16 before each product, sums in f32: faster where the CPU multiplies
     /// bf16, and as exact as bf16 is.
     Bf16,
+    /// As [`Compute::Bf16`], with sums in the order of AMX, the matrix unit of some CPUs: there, prompts are read several times as
+    /// fast. Other CPUs give the same bits, slowly.
+    Amx,
     /// Products with packed int8 and int4 weights in integers, on activations rounded to 8-bit integers in blocks of
     /// 32 with a scale each, sums in f32; all other products as in [`Compute::F32`]. Decoding is as fast as memory
     /// allows. For models with packed weights only.
@@ -68,6 +71,7 @@ impl Compute {
         match self {
             Compute::F32 => "f32",
             Compute::Bf16 => "bf16",
+            Compute::Amx => "amx",
             Compute::Int8 => "int8",
         }
     }

@@ -1,6 +1,6 @@
 //! The buffers of a pass, taken once.
 
-use rheostat_kernels::{Buffer, Exec, Format, Quantized, Rounded, Rows, Span};
+use rheostat_kernels::{Buffer, Exec, Format, Quantized, Rounded, Rows, Span, Tiled};
 
 use super::look::{Looks, Seen, SeenSizes, prepared_for};
 use super::{Compute, KvPlace, Output};
@@ -94,6 +94,7 @@ pub(super) struct ExpertRoom {
 pub(super) enum Prepared {
     F32,
     Bf16(Rounded),
+    Tiles(Tiled),
     Int8(Quantized),
 }
 
@@ -102,6 +103,7 @@ impl Prepared {
         match compute {
             Compute::F32 => Prepared::F32,
             Compute::Bf16 => Prepared::Bf16(Rounded::new(elements)),
+            Compute::Amx => Prepared::Tiles(Tiled::new(elements)),
             Compute::Int8 => Prepared::Int8(Quantized::new(elements)),
         }
     }
@@ -113,6 +115,10 @@ impl Prepared {
             (Prepared::Bf16(rounded), _) => {
                 rounded.set(exec, x, n, cols);
                 Rows::Bf16(rounded)
+            }
+            (Prepared::Tiles(tiled), _) => {
+                tiled.set(exec, x, n, cols);
+                Rows::Tiles(tiled)
             }
             (Prepared::Int8(quantized), format) => match format.takes_integers() {
                 Some(bits) => {
@@ -283,6 +289,7 @@ fn prepared_elements(
     let elements = match compute {
         Compute::F32 => return 0,
         Compute::Bf16 => Rounded::elements,
+        Compute::Amx => Tiled::elements,
         Compute::Int8 => Quantized::elements,
     };
     elements(rows, widths.input).max(elements(logit_rows, decoder.hidden_size)).max(prepared_for(seen, elements))

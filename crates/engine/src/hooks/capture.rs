@@ -201,7 +201,8 @@ fn copy_heads(
 fn metadata(trace: &TraceInfo, positions: &[usize]) -> Value {
     let dtype = match trace.compute {
         Compute::F32 => "float32",
-        Compute::Bf16 => "bfloat16",
+        // Products of one kind, in two orders.
+        Compute::Bf16 | Compute::Amx => "bfloat16",
         Compute::Int8 => "int8",
     };
     let version = env!("CARGO_PKG_VERSION");

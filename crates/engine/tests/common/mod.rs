@@ -112,12 +112,13 @@ pub fn at_least(case: &Case, options: &Options) -> Options {
     tried.into_iter().find(|options| !refused(options)).unwrap()
 }
 
-/// Every mode of computing, as options: products in f32 and in bf16, caches in both.
+/// Every mode of computing, as options: products in f32, and in bf16 in both orders, caches in both.
 pub fn modes() -> Vec<Options> {
     let mode = |compute, kv| Options { compute, kv, ..options() };
     vec![
         mode(Compute::F32, KvFormat::F32),
         mode(Compute::Bf16, KvFormat::F32),
+        mode(Compute::Amx, KvFormat::F32),
         mode(Compute::F32, KvFormat::Bf16),
         mode(Compute::Bf16, KvFormat::Bf16),
     ]

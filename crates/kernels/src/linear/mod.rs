@@ -13,6 +13,7 @@ mod ordered;
 mod panel;
 mod rows;
 mod scales;
+mod tiles;
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -23,6 +24,7 @@ use ordered::WidenOrdered;
 use panel::{Panel, Widen, panel_stride};
 pub use rows::widen_rows;
 use scales::widen_row_scales;
+pub(crate) use tiles::{TILES_FLOP, multiply_tiles};
 
 use crate::element::{Affine4, Affine8, Bf16, E2m1, E4m3, Element, F16, F32, Int4, Int8};
 use crate::exec::{Exec, SCRATCH};
@@ -31,8 +33,9 @@ use crate::input_major::{Awqs, Floats, Gptqs, InputMajor};
 use crate::integers::{BLOCK, Bytes, Groups, HalfBytes, Integers, Quantized};
 use crate::matrix::{Matrix, StoredRows};
 use crate::rounded::Rounded;
-use crate::simd::{Isa, LANES, Simd};
+use crate::simd::{Isa, LANES, Simd, TILE};
 use crate::tile::{self, Arithmetic, InBf16, InF32};
+use crate::tiled::{self, Tiled};
 
 /// Bytes of rows of x that all panels go over before the next rows are taken: few enough to stay in a shared cache.
 const X_BLOCK: usize = 8 << 20;
@@ -46,6 +49,10 @@ const ITEM_BYTES: usize = 512 << 10;
 const FINE: usize = 4;
 /// Rows of x up to which weights that are stored input after input need no panel.
 const INPUT_ROWS: usize = 4;
+/// Weight rows in a panel of bf16 for tiles, and bytes of it, at most: as much as the scratch buffer takes, since CPUs with tiles
+/// have caches for it. For few rows of x, which ask for nothing, so many bytes that the panel stays near.
+const TILES_ROWS: usize = 256;
+const TILES_BYTES: [usize; 2] = [256 << 10, 768 << 10];
 /// Outputs of such weights that an item takes, at most: so many that its reads are long, and their sums stay near.
 const INPUT_WIDTH: usize = 1024;
 
@@ -62,9 +69,12 @@ enum Route {
 
 /// Widening a panel waits for memory, which pays where enough is computed with it afterwards; the cheaper the widening, the
 /// later.
-fn route(mode: Rows<'_>, n: usize, format: Format) -> Route {
+fn route(mode: Rows<'_>, n: usize, format: Format, cols: usize) -> Route {
     let direct_rows = match (mode, format) {
         (_, Format::Affine(_)) => 0,
+        // Whole steps of what is bf16 already.
+        (Rows::Tiles(_), Format::Bf16) if cols.is_multiple_of(tiled::STEP) => usize::MAX,
+        (Rows::Tiles(_), _) => 0,
         (Rows::Bf16(_), Format::Transposed(_) | Format::Gptq(_) | Format::Awq(_)) => 0,
         (Rows::F32(_), Format::Transposed(_) | Format::Gptq(_) | Format::Awq(_)) => INPUT_ROWS,
         (Rows::Int8(_) | Rows::Bf16(_), _) => X_ROWS,
@@ -117,6 +127,8 @@ pub enum Rows<'a> {
     Int8(&'a Quantized),
     /// Rows rounded to bf16: weights are rounded too, unless they are bf16 already, and products are summed in f32.
     Bf16(&'a Rounded),
+    /// As [`Rows::Bf16`], with sums in the order of the matrix unit that some CPUs have.
+    Tiles(&'a Tiled),
 }
 
 /// One product of a [`linear`] call.
@@ -134,7 +146,7 @@ pub struct Linear<'a> {
 /// `x: [n, in_features]`, as one parallel job.
 ///
 /// # Panics
-/// When shapes do not agree.
+/// When shapes do not agree, or [`Rows::Tiles`] have more than [`Tiled::MOST_COLS`] elements.
 pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
     if n == 0 {
         return;
@@ -145,6 +157,7 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
         let fits = match x {
             Rows::F32(x) => x.len() == n * cols,
             Rows::Bf16(x) => x.shape() == (n, cols),
+            Rows::Tiles(x) => x.shape() == (n, cols) && cols <= Tiled::MOST_COLS,
             Rows::Int8(x) => job.weight.format().takes_integers().is_some_and(|bits| x.shape() == (n, cols, bits)),
         };
         assert!(fits, "x is [{n}, {cols}] for {:?}", job.weight.format());
@@ -157,23 +170,26 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
     let (x, x_stride) = match mode {
         Rows::F32(x) => (x.as_ptr().cast::<u8>(), x.len() / n * 4),
         Rows::Bf16(x) => x.rows(),
+        Rows::Tiles(x) => x.rows(),
         Rows::Int8(x) => x.rows(),
     };
     let x = SharedRows { start: x, stride: x_stride };
     let total: usize = jobs.iter().map(|job| job.weight.byte_len()).sum();
     // Long streams rather than many items: a stream begins slowly.
     let share = total / (exec.threads() * 2) + 1;
-    let route = |job: &Linear<'_>| route(mode, n, job.weight.format());
+    let route = |job: &Linear<'_>| route(mode, n, job.weight.format(), job.weight.cols());
     let rows_per_item = |job: &Linear<'_>| rows_per_item(exec, mode, n, route(job), &job.weight, share);
     let blocks =
         if jobs.iter().all(|job| route(job) != Route::Panel) { 1 } else { (n * x_stride).div_ceil(X_BLOCK).max(1) };
-    let block = n.div_ceil(blocks).next_multiple_of(X_ROWS);
+    let unit = if matches!(mode, Rows::Tiles(_)) { tiles::X_ROWS } else { X_ROWS };
+    let block = n.div_ceil(blocks).next_multiple_of(unit);
     let blocks = n.div_ceil(block);
     let cut = |index: usize| {
         let job = &jobs[index];
         // Who is done first waits for the others, so the last items are small.
         let cut_up = if index + 1 == jobs.len() && route(job) == Route::Direct { exec.threads() } else { 0 };
-        Cut::new(job.weight.rows(), rows_per_item(job), cut_up)
+        let unit = if matches!(mode, Rows::Tiles(_)) { n.next_multiple_of(TILE).min(unit) } else { 8 };
+        Cut::new(job.weight.rows(), rows_per_item(job), cut_up, unit)
     };
     let strips: usize = (0..jobs.len()).map(|index| cut(index).count()).sum();
     let isa = exec.isa();
@@ -185,10 +201,11 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
             let count = cut.count();
             if item < count {
                 let Range { start: first, end: last } = cut.rows(item);
-                let strip = Strip { x, x_rows, job, first, last, route: route(job), scales: &[] };
+                let tiled = matches!(mode, Rows::Tiles(_));
+                let strip = Strip { x, x_rows, job, first, last, route: route(job), tiled, scales: &[] };
                 match mode {
                     Rows::F32(_) => run_format::<InF32>(isa, strip, scratch),
-                    Rows::Bf16(_) => run_format::<InBf16>(isa, strip, scratch),
+                    Rows::Bf16(_) | Rows::Tiles(_) => run_format::<InBf16>(isa, strip, scratch),
                     Rows::Int8(_) => run_integers(isa, strip, scratch),
                 }
                 return;
@@ -208,9 +225,9 @@ struct Cut {
 }
 
 impl Cut {
-    /// `rows` in items of `coarse`, of which the last `cut_up` are cut up again.
-    fn new(rows: usize, coarse: usize, cut_up: usize) -> Cut {
-        let fine = if cut_up > 0 { (coarse / FINE).next_multiple_of(8).min(coarse) } else { coarse };
+    /// `rows` in items of `coarse`, of which the last `cut_up` are cut up again, into multiples of `unit`.
+    fn new(rows: usize, coarse: usize, cut_up: usize, unit: usize) -> Cut {
+        let fine = if cut_up > 0 { (coarse / FINE).next_multiple_of(unit).min(coarse) } else { coarse };
         Cut { rows, coarse, many: (rows / coarse).saturating_sub(cut_up), fine }
     }
 
@@ -231,7 +248,10 @@ impl Cut {
 fn rows_per_item(exec: &Exec, mode: Rows<'_>, n: usize, route: Route, weight: &Matrix<'_>, share: usize) -> usize {
     let (format, rows, cols) = (weight.format(), weight.rows(), weight.cols());
     let count = match route {
-        Route::Direct => (share.min(ITEM_BYTES) / (weight.byte_len() / rows.max(1)).max(1)).max(1).next_multiple_of(8),
+        Route::Direct => {
+            let unit = if matches!(mode, Rows::Tiles(_)) { tiles::X_ROWS } else { 8 };
+            (share.min(ITEM_BYTES) / (weight.byte_len() / rows.max(1)).max(1)).max(1).next_multiple_of(unit)
+        }
         Route::Inputs => {
             // Of an input, as long as an output of f32 at most.
             let most = INPUT_WIDTH.min((SCRATCH - COPY_ENDS) / few_rows_elements(n, size_of::<f32>()));
@@ -240,9 +260,15 @@ fn rows_per_item(exec: &Exec, mode: Rows<'_>, n: usize, route: Route, weight: &M
         Route::Panel => {
             let row = match mode {
                 Rows::F32(_) => panel_stride::<InF32>(cols),
-                Rows::Bf16(_) => panel_stride::<InBf16>(cols),
+                Rows::Bf16(_) | Rows::Tiles(_) => panel_stride::<InBf16>(cols),
                 Rows::Int8(_) => unreachable!("products in integers know no panel"),
             };
+            if matches!(mode, Rows::Tiles(_)) {
+                let fit = TILES_BYTES[usize::from(n > tiles::X_ROWS)] / (row * size_of::<f32>()).max(1);
+                let count = rows.div_ceil(exec.threads() * 4).next_multiple_of(tiles::X_ROWS).min(TILES_ROWS);
+                let count = count.min((fit - fit % tiles::X_ROWS).max(tiles::X_ROWS));
+                return count.min(SCRATCH / (row + format.scratch_of_row(cols)).max(1)).max(1);
+            }
             let fit = exec.panel_bytes() / (row * size_of::<f32>()).max(1);
             let count = rows.div_ceil(exec.threads() * 4).next_multiple_of(4).min(PANEL_ROWS).min(fit - fit % 4).max(4);
             // Without a panel these have no other way.
@@ -295,10 +321,21 @@ fn run<A: Arithmetic, W: Element>(isa: Isa, strip: Strip<'_>, element: W, scratc
     let (scales, panel) = widen_row_scales(isa, &strip, scratch);
     let stride = panel_stride::<A>(strip.job.weight.cols());
     let strip = &Strip { scales, ..strip };
-    if strip.route == Route::Direct || panel.len() < (strip.last - strip.first) * stride {
+    if strip.tiled && strip.route == Route::Direct {
+        tiles::multiply(isa, strip, tiles::Weights::stored(strip));
+    } else if !strip.tiled && (strip.route == Route::Direct || panel.len() < (strip.last - strip.first) * stride) {
         isa.run(Direct { strip, element, arithmetic: PhantomData::<A> });
     } else {
         isa.run(Widen { strip, element, panel: &mut *panel, stride, arithmetic: PhantomData::<A> });
+        multiply_panel::<A>(isa, strip, panel, stride);
+    }
+}
+
+/// All rows of x against the strip's weights in a panel.
+fn multiply_panel<A: Arithmetic>(isa: Isa, strip: &Strip<'_>, panel: &[f32], stride: usize) {
+    if strip.tiled {
+        tiles::multiply(isa, strip, tiles::Weights::in_panel(strip, panel, stride));
+    } else {
         isa.run(Panel { strip, panel, stride, arithmetic: PhantomData::<A> });
     }
 }
@@ -322,7 +359,7 @@ fn run_affine<A: Arithmetic>(isa: Isa, strip: Strip<'_>, affine: Affine, scratch
             isa.run(WidenOrdered { strip, panel: to, stride, types: PhantomData::<(A, Int8<false>)> });
         }
     }
-    isa.run(Panel { strip, panel, stride, arithmetic });
+    multiply_panel::<A>(isa, strip, panel, stride);
 }
 
 fn run_inputs<A: Arithmetic, I: InputMajor>(isa: Isa, strip: &Strip<'_>, inputs: I, scratch: &mut [f32]) {
@@ -331,7 +368,7 @@ fn run_inputs<A: Arithmetic, I: InputMajor>(isa: Isa, strip: &Strip<'_>, inputs:
     } else {
         let stride = panel_stride::<A>(strip.job.weight.cols());
         isa.run(WidenInputs { strip, inputs, panel: &mut *scratch, stride, arithmetic: PhantomData::<A> });
-        isa.run(Panel { strip, panel: scratch, stride, arithmetic: PhantomData::<A> });
+        multiply_panel::<A>(isa, strip, scratch, stride);
     }
 }
 
@@ -374,6 +411,8 @@ struct Strip<'a> {
     first: usize,
     last: usize,
     route: Route,
+    /// Whether sums are in the order of [`Rows::Tiles`].
+    tiled: bool,
     /// The scales of its weights, row by row, if they have any.
     scales: &'a [f32],
 }

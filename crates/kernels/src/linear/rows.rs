@@ -33,7 +33,7 @@ pub fn widen_rows(exec: &Exec, weight: &Matrix<'_>, rows: Range<usize>, out: &mu
         // Of a product only the weights.
         let job = Linear { weight: *weight, bias: None, out: Columns::new(&mut [], 0, 0) };
         let x = SharedRows { start: NonNull::dangling().as_ptr(), stride: 0 };
-        let strip = Strip { x, x_rows: 0..0, job: &job, first, last, route: Route::Panel, scales: &[] };
+        let strip = Strip { x, x_rows: 0..0, job: &job, first, last, route: Route::Panel, tiled: false, scales: &[] };
         let panel = widen(isa, &strip, scratch);
         // SAFETY: the items' rows do not overlap.
         let out = unsafe { out.slice((first - rows.start) * cols..(last - rows.start) * cols) };

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{AWQ_SHIFTS, E2M1, Op, Simd};
+use super::{AWQ_SHIFTS, E2M1, Op, RAISE, RAISED_NORMAL, Simd};
 
 /// Proof that the CPU has AVX2, FMA and F16C. Made only by [`run`].
 #[derive(Clone, Copy)]
@@ -181,6 +181,18 @@ impl Simd for Avx2 {
         unsafe { (add_pairs(a.0, b.0, c.0), add_pairs(a.1, b.1, c.1)) }
     }
     #[inline(always)]
+    fn halves(self, v: IntPair) -> (Pair, Pair) {
+        unsafe { ((first(v.0), first(v.1)), (second(v.0), second(v.1))) }
+    }
+    #[inline(always)]
+    fn fma_flushed(self, a: Pair, b: Pair, c: Pair) -> Pair {
+        unsafe { (fma_flushed(a.0, b.0, c.0), fma_flushed(a.1, b.1, c.1)) }
+    }
+    #[inline(always)]
+    fn add_flushed(self, a: Pair, b: Pair) -> Pair {
+        unsafe { (flush(_mm256_add_ps(a.0, b.0)), flush(_mm256_add_ps(a.1, b.1))) }
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: Pair) {
         unsafe {
             _mm256_storeu_ps(p, v.0);
@@ -308,11 +320,44 @@ unsafe fn flush(v: __m256) -> __m256 {
 unsafe fn add_pairs(a: __m256i, b: __m256i, c: __m256) -> __m256 {
     // SAFETY: the caller vouches for the features.
     unsafe {
-        let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
-        let second = |v| flush(_mm256_castsi256_ps(_mm256_and_si256(v, high)));
-        let first = |v| flush(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(v)));
-        let sum = flush(_mm256_fmadd_ps(second(a), second(b), flush(c)));
-        flush(_mm256_fmadd_ps(first(a), first(b), sum))
+        let sum = fma_flushed(second(a), second(b), flush(c));
+        fma_flushed(first(a), first(b), sum)
+    }
+}
+
+/// The first elements of pairs, without subnormal ones.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn first(v: __m256i) -> __m256 {
+    // SAFETY: the caller vouches for the features.
+    unsafe { flush(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(v))) }
+}
+
+/// As [`first`], the second ones.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn second(v: __m256i) -> __m256 {
+    // SAFETY: the caller vouches for the features.
+    unsafe { flush(_mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32(0xffff_0000_u32 as i32)))) }
+}
+
+/// Eight lanes of [`Simd::fma_flushed`].
+///
+/// # Safety
+/// The CPU has AVX2 and FMA.
+#[inline(always)]
+unsafe fn fma_flushed(a: __m256, b: __m256, c: __m256) -> __m256 {
+    // SAFETY: the caller vouches for the features.
+    unsafe {
+        let (sign, raise) = (_mm256_set1_ps(-0.0), _mm256_set1_ps(RAISE));
+        // What is small, its size tells where nothing is subnormal.
+        let raised = _mm256_fmadd_ps(_mm256_mul_ps(a, raise), b, _mm256_mul_ps(c, raise));
+        let small = _mm256_cmp_ps::<_CMP_LT_OQ>(_mm256_andnot_ps(sign, raised), _mm256_set1_ps(RAISED_NORMAL));
+        _mm256_andnot_ps(_mm256_andnot_ps(sign, small), _mm256_fmadd_ps(a, b, c))
     }
 }
 

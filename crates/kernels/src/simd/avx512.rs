@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{AWQ_SHIFTS, E2M1, LANES, Op, Simd};
+use super::{AWQ_SHIFTS, E2M1, LANES, Op, RAISE, RAISED_NORMAL, Simd};
 
 /// Proof that the CPU has AVX-512 F, BW, DQ and VL and, with `BF16`, also BF16, VBMI and VNNI. Made only by [`run`] and
 /// [`run_bf16`].
@@ -277,11 +277,40 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
                 let bf16 = |v| std::mem::transmute::<__m512i, __m512bh>(v);
                 _mm512_dpbf16_ps(c, bf16(a), bf16(b))
             } else {
-                let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-                let second = |v| flush(_mm512_castsi512_ps(_mm512_and_si512(v, high)));
-                let first = |v| flush(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(v)));
-                let sum = flush(_mm512_fmadd_ps(second(a), second(b), flush(c)));
-                flush(_mm512_fmadd_ps(first(a), first(b), sum))
+                let ((first_a, second_a), (first_b, second_b)) = (self.halves(a), self.halves(b));
+                self.fma_flushed(first_a, first_b, self.fma_flushed(second_a, second_b, flush(c)))
+            }
+        }
+    }
+    #[inline(always)]
+    fn halves(self, v: __m512i) -> (__m512, __m512) {
+        unsafe {
+            let second = _mm512_and_si512(v, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+            (flush(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(v))), flush(_mm512_castsi512_ps(second)))
+        }
+    }
+    #[inline(always)]
+    fn fma_flushed(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe {
+            let raise = _mm512_set1_ps(RAISE);
+            // What is small, its size tells where nothing is subnormal.
+            let raised = _mm512_fmadd_ps(_mm512_mul_ps(a, raise), b, _mm512_mul_ps(c, raise));
+            zero_below(_mm512_fmadd_ps(a, b, c), raised, RAISED_NORMAL)
+        }
+    }
+    #[inline(always)]
+    fn add_flushed(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { flush(_mm512_add_ps(a, b)) }
+    }
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const u8, from_stride: usize, to: *mut u8, to_stride: usize) {
+        unsafe {
+            let mut rows = [_mm512_setzero_si512(); LANES];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = _mm512_loadu_si512(from.add(i * from_stride).cast());
+            }
+            for (j, column) in transposed(rows).into_iter().enumerate() {
+                _mm512_storeu_si512(to.add(j * to_stride).cast(), column);
             }
         }
     }
@@ -400,8 +429,18 @@ fn first(n: usize) -> __mmask16 {
 #[inline(always)]
 unsafe fn flush(v: __m512) -> __m512 {
     // SAFETY: the caller vouches for the features.
+    unsafe { zero_below(v, v, f32::MIN_POSITIVE) }
+}
+
+/// Lanes of `v`, those as zeros of their sign of which `size` is smaller than `least`.
+///
+/// # Safety
+/// The CPU has AVX-512 DQ.
+#[inline(always)]
+unsafe fn zero_below(v: __m512, size: __m512, least: f32) -> __m512 {
+    // SAFETY: the caller vouches for the features.
     unsafe {
-        let small = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(_mm512_abs_ps(v), _mm512_set1_ps(f32::MIN_POSITIVE));
+        let small = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(_mm512_abs_ps(size), _mm512_set1_ps(least));
         _mm512_mask_and_ps(v, small, v, _mm512_set1_ps(-0.0))
     }
 }
@@ -417,6 +456,43 @@ unsafe fn pair<const UPPER: u16>(first: __m512, second: __m512, by: __m512i) -> 
     unsafe {
         let own = _mm512_mask_blend_ps(UPPER, first, second);
         _mm512_add_ps(own, _mm512_permutex2var_ps(first, by, second))
+    }
+}
+
+/// The columns of sixteen rows of sixteen words.
+///
+/// # Safety
+/// The CPU has AVX-512 F.
+#[inline(always)]
+unsafe fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
+    // SAFETY: the caller vouches for the features.
+    unsafe {
+        let mut words = rows;
+        // Pairs of rows by words, then fours of rows by pairs of words, within each quarter of a register.
+        for i in (0..LANES).step_by(2) {
+            words[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+            words[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+        }
+        let mut quarters = words;
+        for i in (0..LANES).step_by(4) {
+            // Of rows `i` to `i + 3`: word `c` of each quarter.
+            quarters[i] = _mm512_unpacklo_epi64(words[i], words[i + 2]);
+            quarters[i + 1] = _mm512_unpackhi_epi64(words[i], words[i + 2]);
+            quarters[i + 2] = _mm512_unpacklo_epi64(words[i + 1], words[i + 3]);
+            quarters[i + 3] = _mm512_unpackhi_epi64(words[i + 1], words[i + 3]);
+        }
+        // Then the quarters, of fours of rows.
+        let mut columns = rows;
+        for c in 0..4 {
+            let [a, b, c0, d] = [quarters[c], quarters[4 + c], quarters[8 + c], quarters[12 + c]];
+            let (even_ab, even_cd) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0x88>(c0, d));
+            let (odd_ab, odd_cd) = (_mm512_shuffle_i32x4::<0xdd>(a, b), _mm512_shuffle_i32x4::<0xdd>(c0, d));
+            columns[c] = _mm512_shuffle_i32x4::<0x88>(even_ab, even_cd);
+            columns[4 + c] = _mm512_shuffle_i32x4::<0x88>(odd_ab, odd_cd);
+            columns[8 + c] = _mm512_shuffle_i32x4::<0xdd>(even_ab, even_cd);
+            columns[12 + c] = _mm512_shuffle_i32x4::<0xdd>(odd_ab, odd_cd);
+        }
+        columns
     }
 }
 

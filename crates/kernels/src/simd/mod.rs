@@ -5,12 +5,18 @@
 //! order*, so all of them give the same bits; only the number of registers that hold the sixteen lanes
 //! differs (one zmm, two ymm, or an array).
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+#[path = "no_tiles.rs"]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
 
+pub(crate) use amx::{AHEAD, Shape, Sums, Tiles};
 use portable::Portable;
 
 /// The magnitudes of an e2m1 number, by its three lower bits.
@@ -21,6 +27,14 @@ const AWQ_SHIFTS: [u8; 8] = [0, 16, 4, 20, 8, 24, 12, 28];
 
 /// Number of f32 lanes in a [`Simd::V`]; the lane count of the numeric contract.
 pub(crate) const LANES: usize = 16;
+
+/// Rows and columns of a tile of sums, and pairs in a row of a tile of factors; see [`Isa::tiles`].
+pub(crate) const TILE: usize = 16;
+
+/// What raises any normal number so far that a product with another is not subnormal, or small beyond doubt: 2^64.
+const RAISE: f32 = f32::from_bits((127 + 64) << 23);
+/// The smallest normal number, raised.
+const RAISED_NORMAL: f32 = f32::from_bits((127 - 62) << 23);
 
 /// An instruction set that this CPU has.
 ///
@@ -37,6 +51,8 @@ enum Kind {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    Amx(Tiles),
 }
 
 impl Isa {
@@ -71,6 +87,8 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vnni")
                 {
                     all.push(Isa(Kind::Avx512Bf16));
+                    #[cfg(target_os = "linux")]
+                    all.extend(Tiles::new().map(|tiles| Isa(Kind::Amx(tiles))));
                 }
             }
         }
@@ -88,6 +106,8 @@ impl Isa {
             Kind::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512Bf16 => "avx512bf16",
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Kind::Amx(_) => "amx",
         }
     }
 
@@ -95,6 +115,15 @@ impl Isa {
     #[must_use]
     pub fn by_name(name: &str) -> Option<Isa> {
         Isa::available().into_iter().find(|isa| isa.name() == name)
+    }
+
+    /// The tiles of this instruction set, if it has any.
+    pub(crate) fn tiles(self) -> Option<Tiles> {
+        match self.0 {
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Kind::Amx(tiles) => Some(tiles),
+            _ => None,
+        }
     }
 
     /// Runs `op` with this instruction set.
@@ -110,6 +139,9 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an `Isa` of this kind exists only where `available` found its features.
             Kind::Avx512Bf16 => unsafe { avx512::run_bf16(op) },
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            // SAFETY: as above; tiles come with the features of the kind before.
+            Kind::Amx(_) => unsafe { avx512::run_bf16(op) },
         }
     }
 }
@@ -260,6 +292,34 @@ pub(crate) trait Simd: Copy {
     /// Lane by lane: adds the product of the pairs' second elements, then that of the first, by fused
     /// multiply-add. Subnormal numbers count as zeros, before and after each of the two.
     fn add_pairs(self, a: Self::P, b: Self::P, c: Self::V) -> Self::V;
+
+    /// The first elements of pairs and the second ones, widened; subnormal numbers become zeros of their sign.
+    fn halves(self, v: Self::P) -> (Self::V, Self::V);
+
+    /// `a * b + c`, rounded once, of numbers of which none is subnormal. A result that would be subnormal, if it were rounded as
+    /// one whose exponent has no end, becomes a zero of its sign: so the CPU's own instructions for bf16 have it.
+    fn fma_flushed(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+
+    /// `a + b`; a subnormal result, which is always exact, becomes a zero of its sign.
+    fn add_flushed(self, a: Self::V, b: Self::V) -> Self::V;
+
+    /// Writes 16 rows of 16 words of 4 bytes, transposed; strides are in bytes.
+    ///
+    /// # Safety
+    /// `from` is valid for reading the rows, and `to` for writing as many; they do not overlap.
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const u8, from_stride: usize, to: *mut u8, to_stride: usize) {
+        let mut rows = [[[0u8; 4]; LANES]; LANES];
+        for (i, row) in rows.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *row = unsafe { from.add(i * from_stride).cast::<[[u8; 4]; LANES]>().read() };
+        }
+        for j in 0..LANES {
+            let column: [[u8; 4]; LANES] = std::array::from_fn(|i| rows[i][j]);
+            // SAFETY: the caller's promise.
+            unsafe { to.add(j * to_stride).cast::<[[u8; 4]; LANES]>().write(column) };
+        }
+    }
 
     /// Reads 64 bytes.
     ///

@@ -1,6 +1,6 @@
 //! The sixteen lanes as an array: the meaning that every other instruction set must reproduce.
 
-use super::{AWQ_SHIFTS, E2M1, LANES, Simd};
+use super::{AWQ_SHIFTS, E2M1, LANES, RAISE, RAISED_NORMAL, Simd};
 
 /// The portable path. It needs nothing of the CPU, so its token can be made anywhere.
 #[derive(Clone, Copy)]
@@ -46,6 +46,17 @@ pub(crate) struct Ints([i32; LANES]);
 #[inline(always)]
 fn flush(x: f32) -> f32 {
     if x.is_subnormal() { 0.0f32.copysign(x) } else { x }
+}
+
+/// [`Simd::fma_flushed`] of a lane.
+#[inline(always)]
+fn fma_flushed(a: f32, b: f32, c: f32) -> f32 {
+    let sum = a.mul_add(b, c);
+    // One just below the smallest normal number may have been rounded to it, which with another exponent it would not have been.
+    if sum.abs() <= f32::MIN_POSITIVE && (a * RAISE).mul_add(b, c * RAISE).abs() < RAISED_NORMAL {
+        return 0.0f32.copysign(sum);
+    }
+    sum
 }
 
 #[inline(always)]
@@ -194,9 +205,21 @@ impl Simd for Portable {
     #[inline(always)]
     fn add_pairs(self, a: Pairs, b: Pairs, c: Lanes) -> Lanes {
         Lanes(std::array::from_fn(|l| {
-            let product = |i: usize, sum: f32| flush(widen_bf16(a.0[l][i]).mul_add(widen_bf16(b.0[l][i]), flush(sum)));
-            product(0, product(1, c.0[l]))
+            let product = |i: usize, sum: f32| fma_flushed(widen_bf16(a.0[l][i]), widen_bf16(b.0[l][i]), sum);
+            product(0, product(1, flush(c.0[l])))
         }))
+    }
+    #[inline(always)]
+    fn halves(self, v: Pairs) -> (Lanes, Lanes) {
+        (Lanes(v.0.map(|pair| widen_bf16(pair[0]))), Lanes(v.0.map(|pair| widen_bf16(pair[1]))))
+    }
+    #[inline(always)]
+    fn fma_flushed(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
+        Lanes(std::array::from_fn(|l| fma_flushed(a.0[l], b.0[l], c.0[l])))
+    }
+    #[inline(always)]
+    fn add_flushed(self, a: Lanes, b: Lanes) -> Lanes {
+        zip(a, b, |x, y| flush(x + y))
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: Lanes) {

@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use half::{bf16, f16};
 use proptest::prelude::*;
 use rheostat_kernels::{
-    Bits, Columns, Exec, Format, Isa, Linear, Matrix, Packed, Quantized, Rounded, Rows, Scales, linear, widen,
+    Bits, Columns, Exec, Format, Isa, Linear, Matrix, Packed, Quantized, Rounded, Rows, Scales, Tiled, linear, widen,
 };
 
 mod attention;
@@ -75,17 +75,47 @@ fn tree(mut lanes: [f32; 16]) -> f32 {
 
 /// The reduced mode's dot product, word for word: pairs of bf16, of each the second element first.
 fn dot_bf16(a: &[f32], b: &[f32]) -> f32 {
-    let flush = |x: f32| if x.is_subnormal() { 0.0f32.copysign(x) } else { x };
-    let round = |x: Option<&f32>| x.map_or(0.0, |x| flush(bf16::from_f32(flush(*x)).to_f32()));
     let mut lanes = [0.0f32; 16];
     for (a, b) in a.chunks(32).zip(b.chunks(32)) {
         for (l, lane) in lanes.iter_mut().enumerate() {
             for i in [2 * l + 1, 2 * l] {
-                *lane = flush(round(a.get(i)).mul_add(round(b.get(i)), *lane));
+                *lane = fma_or_zero(round(a.get(i)), round(b.get(i)), *lane);
             }
         }
     }
     tree(lanes)
+}
+
+/// The tiled mode's dot product, word for word: steps of 32 elements, of each the even and the odd ones by themselves.
+fn dot_tiles(a: &[f32], b: &[f32]) -> f32 {
+    let mut sum = 0.0f32;
+    for (a, b) in a.chunks(32).zip(b.chunks(32)) {
+        let mut halves = [0.0f32; 2];
+        for i in 0..32 {
+            halves[i % 2] = fma_or_zero(round(a.get(i)), round(b.get(i)), halves[i % 2]);
+        }
+        sum = flush(sum + flush(halves[0] + halves[1]));
+    }
+    sum
+}
+
+fn flush(x: f32) -> f32 {
+    if x.is_subnormal() { 0.0f32.copysign(x) } else { x }
+}
+
+/// To bf16; nothing, beyond a row's end, is zero.
+fn round(x: Option<&f32>) -> f32 {
+    x.map_or(0.0, |x| flush(bf16::from_f32(flush(*x)).to_f32()))
+}
+
+/// By fused multiply-add; zero where the sum, rounded to 24 bits, is smaller than the normal numbers are.
+fn fma_or_zero(a: f32, b: f32, c: f32) -> f32 {
+    let raise = 2.0f32.powi(64);
+    let sum = a.mul_add(b, c);
+    if sum.abs() < 1.0 && (a * raise).mul_add(b, c * raise).abs() < f32::MIN_POSITIVE * raise {
+        return 0.0f32.copysign(sum);
+    }
+    sum
 }
 
 /// The integer mode's dot product, word for word: `q` are a weight row's integers, `scale` the scale of each.
@@ -226,6 +256,29 @@ fn assert_bits(got: &[f32], want: &[f32], what: &str) {
     }
 }
 
+type Dot = fn(&[f32], &[f32]) -> f32;
+
+/// Rows of x in each form that is rounded to bf16.
+struct Prepared(Rounded, Tiled);
+
+impl Prepared {
+    fn new(exec: &Exec, x: &[f32], n: usize, cols: usize) -> Prepared {
+        let mut rounded = Rounded::new(Rounded::elements(n, cols));
+        rounded.set(exec, x, n, cols);
+        let mut tiled = Tiled::new(Tiled::elements(n, cols));
+        tiled.set(exec, x, n, cols);
+        Prepared(rounded, tiled)
+    }
+
+    fn rows<'a>(&'a self, mode: &str, x: &'a [f32]) -> Rows<'a> {
+        match mode {
+            "f32" => Rows::F32(x),
+            "bf16" => Rows::Bf16(&self.0),
+            _ => Rows::Tiles(&self.1),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Shape {
     n: usize,
@@ -245,7 +298,7 @@ fn check_linear(execs: &[Exec], shape: Shape, format: Format, seed: u64) {
     let mut shifted = vec![0u8];
     shifted.extend(&second.elements);
     let stride = rows + rows2 + 3;
-    for (mode, dot) in [("f32", dot as fn(&[f32], &[f32]) -> f32), ("bf16", dot_bf16)] {
+    for (mode, dot) in [("f32", dot as Dot), ("bf16", dot_bf16), ("tiles", dot_tiles)] {
         let mut want = vec![7.0; n * stride];
         for r in 0..n {
             let x = &x[r * cols..(r + 1) * cols];
@@ -257,9 +310,8 @@ fn check_linear(execs: &[Exec], shape: Shape, format: Format, seed: u64) {
             }
         }
         for exec in execs {
-            let mut rounded = Rounded::new(Rounded::elements(n, cols));
-            rounded.set(exec, &x, n, cols);
-            let x = if mode == "f32" { Rows::F32(&x) } else { Rows::Bf16(&rounded) };
+            let prepared = Prepared::new(exec, &x, n, cols);
+            let x = prepared.rows(mode, &x);
             let mut out = vec![7.0; n * stride];
             let weight = first.matrix();
             linear(exec, x, n, &mut [Linear { weight, bias: Some(&bias), out: Columns::new(&mut out, stride, 0) }]);
@@ -380,7 +432,7 @@ fn linear_beyond_the_scratch_buffer() {
 
 /// Subnormal numbers, as factors, sums and results, and values that round up to them or to infinity.
 #[test]
-fn the_reduced_mode_at_the_ends_of_the_range() {
+fn the_reduced_modes_at_the_ends_of_the_range() {
     let tiny = f32::MIN_POSITIVE;
     let ends = [
         0.0,
@@ -405,33 +457,59 @@ fn the_reduced_mode_at_the_ends_of_the_range() {
         1.003_906_3,
     ];
     let cols = 64;
+    let execs = contexts();
     for seed in 0..200u64 {
         let mut random = Random(seed);
         let mut pick = |n: usize| -> Vec<f32> {
             (0..n).map(|_| ends[(random.next().to_bits() >> 7) as usize % ends.len()]).collect()
         };
         let (x, w) = (pick(cols), pick(8 * cols));
-        let bytes: Vec<u8> = w.iter().flat_map(|w| bf16::from_f32(*w).to_le_bytes()).collect();
-        let want: Vec<f32> = w
-            .chunks(cols)
-            .map(|w| dot_bf16(&x, &w.iter().map(|w| bf16::from_f32(*w).to_f32()).collect::<Vec<_>>()))
-            .collect();
-        for exec in contexts() {
-            let mut rounded = Rounded::new(Rounded::elements(1, cols));
-            rounded.set(&exec, &x, 1, cols);
-            let mut out = vec![7.0; 8];
-            let weight = Matrix::new(&bytes, &[], Format::Bf16, 8, cols);
-            linear(
-                &exec,
-                Rows::Bf16(&rounded),
-                1,
-                &mut [Linear { weight, bias: None, out: Columns::new(&mut out, 8, 0) }],
-            );
+        check_reduced(&execs, &x, &w, &format!("seed {seed}"));
+    }
+}
+
+/// One row of x against rows of weights, in both reduced modes.
+fn check_reduced(execs: &[Exec], x: &[f32], w: &[f32], what: &str) {
+    let (cols, rows) = (x.len(), w.len() / x.len());
+    let w: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
+    let bytes: Vec<u8> = w.iter().flat_map(|w| w.to_le_bytes()).collect();
+    let w: Vec<f32> = w.iter().map(|w| w.to_f32()).collect();
+    for (mode, dot) in [("bf16", dot_bf16 as Dot), ("tiles", dot_tiles)] {
+        let want: Vec<f32> = w.chunks(cols).map(|w| dot(x, w)).collect();
+        for exec in execs {
+            let prepared = Prepared::new(exec, x, 1, cols);
+            let mut out = vec![7.0; rows];
+            let weight = Matrix::new(&bytes, &[], Format::Bf16, rows, cols);
+            let job = Linear { weight, bias: None, out: Columns::new(&mut out, rows, 0) };
+            linear(exec, prepared.rows(mode, x), 1, &mut [job]);
             for (o, (g, w)) in out.iter().zip(&want).enumerate() {
                 let same = g.to_bits() == w.to_bits() || g.is_nan() && w.is_nan();
-                assert!(same, "seed {seed} row {o} is {g:e}, should be {w:e} on {}", name(&exec));
+                assert!(same, "{what} in {mode}, row {o} is {g:e}, should be {w:e} on {}", name(exec));
             }
         }
+    }
+}
+
+/// A sum that is not the smallest normal number, but would be rounded to it if it were written as a subnormal one.
+#[test]
+fn sums_just_below_the_smallest_normal_number() {
+    let execs = contexts();
+    let tiny = f32::MIN_POSITIVE;
+    let less = 2.0f32.powi(-75);
+    let parts = [0.25f32, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0];
+    for sign in [1.0, -1.0] {
+        let mut x = vec![0.0; 64];
+        // In either mode one of the two others comes after the first.
+        x[1] = sign;
+        (x[0], x[3]) = (-sign * less, -sign * less);
+        let weights = parts.map(|part| {
+            let mut w = vec![0.0; 64];
+            (w[1], w[0], w[3]) = (tiny, part * less, part * less);
+            w
+        });
+        check_reduced(&execs, &x, &weights.concat(), "just below");
+        let want: Vec<bool> = weights.iter().map(|w| dot_tiles(&x, w) == 0.0).collect();
+        assert_eq!(want, [false, false, true, true, true, true, true, true]);
     }
 }
 
