@@ -56,19 +56,22 @@ HALF = ("llama.cpp BF16", "torch bf16")
 INT8 = ("llama.cpp Q8_0, head bf16", "llama.cpp Q8_0")
 INT4 = ("llama.cpp Q4_0, head bf16", "llama.cpp Q4_0")
 COMPUTE, CACHE = ("--compute", "bf16"), ("--kv-cache", "bf16")
-INTEGERS = ("--compute", "int8")
+INTEGERS, TILES = ("--compute", "int8"), ("--compute", "amx")
 EVERY = ("prefill", "decode", "depth")
 OURS = {
     "bf16": Ours("", (), EVERY, PLAIN),
     "bf16, compute bf16": Ours("", COMPUTE, ("prefill", "decode"), HALF),
+    "bf16, compute amx": Ours("", TILES, ("prefill", "decode"), HALF),
     "bf16, cache bf16": Ours("", CACHE, ("depth",), HALF),
     "bf16, compute and cache bf16": Ours("", COMPUTE + CACHE, ("depth",), HALF),
     "int8": Ours("-int8", (), EVERY, INT8, ("--bits", "8")),
     "int8, compute bf16": Ours("-int8", COMPUTE, ("prefill", "decode"), INT8, ("--bits", "8")),
+    "int8, compute amx": Ours("-int8", TILES, ("prefill", "decode"), INT8, ("--bits", "8")),
     "int8, compute int8": Ours("-int8", INTEGERS, ("prefill", "decode"), INT8, ("--bits", "8")),
     "int8, cache bf16": Ours("-int8", CACHE, ("depth",), INT8, ("--bits", "8")),
     "int4": Ours("-int4", (), EVERY, INT4, ("--bits", "4")),
     "int4, compute bf16": Ours("-int4", COMPUTE, ("prefill", "decode"), INT4, ("--bits", "4")),
+    "int4, compute amx": Ours("-int4", TILES, ("prefill", "decode"), INT4, ("--bits", "4")),
     "int4, compute int8": Ours("-int4", INTEGERS, ("prefill", "decode"), INT4, ("--bits", "4")),
     "int4, cache bf16": Ours("-int4", CACHE, ("depth",), INT4, ("--bits", "4")),
 }
