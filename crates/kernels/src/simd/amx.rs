@@ -175,6 +175,7 @@ impl Session {
     /// `weights[i]` is valid for reading the `shape.weights[i]` rows, and `x[i]` for reading the `shape.x[i]`, as
     /// far as there are any, of `steps` steps each.
     #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "pointers and strides of two operands")]
     pub(crate) unsafe fn multiply(
         &mut self,
         shape: Shape,

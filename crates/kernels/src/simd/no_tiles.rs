@@ -23,6 +23,7 @@ impl Tiles {
 
     /// # Safety
     /// There are no tiles to use.
+    #[allow(clippy::too_many_arguments, reason = "pointers and strides of two operands")]
     pub(crate) unsafe fn multiply(
         &mut self,
         _shape: Shape,
