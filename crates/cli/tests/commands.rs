@@ -235,8 +235,12 @@ fn a_plan_tells_what_to_expect() {
         plan(&["--measure"]);
         assert_ne!(std::fs::read(cache.path().join("rheostat/disks.json")).unwrap(), known, "it is measured again");
     }
-    let two = plan(&["--batch", "2"]);
-    assert!(two["tokens_per_second"].as_f64() > first["tokens_per_second"].as_f64(), "a sweep carries two tokens");
+    // Rates are measured anew each time; within one plan a sweep carries as many tokens as there are texts.
+    for (plan, texts) in [(first, 1.0), (plan(&["--batch", "2"]), 2.0)] {
+        let number = |value: &Value| value.as_f64().unwrap();
+        let carried = number(&plan["tokens_per_second"]) * number(&plan["sweep"]["seconds"]);
+        assert!((carried - texts).abs() < 1e-6, "{plan}");
+    }
 }
 
 /// A budget larger than what there is is cut down to that, and said so.
