@@ -274,6 +274,10 @@ pub(crate) fn multiply_tiles(isa: Isa, items: usize) -> f32 {
     isa.run(Probe { tiles: isa.tiles(), items })
 }
 
+/// Rows that begin with a cache line, as those of a product do.
+#[repr(align(64))]
+struct Aligned([[u8; 2 * STEP * PROBE_STEPS * TILE]; 2]);
+
 struct Probe {
     tiles: Option<Tiles>,
     items: usize,
@@ -285,8 +289,8 @@ impl Op for Probe {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
         // 2^-11 and a bit, over and over: sixteen rows of weights, and as many of x.
-        let operands = [[0x3au8; 2 * STEP * PROBE_STEPS * TILE]; 2];
-        let [w, x] = std::hint::black_box(&operands);
+        let operands = Aligned([[0x3a; 2 * STEP * PROBE_STEPS * TILE]; 2]);
+        let Aligned([w, x]) = std::hint::black_box(&operands);
         let stride = 2 * STEP * PROBE_STEPS;
         let mut last = [[0.0f32; TILE]; TILE];
         match self.tiles {
