@@ -27,6 +27,7 @@ pub struct Exec {
     isa: Isa,
     pool: Pool,
     scratch: Vec<Mutex<Buffer>>,
+    /// [`Exec::panel_bytes`]
     panel: usize,
 }
 

@@ -1,4 +1,5 @@
-//! Matrices that are stored input after input, as kernels read them: sixteen outputs of one input at a time.
+//! Matrices that are stored input after input, as kernels read them: some inputs of sixteen outputs become f32, input by
+//! input ([`InputMajor::widen`]), from where they are stored or from a copy nearby ([`Near`]).
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -50,15 +51,23 @@ pub(crate) struct Near<'a> {
 }
 
 impl Near<'_> {
-    /// The outputs `from..end` of `rows` in a place that suits reading sixteen outputs after another: as a copy in `to`, or where they are.
+    /// The outputs `from..end` of `rows` where they are stored, if whole sixteens of them can be read there.
+    pub(crate) fn in_place<I: InputMajor>(inputs: &I, rows: Range<usize>, from: usize, end: usize) -> Option<Near<'_>> {
+        let (bytes, stride) = inputs.stored();
+        let last = (rows.end - 1) * stride + inputs.bytes(from + (end - from).next_multiple_of(LANES));
+        let bytes = bytes.get(rows.start * stride..last)?;
+        Some(Near { bytes, stride, first_row: rows.start, end_row: rows.end, output: 0 })
+    }
+
+    /// Copies the outputs `from..end` of `rows` to `to`, where they lie side by side; what is beyond the matrix has no meaning.
     ///
     /// Where they are stored, rows lie so far apart that they crowd into the same few sets of a cache, which has forgotten
-    /// a line when its next outputs are wanted. What lies beyond the matrix has no meaning.
+    /// a line when the next outputs in it are wanted.
     ///
     /// # Panics
     /// When there is no room for them.
-    pub(crate) fn new<'a, I: InputMajor>(
-        inputs: &'a I,
+    pub(crate) fn copy<'a>(
+        inputs: &impl InputMajor,
         rows: Range<usize>,
         from: usize,
         end: usize,
@@ -66,16 +75,6 @@ impl Near<'_> {
     ) -> Near<'a> {
         let (bytes, stored) = inputs.stored();
         let len = inputs.bytes((end - from).next_multiple_of(LANES));
-        let last = (rows.end - 1) * stored + inputs.bytes(from) + len;
-        if inputs.bytes(LANES) >= 64 && last <= bytes.len() {
-            return Near {
-                bytes: &bytes[rows.start * stored..],
-                stride: stored,
-                first_row: rows.start,
-                end_row: rows.end,
-                output: 0,
-            };
-        }
         // An odd number of cache lines, so that rows spread over a cache.
         let stride = (len.div_ceil(64) | 1) * 64;
         let to = &mut to[..rows.len() * stride];

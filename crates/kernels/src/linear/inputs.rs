@@ -60,7 +60,10 @@ impl<I: InputMajor> Op for FewRows<'_, I> {
             weights[count..].fill([0.0; LANES]);
             let rows = k / of_row..(k + count).div_ceil(of_row);
             let next = rows.end..rows.end + RUN / of_row;
-            let near = Near::new(&inputs, rows, strip.first, strip.last, copy);
+            // A line with more than one vector's outputs is wanted again.
+            let whole_lines = inputs.bytes(LANES) >= 64;
+            let near = Near::in_place(&inputs, rows.clone(), strip.first, strip.last).filter(|_| whole_lines);
+            let near = near.unwrap_or_else(|| Near::copy(&inputs, rows, strip.first, strip.last, copy));
             for (i, sums) in sums.chunks_exact_mut(n).enumerate() {
                 let o = strip.first + i * LANES;
                 // Each row lies on a page of its own, too many for the CPU to see where reading goes.
@@ -162,7 +165,8 @@ impl<A: Arithmetic, I: InputMajor> Op for WidenInputs<'_, A, I> {
             for k in (0..cols).step_by(BLOCK) {
                 let count = BLOCK.min(cols - k);
                 let rows = k / inputs.inputs()..(k + count).div_ceil(inputs.inputs());
-                let near = Near::new(&inputs, rows, base, base + LANES, &mut copy);
+                let near = Near::in_place(&inputs, rows.clone(), base, base + LANES);
+                let near = near.unwrap_or_else(|| Near::copy(&inputs, rows, base, base + LANES, &mut copy));
                 inputs.widen(s, near, k, base, &mut weights[..count]);
                 weights[count..].fill([0.0; LANES]);
                 for o in base.max(strip.first)..(base + LANES).min(strip.last) {

@@ -49,12 +49,11 @@ const ITEM_BYTES: usize = 512 << 10;
 const FINE: usize = 4;
 /// Rows of x up to which weights that are stored input after input need no panel.
 const INPUT_ROWS: usize = 4;
-/// Weight rows in a panel of bf16 for tiles, and bytes of it, at most: as much as the scratch buffer takes, since CPUs with tiles
-/// have caches for it. For few rows of x, which ask for nothing, so many bytes that the panel stays near.
-const TILES_ROWS: usize = 256;
-const TILES_BYTES: [usize; 2] = [256 << 10, 768 << 10];
 /// Outputs of such weights that an item takes, at most: so many that its reads are long, and their sums stay near.
 const INPUT_WIDTH: usize = 1024;
+
+/// Weight rows in a panel of bf16 for tiles, at most.
+const TILES_ROWS: usize = 256;
 
 /// How the products of a job are computed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -263,16 +262,19 @@ fn rows_per_item(exec: &Exec, mode: Rows<'_>, n: usize, route: Route, weight: &M
                 Rows::Bf16(_) | Rows::Tiles(_) => panel_stride::<InBf16>(cols),
                 Rows::Int8(_) => unreachable!("products in integers know no panel"),
             };
-            if matches!(mode, Rows::Tiles(_)) {
-                let fit = TILES_BYTES[usize::from(n > tiles::X_ROWS)] / (row * size_of::<f32>()).max(1);
-                let count = rows.div_ceil(exec.threads() * 4).next_multiple_of(tiles::X_ROWS).min(TILES_ROWS);
-                let count = count.min((fit - fit % tiles::X_ROWS).max(tiles::X_ROWS));
-                return count.min(SCRATCH / (row + format.scratch_of_row(cols)).max(1)).max(1);
-            }
-            let fit = exec.panel_bytes() / (row * size_of::<f32>()).max(1);
-            let count = rows.div_ceil(exec.threads() * 4).next_multiple_of(4).min(PANEL_ROWS).min(fit - fit % 4).max(4);
+            let tiled = matches!(mode, Rows::Tiles(_));
+            let (unit, most) = if tiled { (tiles::X_ROWS, TILES_ROWS) } else { (4, PANEL_ROWS) };
+            // Few rows of x in tiles ask for nothing ahead of time, so that a panel has to stay nearer.
+            let bytes = exec.panel_bytes() / if tiled && n <= tiles::X_ROWS { 3 } else { 1 };
+            let fit = bytes / (row * size_of::<f32>()).max(1);
+            let count =
+                rows.div_ceil(exec.threads() * 4).next_multiple_of(unit).min(most).min(fit - fit % unit).max(unit);
             // Without a panel these have no other way.
-            if format.has_direct_rows() { count } else { count.min(SCRATCH / (row + format.scratch_of_row(cols))) }
+            if format.has_direct_rows() && !tiled {
+                count
+            } else {
+                count.min((SCRATCH / (row + format.scratch_of_row(cols)).max(1)).max(1))
+            }
         }
     };
     // Their scales, widened and for each block of x, take no more than the scratch buffer.
