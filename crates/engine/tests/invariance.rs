@@ -40,14 +40,14 @@ fn weight_bytes(case: &Case) -> u64 {
 
 #[test]
 fn threads_instruction_sets_and_chunks() {
-    for (case, mode) in cases_and_modes() {
+    for (turn, (case, mode)) in cases_and_modes().enumerate() {
         let baseline = baseline(&case, &mode);
-        for isa in Isa::available() {
-            for threads in [1, 2] {
-                let options = Options { isa: Some(isa), threads: NonZeroUsize::new(threads), ..mode.clone() };
-                let what = format!("{}, {threads} threads", isa.name());
-                check(&case, &what, &options, usize::MAX, &baseline);
-            }
+        for (i, isa) in Isa::available().into_iter().enumerate() {
+            // In turns: with so many cases and modes, each instruction set meets them with one thread and with two.
+            let threads = 1 + (turn + i) % 2;
+            let options = Options { isa: Some(isa), threads: NonZeroUsize::new(threads), ..mode.clone() };
+            let what = format!("{}, {threads} threads", isa.name());
+            check(&case, &what, &options, usize::MAX, &baseline);
         }
         for chunk in [1, 3, 16] {
             check(&case, &format!("chunks of {chunk}"), &mode, chunk, &baseline);
@@ -68,11 +68,13 @@ fn takes_wholes(case: &Case) -> bool {
 #[test]
 fn residency() {
     let mut tried = 0;
-    for (case, mode) in cases_and_modes() {
+    for (turn, (case, mode)) in cases_and_modes().enumerate() {
         let baseline = baseline(&case, &mode);
         let all = weight_bytes(&case);
-        // Sizes of a tile range from single rows to whole matrices.
-        for (weights, tile) in [(all * 3 / 4, 1000), (all / 2, 3000), (all / 4, 1), (12_000, 2000), (4000, 1)] {
+        // Sizes of a tile range from single rows to whole matrices. In turns: with so many cases and modes, each budget and
+        // each way of reading meets every family and every mode.
+        let budgets = [(all * 3 / 4, 1000), (all / 2, 3000), (all / 4, 1), (12_000, 2000), (4000, 1)];
+        for (weights, tile) in [budgets[turn % 5], budgets[(turn + 2) % 5]] {
             let options = at_least(&case, &Options { weights: Some(weights), tile: Some(tile), ..mode.clone() });
             let model = case.load(&options);
             if takes_wholes(&case) && !model.plan().streams() {
@@ -85,21 +87,21 @@ fn residency() {
             check(&case, &format!("{weights} bytes in memory"), &options, 16, &baseline);
         }
         // Whole pages, past the page cache: there is room for little more than what is around two tiles.
-        for (io, way) in [(Io::Uring, Way::Uring), (Io::Direct, Way::Direct), (Io::Buffered, Way::Buffered)] {
-            for weights in [50_000, 2 * all + (1 << 20)] {
-                let options = Options { weights: Some(weights), tile: Some(2000), io, ..mode.clone() };
-                let options = at_least(&case, &options);
-                match Model::load(&Package::open(&case.dir).unwrap(), &options) {
-                    Ok(model) => assert_eq!(model.reading_way(), way),
-                    // In some containers, and on some file systems.
-                    Err(rheostat::Error::Store(e)) if e.kind() == rheostat::StoreErrorKind::IoRefused => {
-                        println!("not tried: {e}");
-                        continue;
-                    }
-                    Err(error) => panic!("{}: {error}", case.name),
+        let ways = [(Io::Uring, Way::Uring), (Io::Direct, Way::Direct), (Io::Buffered, Way::Buffered)];
+        let (io, way) = ways[turn % 3];
+        for weights in [50_000, 2 * all + (1 << 20)] {
+            let options = Options { weights: Some(weights), tile: Some(2000), io, ..mode.clone() };
+            let options = at_least(&case, &options);
+            match Model::load(&Package::open(&case.dir).unwrap(), &options) {
+                Ok(model) => assert_eq!(model.reading_way(), way),
+                // In some containers, and on some file systems.
+                Err(rheostat::Error::Store(e)) if e.kind() == rheostat::StoreErrorKind::IoRefused => {
+                    println!("not tried: {e}");
+                    continue;
                 }
-                check(&case, &format!("{io:?}, {weights} bytes in memory"), &options, 16, &baseline);
+                Err(error) => panic!("{}: {error}", case.name),
             }
+            check(&case, &format!("{io:?}, {weights} bytes in memory"), &options, 16, &baseline);
         }
         // The smallest budget: nothing is pinned.
         let Err(rheostat::Error::BudgetTooSmall { .. }) = Model::load(
@@ -336,6 +338,32 @@ fn integers_without_packed_weights_are_refused() {
     let options = Options { compute: Compute::Int8, ..options() };
     let refused = Model::load(&Package::open(&case.dir).unwrap(), &options);
     assert!(matches!(refused, Err(rheostat::Error::NothingPacked)));
+}
+
+/// A product with more inputs than the order of the matrix unit is defined for; f32 takes them.
+#[test]
+fn rows_too_long_for_tiles_are_refused() {
+    use safetensors::Dtype;
+    let case = common::case(common::testdata().join("qwen3_tied"));
+    let dir = tempfile::tempdir().unwrap();
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(case.dir.join("config.json")).unwrap()).unwrap();
+    let (hidden, inner) = (config["hidden_size"].as_u64().unwrap() as usize, (1 << 18) + 1);
+    config["num_hidden_layers"] = 1.into();
+    config["intermediate_size"] = inner.into();
+    config.as_object_mut().unwrap().remove("layer_types");
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let mut tensors = common::wide::stored(&case.dir);
+    tensors.retain(|name, _| !name.starts_with("model.layers.") || name.starts_with("model.layers.0."));
+    for (part, shape) in [("gate", [inner, hidden]), ("up", [inner, hidden]), ("down", [hidden, inner])] {
+        let zeros = vec![0; shape.iter().product::<usize>() * 2];
+        tensors.insert(format!("model.layers.0.mlp.{part}_proj.weight"), (Dtype::BF16, shape.to_vec(), zeros));
+    }
+    common::wide::store(dir.path(), &tensors);
+    let package = Package::open(dir.path()).unwrap();
+    let refused = Model::load(&package, &Options { compute: Compute::Amx, ..options() });
+    assert!(matches!(refused, Err(rheostat::Error::RowsTooLong { cols }) if cols == inner));
+    assert!(logits(&mut Model::load(&package, &options()).unwrap(), &[1, 2], 2).iter().all(|x| x.is_finite()));
 }
 
 /// What one sequence gives back, another may take; and what it reads then has the same bits.

@@ -215,7 +215,7 @@ fn patched_alone(model: &mut Model, clean: &[u32], corrupted: &[u32], info: &Poi
 
 #[test]
 fn patches_are_the_same_together_and_alone() {
-    for case in cases() {
+    for case in cases().into_iter().step_by(2) {
         let (clean, corrupted) = pair(&case);
         let decoder = case_decoder(&case);
         let mut alone = case.load(&hooked());
