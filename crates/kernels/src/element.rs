@@ -284,8 +284,7 @@ mod elements {
     }
 
     impl Element for Affine4 {
-        /// The scale and the zero point.
-        type Group<S: Simd> = (S::V, S::V);
+        type Group<S: Simd> = S::ShiftedNibbles;
         const SCALES: usize = 2;
         #[inline(always)]
         fn group(self) -> usize {
@@ -296,13 +295,24 @@ mod elements {
             n / 2
         }
         #[inline(always)]
-        unsafe fn open<S: Simd>(s: S, scale: *const f32) -> (S::V, S::V) {
-            unsafe { (s.splat(scale.read()), s.splat(scale.add(1).read())) }
+        unsafe fn open<S: Simd>(s: S, scale: *const f32) -> S::ShiftedNibbles {
+            unsafe { s.shifted_nibbles(scale.read(), scale.add(1).read()) }
         }
         #[inline(always)]
-        unsafe fn load<S: Simd>(s: S, p: *const u8, (scale, zero): (S::V, S::V)) -> S::V {
-            let q = unsafe { s.load_nibbles(p, s.nibbles(1.0)) };
-            s.mul(s.sub(q, zero), scale)
+        unsafe fn load<S: Simd>(s: S, p: *const u8, group: S::ShiftedNibbles) -> S::V {
+            unsafe { s.load_shifted_nibbles(p, group) }
+        }
+        #[inline(always)]
+        unsafe fn load_turned<S: Simd>(s: S, p: *const u8, group: S::ShiftedNibbles) -> S::V {
+            unsafe { s.load_turned_shifted_nibbles(p, group) }
+        }
+        #[inline(always)]
+        fn turn<S: Simd>(s: S, v: S::V) -> S::V {
+            s.turn_nibbles(v)
+        }
+        #[inline(always)]
+        fn turn_back<S: Simd>(s: S, v: S::V) -> S::V {
+            s.turn_nibbles_back(v)
         }
     }
 

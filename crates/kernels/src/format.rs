@@ -386,7 +386,7 @@ impl Format {
 
     /// Whether rows can be multiplied from where they lie, without a panel of them in f32.
     pub(crate) const fn has_direct_rows(self) -> bool {
-        !self.is_input_major() && !matches!(self, Format::Affine(_))
+        !self.is_input_major() && !matches!(self, Format::Affine(Affine { order: Order::Stored, .. }))
     }
 
     /// The bits of its integers, if [`Rows::Int8`](crate::Rows::Int8) can be multiplied with them; other formats take

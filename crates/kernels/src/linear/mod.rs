@@ -70,7 +70,7 @@ enum Route {
 /// later.
 fn route(mode: Rows<'_>, n: usize, format: Format, cols: usize) -> Route {
     let direct_rows = match (mode, format) {
-        (_, Format::Affine(_)) => 0,
+        (_, Format::Affine(Affine { order: Order::Stored, .. })) => 0,
         // Whole steps of what is bf16 already.
         (Rows::Tiles(_), Format::Bf16) if cols.is_multiple_of(tiled::STEP) => usize::MAX,
         (Rows::Tiles(_), _) => 0,
@@ -79,7 +79,7 @@ fn route(mode: Rows<'_>, n: usize, format: Format, cols: usize) -> Route {
         (Rows::Int8(_) | Rows::Bf16(_), _) => X_ROWS,
         (Rows::F32(_), Format::Bf16 | Format::F16) => 32,
         (Rows::F32(_), Format::Packed(packed)) if packed.bits == Bits::Eight => 32,
-        (Rows::F32(_), Format::F32 | Format::Packed(_) | Format::Fp8(_) | Format::Mxfp4) => 16,
+        (Rows::F32(_), Format::F32 | Format::Packed(_) | Format::Affine(_) | Format::Fp8(_) | Format::Mxfp4) => 16,
     };
     match n <= direct_rows {
         // Products in integers know no panel.
@@ -308,7 +308,14 @@ fn run_format<A: Arithmetic>(isa: Isa, strip: Strip<'_>, scratch: &mut [f32]) {
         },
         Format::Fp8(fp8) => run::<A, _>(isa, strip, E4m3(fp8.block_cols), scratch),
         Format::Mxfp4 => run::<A, _>(isa, strip, E2m1, scratch),
-        Format::Affine(affine) => run_affine::<A>(isa, strip, affine, scratch),
+        Format::Affine(Affine { packed, order: Order::Sequential, .. }) => match packed.bits {
+            Bits::Four => run::<A, _>(isa, strip, Affine4(packed.group), scratch),
+            Bits::Eight => run::<A, _>(isa, strip, Affine8(packed.group), scratch),
+        },
+        Format::Affine(Affine { packed, order: Order::Stored, .. }) => match packed.bits {
+            Bits::Four => run_ordered::<A, Int4>(isa, strip, scratch),
+            Bits::Eight => run_ordered::<A, Int8<false>>(isa, strip, scratch),
+        },
         Format::Transposed(float) => match float {
             Float::F32 => run_inputs::<A, _>(isa, &strip, Floats::new(&weight, F32), scratch),
             Float::Bf16 => run_inputs::<A, _>(isa, &strip, Floats::new(&weight, Bf16), scratch),
@@ -342,25 +349,11 @@ fn multiply_panel<A: Arithmetic>(isa: Isa, strip: &Strip<'_>, panel: &[f32], str
     }
 }
 
-fn run_affine<A: Arithmetic>(isa: Isa, strip: Strip<'_>, affine: Affine, scratch: &mut [f32]) {
+fn run_ordered<A: Arithmetic, W: Element>(isa: Isa, strip: Strip<'_>, scratch: &mut [f32]) {
     let (scales, panel) = widen_row_scales(isa, &strip, scratch);
     let stride = panel_stride::<A>(strip.job.weight.cols());
     let strip = &Strip { scales, ..strip };
-    let (to, arithmetic, group) = (&mut *panel, PhantomData::<A>, affine.packed.group);
-    match (affine.order, affine.packed.bits) {
-        (Order::Sequential, Bits::Four) => {
-            isa.run(Widen { strip, element: Affine4(group), panel: to, stride, arithmetic });
-        }
-        (Order::Sequential, Bits::Eight) => {
-            isa.run(Widen { strip, element: Affine8(group), panel: to, stride, arithmetic });
-        }
-        (Order::Stored, Bits::Four) => {
-            isa.run(WidenOrdered { strip, panel: to, stride, types: PhantomData::<(A, Int4)> });
-        }
-        (Order::Stored, Bits::Eight) => {
-            isa.run(WidenOrdered { strip, panel: to, stride, types: PhantomData::<(A, Int8<false>)> });
-        }
-    }
+    isa.run(WidenOrdered { strip, panel: &mut *panel, stride, types: PhantomData::<(A, W)> });
     multiply_panel::<A>(isa, strip, panel, stride);
 }
 

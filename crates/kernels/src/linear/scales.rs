@@ -43,9 +43,10 @@ pub(super) fn widen_row_scales<'a>(isa: Isa, strip: &Strip<'_>, scratch: &'a mut
             let (pairs, rest) = scratch.split_at_mut(rows.len() * groups * 2);
             let scales = &mut rest[..rows.len() * groups];
             widen_scales(isa, own, affine.packed.scales, scales);
-            let at = rows.flat_map(|o| (0..groups).map(move |g| (o, g)));
-            for (((o, g), pair), scale) in at.zip(pairs.chunks_exact_mut(2)).zip(scales) {
-                pair.copy_from_slice(&[*scale, zero(weight, affine, groups, o, g)]);
+            let (of_rows, scales) =
+                (pairs.as_chunks_mut::<2>().0.chunks_exact_mut(groups.max(1)), scales.chunks_exact(groups.max(1)));
+            for ((o, pairs), scales) in rows.zip(of_rows).zip(scales) {
+                pair_up(weight, affine, o, scales, pairs);
             }
             (pairs, rest)
         }
@@ -53,15 +54,19 @@ pub(super) fn widen_row_scales<'a>(isa: Isa, strip: &Strip<'_>, scratch: &'a mut
     }
 }
 
-/// The zero point of group `g` of row `o`.
-fn zero(weight: &Matrix<'_>, affine: Affine, groups: usize, o: usize, g: usize) -> f32 {
-    let bits = affine.packed.bits;
+/// `pairs` = the `scales` of row `o`, each with the zero point of its group.
+fn pair_up(weight: &Matrix<'_>, affine: Affine, o: usize, scales: &[f32], pairs: &mut [[f32; 2]]) {
+    let (bits, groups) = (affine.packed.bits, scales.len());
+    let pairs = pairs.iter_mut().zip(scales);
     match affine.zeros {
-        Zeros::Absent => 0.0,
+        Zeros::Absent => pairs.for_each(|(pair, scale)| *pair = [*scale, 0.0]),
         Zeros::Stored => {
-            let word = weight.parts()[2].as_chunks().0[o / bits.per_word() * groups + g];
-            let stored = u32::from_le_bytes(word) >> (bits.width() * (o % bits.per_word()) as u32) & bits.mask();
-            stored as f32 - (1 << (bits.width() - 1)) as f32
+            let words = &weight.parts()[2].as_chunks().0[o / bits.per_word() * groups..];
+            let (shift, middle) = (bits.width() * (o % bits.per_word()) as u32, 1 << (bits.width() - 1));
+            for ((pair, scale), word) in pairs.zip(words) {
+                let stored = u32::from_le_bytes(*word) >> shift & bits.mask();
+                *pair = [*scale, (stored as i32 - middle) as f32];
+            }
         }
     }
 }

@@ -27,6 +27,8 @@ impl Simd for Avx2 {
     type V = Pair;
     type P = IntPair;
     type Nibbles = (__m256, __m256);
+    /// The scale and the zero point.
+    type ShiftedNibbles = (Pair, Pair);
     type E2m1 = __m256;
     type B = IntPair;
     type I = IntPair;
@@ -80,6 +82,15 @@ impl Simd for Avx2 {
             };
             (half(p), half(p.add(4)))
         }
+    }
+    #[inline(always)]
+    fn shifted_nibbles(self, scale: f32, zero: f32) -> (Pair, Pair) {
+        (self.splat(scale), self.splat(zero))
+    }
+    #[inline(always)]
+    unsafe fn load_shifted_nibbles(self, p: *const u8, (scale, zero): (Pair, Pair)) -> Pair {
+        // Differences of small integers are exact, so that the product is rounded once.
+        self.mul(self.sub(unsafe { self.load_nibbles(p, self.nibbles(1.0)) }, zero), scale)
     }
     #[inline(always)]
     unsafe fn load_e4m3(self, p: *const u8) -> Pair {

@@ -63,6 +63,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     /// The sixteen values.
     type Nibbles = __m512;
     /// The sixteen values.
+    type ShiftedNibbles = __m512;
+    /// The sixteen values.
     type E2m1 = __m512;
     type B = __m512i;
     type I = __m512i;
@@ -155,6 +157,19 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     fn turn_nibbles_back(self, v: __m512) -> __m512 {
         unsafe { _mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15), v) }
+    }
+    #[inline(always)]
+    fn shifted_nibbles(self, scale: f32, zero: f32) -> __m512 {
+        // Differences of small integers are exact, so that the products are rounded once.
+        unsafe { _mm512_mul_ps(_mm512_sub_ps(self.nibbles(1.0), _mm512_set1_ps(zero)), _mm512_set1_ps(scale)) }
+    }
+    #[inline(always)]
+    unsafe fn load_shifted_nibbles(self, p: *const u8, values: __m512) -> __m512 {
+        unsafe { self.load_nibbles(p, values) }
+    }
+    #[inline(always)]
+    unsafe fn load_turned_shifted_nibbles(self, p: *const u8, values: __m512) -> __m512 {
+        unsafe { self.load_turned_nibbles(p, values) }
     }
     #[inline(always)]
     unsafe fn load_e4m3(self, p: *const u8) -> __m512 {

@@ -175,6 +175,8 @@ pub(crate) trait Simd: Copy {
     type P: Copy;
     /// What the sixteen values of a packed nibble become.
     type Nibbles: Copy;
+    /// The same, with a zero point.
+    type ShiftedNibbles: Copy;
     /// What the sixteen values of an e2m1 number become.
     type E2m1: Copy;
     /// 64 bytes.
@@ -254,6 +256,25 @@ pub(crate) trait Simd: Copy {
     #[inline(always)]
     fn turn_nibbles_back(self, v: Self::V) -> Self::V {
         v
+    }
+
+    /// What [`Simd::load_shifted_nibbles`] needs for values of `(nibble - 8 - zero) * scale`, `zero` a small integer.
+    fn shifted_nibbles(self, scale: f32, zero: f32) -> Self::ShiftedNibbles;
+
+    /// As [`Simd::load_nibbles`], with a zero point.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn load_shifted_nibbles(self, p: *const u8, values: Self::ShiftedNibbles) -> Self::V;
+
+    /// As [`Simd::load_shifted_nibbles`], with the lanes in the order of [`Simd::turn_nibbles`].
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn load_turned_shifted_nibbles(self, p: *const u8, values: Self::ShiftedNibbles) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { self.load_shifted_nibbles(p, values) }
     }
 
     /// Reads 16 numbers of 8 bits (torch's `float8_e4m3fn`: sign, 4 bits of exponent, 3 of mantissa; all ones are no

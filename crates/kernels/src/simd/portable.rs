@@ -83,6 +83,8 @@ impl Simd for Portable {
     type V = Lanes;
     type P = Pairs;
     type Nibbles = f32;
+    /// The scale and the zero point.
+    type ShiftedNibbles = (f32, f32);
     type E2m1 = f32;
     type B = Bytes;
     type I = Ints;
@@ -128,6 +130,16 @@ impl Simd for Portable {
         // SAFETY: the caller vouches for 8 readable bytes.
         let bytes = unsafe { p.cast::<[u8; LANES / 2]>().read_unaligned() };
         Lanes(std::array::from_fn(|l| (f32::from(bytes[l / 2] >> (4 * (l % 2)) & 15) - 8.0) * scale))
+    }
+    #[inline(always)]
+    fn shifted_nibbles(self, scale: f32, zero: f32) -> (f32, f32) {
+        (scale, zero)
+    }
+    #[inline(always)]
+    unsafe fn load_shifted_nibbles(self, p: *const u8, (scale, zero): (f32, f32)) -> Lanes {
+        // SAFETY: the caller's promise.
+        let Lanes(values) = unsafe { self.load_nibbles(p, 1.0) };
+        Lanes(values.map(|value| (value - zero) * scale))
     }
     #[inline(always)]
     unsafe fn load_e4m3(self, p: *const u8) -> Lanes {
