@@ -84,7 +84,7 @@ fn guesses_change_nothing() {
         let streamed = at_least(&case, &Options { weights: Some(weights / 2), tile: Some(2000), ..many.clone() });
         let mut models = [case.load(&many), case.load(&streamed)];
         for (i, prompt) in prompts(&case).into_iter().enumerate() {
-            // In turns: with so many cases and prompts, each way to choose meets every family.
+            // In turns: with so many cases and prompts, each way to choose meets most families.
             let sampling = &samplings()[(turn + i) % 3];
             let (want, finish, none) = write(&mut plain, Speculation::Off, &prompt, sampling);
             assert_eq!(none, Drafted::default());
