@@ -8,7 +8,7 @@ import shutil
 from common import Unavailable, execute, parsed, say
 
 DEPTHS = (2, 4, 8, 16, 32)
-BLOCKS = (1 << 20, 2 << 20, 4 << 20, 8 << 20)
+BLOCKS = (1 << 19, 1 << 20, 2 << 20, 4 << 20, 8 << 20)
 PAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
 HUGE = 2 << 20
 
@@ -22,7 +22,7 @@ class Way:
 
     def __str__(self):
         pages = "huge pages" if self.huge else "ordinary pages"
-        return f"fio, {self.engine}, depth {self.depth}, {self.block >> 20} MiB, {pages}"
+        return f"fio, {self.engine}, depth {self.depth}, {self.block / (1 << 20):g} MiB, {pages}"
 
 
 class Disk:

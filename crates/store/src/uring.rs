@@ -12,9 +12,9 @@ use crate::plan::PAGE;
 
 /// Requests under way at once.
 const DEPTH: usize = 8;
-/// Bytes of a request, about. Eight of these in flight are as many bytes as disks need to be busy; with more, what arrives leaves the
-/// caches of the CPU before it is used, which made reading a quarter slower where memory is slow to be written.
-const REQUEST: usize = 1 << 20;
+/// Bytes of a request, about. Eight of these in flight are as many bytes as disks need to be busy; with more, the ring would have
+/// to be larger, which makes some disks slower.
+const REQUEST: usize = 512 << 10;
 
 /// A ring of requests for the jobs of a feed.
 pub(crate) struct Uring<F: Feed> {
@@ -67,10 +67,6 @@ impl<F: Feed> Uring<F> {
                 let Some(job) = feed.wait_for_job() else { return };
                 self.take(feed, job);
             }
-            while self.waiting.len() + self.ahead() < DEPTH {
-                let Some(job) = feed.poll_job() else { break };
-                self.take(feed, job);
-            }
             self.ask(feed);
             // Whatever goes wrong with waiting, nothing that was asked for may be forgotten: the system writes to its memory.
             if self.ring.submit_and_wait(1).is_err() {
@@ -79,18 +75,16 @@ impl<F: Feed> Uring<F> {
             loop {
                 let Some(done) = self.ring.completion().next() else { break };
                 if let Some(request) = self.under_way[done.user_data() as usize].take() {
+                    // The disk before those who wait for the bytes: it has fewer requests now.
+                    self.ask(feed);
                     self.answer(feed, request, done.result());
                 }
             }
         }
     }
 
-    fn ahead(&self) -> usize {
-        self.under_way.iter().flatten().count()
-    }
-
     fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.ahead() == 0
+        self.waiting.is_empty() && self.under_way.iter().all(Option::is_none)
     }
 
     /// Cuts `job` into requests.
@@ -121,9 +115,17 @@ impl<F: Feed> Uring<F> {
         }
     }
 
-    /// Hands over as many requests as there are places for.
+    /// Hands over requests while there are places for them, each by itself: neighbours that are handed over together become one
+    /// request to the disk and come back together, and then the disk has nothing to do until they are asked for anew.
     fn ask(&mut self, feed: &F) {
-        for (place, slot) in self.under_way.iter_mut().enumerate().filter(|(_, slot)| slot.is_none()) {
+        for place in 0..DEPTH {
+            if self.under_way[place].is_some() {
+                continue;
+            }
+            if self.waiting.is_empty() {
+                let Some(job) = feed.poll_job() else { return };
+                self.take(feed, job);
+            }
             let Some(request) = self.waiting.pop_front() else { return };
             let source = &feed.sources()[request.shard];
             let Some(file) = source.direct().or_else(|| source.file()) else { continue };
@@ -139,7 +141,9 @@ impl<F: Feed> Uring<F> {
                 self.waiting.push_front(request);
                 return;
             }
-            *slot = Some(request);
+            self.under_way[place] = Some(request);
+            // What the system does not take now goes with the next that it takes, or when it is waited for.
+            let _ = self.ring.submit();
         }
     }
 
