@@ -15,7 +15,7 @@ use crate::error::{StoreError, StoreErrorKind};
 
 /// Requests under way at once.
 const DEPTH: usize = 16;
-/// Bytes of a request. Larger ones, or more of them, made some disks slower by a quarter and none faster.
+/// Bytes of a request. Larger ones, or more of them, made a disk of a virtual machine slower by up to a quarter.
 const REQUEST: usize = 512 << 10;
 
 /// Bytes of memory that [`disk_rate`] takes while it measures.
