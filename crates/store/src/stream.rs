@@ -234,7 +234,11 @@ impl Weights {
         let next = state.sweep + 1;
         // What was read ahead for the body is of no use to the head.
         if state.remaining > 0 || state.failed || head == Head::Alone {
-            while state.slots.iter().any(|slot| matches!(slot.arrival, Arrival::Reading)) {
+            // What is being read for the sweep that was broken off is waited for, and nothing more of it is begun: a failure that came
+            // later would be taken for one of this sweep.
+            state.cursor = Cursor { sweep: next, tile: shared.plan.tiles().len() };
+            let is_read = |arrival: &Arrival| matches!(arrival, Arrival::Reading);
+            while state.slots.iter().map(|slot| &slot.arrival).chain(&state.pinned).any(is_read) {
                 state = shared.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             assert!(state.slots.iter().take(state.acquired).all(|s| s.released), "a tile is held across sweeps");
