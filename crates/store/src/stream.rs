@@ -60,9 +60,6 @@ struct State {
     acquired: usize,
     /// Sequence number of the front slot.
     front: u64,
-    /// Where the next slot begins, and bytes taken in all.
-    ring_at: usize,
-    ring_used: usize,
     /// What became of each tile that is pinned.
     pinned: Vec<Arrival>,
     stop: bool,
@@ -108,8 +105,8 @@ struct Slot {
     tile: usize,
     /// Offset in the ring.
     at: usize,
-    /// Bytes it takes there, the gap before it included.
-    span: usize,
+    /// Bytes it takes there.
+    len: usize,
     arrival: Arrival,
     released: bool,
 }
@@ -153,8 +150,6 @@ impl Weights {
             slots: VecDeque::new(),
             acquired: 0,
             front: 0,
-            ring_at: 0,
-            ring_used: 0,
             pinned: plan.tiles().iter().map(|_| Arrival::Asked).collect(),
             stop: false,
             clock: Clock::new(record),
@@ -244,7 +239,7 @@ impl Weights {
             assert!(state.slots.iter().take(state.acquired).all(|s| s.released), "a tile is held across sweeps");
             state.front += state.slots.len() as u64;
             state.slots.clear();
-            (state.acquired, state.ring_at, state.ring_used) = (0, 0, 0);
+            state.acquired = 0;
             // What failed is tried again.
             for arrival in state.pinned.iter_mut().filter(|a| matches!(a, Arrival::Failed(_))) {
                 *arrival = Arrival::Asked;
@@ -442,9 +437,7 @@ impl Shared {
         let index = (slot - state.front) as usize;
         state.slots[index].released = true;
         while state.slots.front().is_some_and(|s| s.released) {
-            if let Some(slot) = state.slots.pop_front() {
-                state.ring_used -= slot.span;
-            }
+            state.slots.pop_front();
             state.front += 1;
             state.acquired -= 1;
         }
@@ -588,23 +581,14 @@ impl Feed for Shared {
 
 impl State {
     /// Takes `len` bytes of the ring for `tile`; the slot's number, or nothing while there is no room.
+    ///
+    /// The first place that is large enough, so that as little memory as possible is in turn: some disks are faster then.
     fn take_room(&mut self, tile: usize, len: usize, align: usize, ring: usize) -> Option<u64> {
-        if self.ring_used == 0 {
-            self.ring_at = 0;
-        }
-        // A slot is contiguous: what is left before the end may have to be skipped.
         let len = len.next_multiple_of(align);
-        let wraps = self.ring_at + len > ring;
-        let gap = if wraps { ring - self.ring_at } else { 0 };
-        let span = gap + len;
-        if self.ring_used + span > ring {
-            return None;
-        }
-        let at = if wraps { 0 } else { self.ring_at };
-        debug_assert!(at + len <= ring);
-        self.ring_at = at + len;
-        self.ring_used += span;
-        self.slots.push_back(Slot { tile, at, span, arrival: Arrival::Reading, released: false });
+        let ends = self.slots.iter().map(|slot| slot.at + slot.len);
+        let is_free = |at: usize| self.slots.iter().all(|slot| at + len <= slot.at || slot.at + slot.len <= at);
+        let at = std::iter::once(0).chain(ends).filter(|at| at + len <= ring && is_free(*at)).min()?;
+        self.slots.push_back(Slot { tile, at, len, arrival: Arrival::Reading, released: false });
         Some(self.front + self.slots.len() as u64 - 1)
     }
 }
