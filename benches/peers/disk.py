@@ -26,28 +26,29 @@ class Way:
 
 
 class Disk:
-    """Reads `files` by fio; `best` is the fastest that anything of it has read."""
+    """Reads `files` by fio, in the few ways that were the fastest in a scan."""
 
     def __init__(self, files, args):
         if not shutil.which("fio"):
             raise Unavailable("fio is not installed")
         self.files, self.args = files, args
-        self.way, self.best, self.best_way = None, 0.0, None
+        self.ways, self.turns = [], 0
 
     def scan(self):
-        """Tries every depth and block, then the fastest few for longer, and keeps the fastest of them."""
+        """Tries every depth and block, then the fastest for longer, and keeps the fastest few."""
         engine, huge = self.first()
         rates = {}
         for number, (block, depth) in enumerate((b, d) for b in BLOCKS for d in DEPTHS):
             way = Way(engine, depth, block, huge)
             # Every try begins elsewhere: what was read a moment ago may be in a cache below this machine.
             rates[way] = self.read(way, self.args.scan_seconds, start=number * 37 % 90)
-        fastest = sorted(rates, key=rates.get)[-3:]
+        fastest = sorted(rates, key=rates.get)[-5:]
         # Huge pages are not faster everywhere.
         fastest += [dataclasses.replace(fastest[-1], huge=False)] if huge else []
-        again = {way: self.read(way, 3 * self.args.scan_seconds, start=n * 31) for n, way in enumerate(fastest)}
-        self.way = max(again, key=again.get)
-        say(f"disk: {self.way}: {again[self.way] / 1e9:.2f} GB/s")
+        again = {way: self.read(way, 3 * self.args.scan_seconds, start=n * 17) for n, way in enumerate(fastest)}
+        self.ways = sorted(again, key=again.get)[-self.args.limit_ways :]
+        for way in self.ways:
+            say(f"disk: {way}: {again[way] / 1e9:.2f} GB/s")
 
     def first(self):
         """The way that is there: io_uring before libaio, huge pages before ordinary ones."""
@@ -62,18 +63,21 @@ class Disk:
         raise error
 
     def measure(self):
-        """Bytes per second over all files, once from beginning to end if --limit-seconds are enough for that."""
-        return self.read(self.way, self.args.limit_seconds, whole=True)
+        """Bytes per second in each of the ways, one after the other, over parts of the files that change."""
+        rates = {}
+        for way in self.ways:
+            self.turns += 1
+            rates[way] = self.read(way, self.args.limit_seconds, start=self.turns * 7 % 20)
+        return rates
 
-    def read(self, way, seconds, start=0, whole=False):
+    def read(self, way, seconds, start=0):
         names = ":".join(str(file).replace(":", "\\:") for file in self.files)
         command = ["fio", "--name=limit", f"--filename={names}", "--rw=read", "--readonly", "--direct=1"]
         command += [f"--ioengine={way.engine}", f"--iodepth={way.depth}", f"--bs={way.block}"]
         command += ["--file_service_type=sequential", f"--runtime={seconds}", "--output-format=json"]
+        command += ["--time_based=1", f"--offset={start}%"]
         if way.engine == "io_uring":
             command += ["--fixedbufs=1", "--registerfiles=1"]
-        if not whole:
-            command += ["--time_based=1", f"--offset={start}%"]
         with huge_pages(way.depth * way.block) if way.huge else contextlib.nullcontext():
             if way.huge:
                 command += ["--iomem=shmhuge"]
@@ -81,10 +85,7 @@ class Disk:
         job = answer["jobs"][0]
         if job["error"] or not job["read"]["runtime"]:
             raise Unavailable(f"{way}: error {job['error']}")
-        rate = job["read"]["io_bytes"] / job["read"]["runtime"] * 1e3
-        if rate > self.best:
-            self.best, self.best_way = rate, way
-        return rate
+        return job["read"]["io_bytes"] / job["read"]["runtime"] * 1e3
 
 
 @contextlib.contextmanager

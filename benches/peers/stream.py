@@ -4,9 +4,9 @@
     python benches/peers/stream.py --model CHECKPOINT --cache DIR --memory 2GiB,4GiB,8GiB,12GiB --peers none
     python benches/peers/stream.py --model CHECKPOINT --cache DIR --memory 4GiB --rounds 0 --contexts 2048,8192,32768
 
-Every process runs cold and in a memory cgroup of its own; fio reads the same files in the same rounds. Needs Linux,
-root (or a cgroup that this user may use) and, beyond what the peers need, Python's standard library. README.md says
-what is compared with what.
+Every process runs cold and in a memory cgroup of its own; fio reads the same files before and after those of each round.
+Needs Linux, root (or a cgroup that this user may use) and, beyond what the peers need, Python's standard library. README.md
+says what is compared with what.
 """
 
 import argparse
@@ -294,7 +294,10 @@ def arguments():
     add("--cgroup", metavar="DIR", help="where memory cgroups may be made; default: where they are mounted")
     add("--no-disk", action="store_true", help="do without fio")
     add("--scan-seconds", type=int, default=2, help="for each way in which fio is tried; default: %(default)s")
-    add("--limit-seconds", type=int, default=30, help="at most, for fio in each round; default: %(default)s")
+    add("--limit-ways", type=int, default=2,
+        help="so many of the fastest ways of fio go on into the rounds; default: %(default)s")
+    add("--limit-seconds", type=int, default=5,
+        help="for each of them, before and after the engines of a round; default: %(default)s")
     add("--python", type=interpreter, action="append", default=[], metavar="NAME=PATH",
         help="an interpreter with the packages of requirements-NAME.txt; default: a new one")
     add("--prepare", action="store_true", help="make what is missing and stop")
@@ -307,7 +310,7 @@ def arguments():
     for part in args.peers:
         if part not in PEERS:
             parser.error(f"--peers: no {part!r}; there are {', '.join(PEERS)}, and none")
-    for field in ("threads", "n_gen", "n_torch", "scan_seconds", "limit_seconds"):
+    for field in ("threads", "n_gen", "n_torch", "scan_seconds", "limit_ways", "limit_seconds"):
         if getattr(args, field) < 1:
             parser.error(f"--{field.replace('_', '-')}: must be at least 1")
     if not (args.model / "config.json").is_file():
@@ -381,14 +384,15 @@ class Bench:
                     self.leave_out((engine.name, limit), error)
 
     def measure(self, samples, key):
-        """One measurement: of the disk before a limit's engines, or of an engine under a limit."""
+        """One measurement: of the disk, or of an engine under a limit."""
         name, limit = key
         if key in self.reasons or name in self.reasons:
             return
         try:
             if name == LIMIT:
-                samples[key] = watched(self.args, self.disk.measure)
-                say(f"  {LIMIT}: {samples[key] / 1e9:.2f} GB/s")
+                rates = watched(self.args, self.disk.measure)
+                samples.setdefault(key, []).append(rates)
+                say(f"  {LIMIT}: {', '.join(f'{rate / 1e9:.2f}' for rate in rates.values())} GB/s")
             else:
                 engine = next(engine for engine in self.engines if engine.name == name)
                 measure = functools.partial(engine.sample, limit, self.choices[key])
@@ -400,14 +404,26 @@ class Bench:
     def measure_all(self):
         keys = []
         for limit in self.args.memory:
-            keys += [(LIMIT, limit)] if self.disk else []
-            keys += [(engine.name, limit) for engine in self.engines]
+            # Before and after, since the disk of a shared machine is not the same for long.
+            around = [(LIMIT, limit)] if self.disk else []
+            keys += around + [(engine.name, limit) for engine in self.engines] + around
         for number in range(self.args.rounds):
             say(f"round {number + 1}")
             self.rounds.append({})
             # Every other round the other way round, so that nothing always runs after the same neighbour.
             for key in keys[:: -1 if number % 2 else 1]:
                 self.measure(self.rounds[-1], key)
+
+    def way(self):
+        """The fastest way of reading: not by its best moment, but over all rounds, in which the ways took turns."""
+        measured = [rates for round_ in self.rounds for _, rates in disk_rates(round_)]
+        mean = lambda way: statistics.fmean(rates[way] for rates in measured)
+        return max(self.disk.ways, key=mean) if measured else None
+
+    def disk_rate(self, round_, limit):
+        """Of the fastest way, around the engines of a limit in one round."""
+        rates = [rates[self.way()] for at, rates in disk_rates(round_) if at == limit]
+        return statistics.fmean(rates) if rates else None
 
     def measure_contexts(self):
         ours = self.engines[0]
@@ -421,6 +437,11 @@ class Bench:
                 except Unavailable as error:
                     self.contexts[limit, depth] = str(error)
                     say(f"  {written(limit)}, after {depth}: {error}")
+
+
+def disk_rates(round_):
+    """What the disk gave in a round: pairs of a limit and a rate by way."""
+    return [(limit, rates) for (name, limit), all_ in round_.items() if name == LIMIT for rates in all_]
 
 
 def middle(values, form="{:.2f}"):
@@ -444,7 +465,7 @@ class Row:
 
     def __init__(self, bench, name, limit):
         self.name, self.limit = name, limit
-        self.samples, self.against_ours, self.against_disk, self.against_best = [], [], [], []
+        self.samples, self.against_ours, self.against_disk = [], [], []
         for round_ in bench.rounds:
             sample, ours = round_.get((name, limit)), round_.get((OURS, limit))
             if sample is None:
@@ -453,9 +474,9 @@ class Row:
             if ours is None:
                 continue
             self.against_ours.append(sample.seconds / ours.seconds)
-            if rate := round_.get((LIMIT, limit)):
-                self.against_disk.append(sample.seconds * rate / ours.streamed if ours.streamed else None)
-                self.against_best.append(sample.seconds * bench.disk.best / ours.streamed if ours.streamed else None)
+            rate = bench.disk_rate(round_, limit)
+            if rate and ours.streamed:
+                self.against_disk.append(sample.seconds * rate / ours.streamed)
 
     def text(self):
         s = self.samples
@@ -469,8 +490,7 @@ class Row:
             written(max(x.resident for x in s)),
             written(max(groups)) if groups else "-",
             "1" if self.name == OURS else f"**{middle(self.against_ours)}**",
-            middle(self.against_disk),
-            f"{middle(self.against_best)} |",
+            f"{middle(self.against_disk)} |",
         ])
 
     def record(self):
@@ -480,7 +500,6 @@ class Row:
             seconds=statistics.median(x.seconds for x in self.samples),
             times_ours=self.against_ours,
             times_disk=self.against_disk,
-            times_best_of_disk=self.against_best,
             samples=[dataclasses.asdict(x) for x in self.samples],
         )
 
@@ -501,13 +520,12 @@ def render(bench):
         "",
     ]
     if bench.disk:
-        rates = [rate / 1e9 for round_ in bench.rounds for (name, _), rate in round_.items() if name == LIMIT]
-        lines += [f"The disk: {middle(rates)} GB/s in the rounds ({bench.disk.way}); the best of this run "
-                  f"{bench.disk.best / 1e9:.2f} GB/s ({bench.disk.best_way}).", ""]
+        rates = [bench.disk_rate(round_, limit) for round_ in bench.rounds for limit in args.memory]
+        lines += [f"The disk: {middle([rate and rate / 1e9 for rate in rates])} GB/s around the runs ({bench.way()}).", ""]
     if table := rows(bench):
         lines += ["| memory | engine | s per token | GB read per token | GB/s | peak resident | with page cache "
-                  "| its time / ours | time / disk's in its round | time / disk's best |",
-                  "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
+                  "| its time / ours | time / disk's around it |",
+                  "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
         lines += [row.text() for row in table]
         lines += ["", "The disk's time is what it needs for the bytes that rheostat streams in a sweep: "
                   + "; ".join(streamed(row, total) for row in table if row.name == OURS) + "."]
@@ -592,10 +610,11 @@ def record(bench):
         versions={engine.name: engine.version for engine in bench.engines},
         bytes_per_token=2 * parameters(args.model),
         disk=None if bench.disk is None else dict(
-            way=str(bench.disk.way),
-            best=bench.disk.best,
-            best_way=str(bench.disk.best_way),
-            rates=[rate for round_ in bench.rounds for (name, _), rate in round_.items() if name == LIMIT],
+            way=str(bench.way()),
+            rates=[
+                dict(limit=limit, rates={str(way): rate for way, rate in rates.items()})
+                for round_ in bench.rounds for limit, rates in disk_rates(round_)
+            ],
         ),
         rows=[row.record() for row in rows(bench)],
         contexts=[

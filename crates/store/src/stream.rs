@@ -1,4 +1,4 @@
-//! Weights in use: pinned tiles that stay, and a ring that the others pass through.
+//! Weights in use: pinned tiles that stay, and a ring that the others pass through, each at the first place in it that is free.
 //!
 //! Reader threads work through the tiles in the order in which sweeps use them, as far ahead as the ring has
 //! room, across the end of a sweep into the next. The one who computes [acquires](Weights::acquire) tile after
@@ -141,19 +141,7 @@ impl Weights {
                 StoreError::new(StoreErrorKind::OutOfMemory, what).at(checkpoint.path()).caused_by(e)
             })
         };
-        let state = State {
-            cursor: Cursor { sweep: 1, tile: 0 },
-            sweep: 0,
-            head: Head::Skip,
-            remaining: 0,
-            failed: false,
-            slots: VecDeque::new(),
-            acquired: 0,
-            front: 0,
-            pinned: plan.tiles().iter().map(|_| Arrival::Asked).collect(),
-            stop: false,
-            clock: Clock::new(record),
-        };
+        let state = State::new(plan.tiles().iter().map(|_| Arrival::Asked).collect(), Clock::new(record));
         let parts = plan
             .tiles()
             .iter()
@@ -580,9 +568,26 @@ impl Feed for Shared {
 }
 
 impl State {
+    /// Before the first sweep, with what is to become of each tile.
+    fn new(pinned: Vec<Arrival>, clock: Clock) -> State {
+        State {
+            cursor: Cursor { sweep: 1, tile: 0 },
+            sweep: 0,
+            head: Head::Skip,
+            remaining: 0,
+            failed: false,
+            slots: VecDeque::new(),
+            acquired: 0,
+            front: 0,
+            pinned,
+            stop: false,
+            clock,
+        }
+    }
+
     /// Takes `len` bytes of the ring for `tile`; the slot's number, or nothing while there is no room.
     ///
-    /// The first place that is large enough, so that as little memory as possible is in turn: some disks are faster then.
+    /// The first place that is large enough, so that as little memory as possible is in turn.
     fn take_room(&mut self, tile: usize, len: usize, align: usize, ring: usize) -> Option<u64> {
         let len = len.next_multiple_of(align);
         let ends = self.slots.iter().map(|slot| slot.at + slot.len);
@@ -596,4 +601,31 @@ impl State {
 /// For a failure whose error was already handed out.
 fn lost() -> StoreError {
     StoreError::new(StoreErrorKind::ReadFailed, "an earlier read of this tile failed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn places_in_the_ring_do_not_overlap_and_the_next_tile_gets_one_in_time(
+            lens in proptest::collection::vec(1usize..=64, 1..60),
+            ring in 128usize..400,
+        ) {
+            let align = 8;
+            let mut state = State::new(Vec::new(), Clock::new(None));
+            for (tile, len) in lens.iter().enumerate() {
+                // As tiles are given back: in the order in which they were taken.
+                while state.take_room(tile, *len, align, ring).is_none() {
+                    proptest::prop_assert!(state.slots.pop_front().is_some(), "no room in an empty ring");
+                }
+                let new = state.slots.back().unwrap();
+                proptest::prop_assert!(new.at.is_multiple_of(align) && new.len >= *len && new.at + new.len <= ring);
+                for slot in state.slots.iter().take(state.slots.len() - 1) {
+                    proptest::prop_assert!(new.at + new.len <= slot.at || slot.at + slot.len <= new.at);
+                }
+            }
+        }
+    }
 }
