@@ -18,6 +18,7 @@ pub mod memory;
 mod plan;
 mod probe;
 mod reader;
+mod ring;
 mod sealed;
 mod source;
 mod spool;

@@ -1,11 +1,10 @@
-//! Weights in use: pinned tiles that stay, and a ring that the others pass through, each at the first place in it that is free.
+//! Weights in use: pinned tiles that stay, and a ring (`ring.rs`) that the others pass through.
 //!
 //! Reader threads work through the tiles in the order in which sweeps use them, as far ahead as the ring has
 //! room, across the end of a sweep into the next. The one who computes [acquires](Weights::acquire) tile after
 //! tile in that order and gives each back by dropping it. In the first sweep pinned tiles arrive like the
 //! others, so that work begins before everything is read.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -17,6 +16,7 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::feed::{Feed, Fetch};
 use crate::plan::{Io, MOST_PARTS, PAGE, Phase, Place, Plan, Tile};
 use crate::reader::{Readers, Way};
+use crate::ring::Ring;
 use crate::source::Source;
 
 /// The weights of a checkpoint, as planned.
@@ -54,12 +54,8 @@ struct State {
     remaining: usize,
     /// A tile of this sweep failed to arrive.
     failed: bool,
-    /// Streamed tiles in the ring or on their way, in order of use.
-    slots: VecDeque<Slot>,
-    /// How many of `slots`, from the front, were acquired.
-    acquired: usize,
-    /// Sequence number of the front slot.
-    front: u64,
+    /// Streamed tiles in the ring or on their way.
+    slots: Ring,
     /// What became of each tile that is pinned.
     pinned: Vec<Arrival>,
     stop: bool,
@@ -94,21 +90,11 @@ impl Head {
     }
 }
 
-enum Arrival {
+pub(crate) enum Arrival {
     Asked,
     Reading,
     Here,
     Failed(Option<Box<StoreError>>),
-}
-
-struct Slot {
-    tile: usize,
-    /// Offset in the ring.
-    at: usize,
-    /// Bytes it takes there.
-    len: usize,
-    arrival: Arrival,
-    released: bool,
 }
 
 /// A tile to be read, and where its bytes go.
@@ -141,7 +127,17 @@ impl Weights {
                 StoreError::new(StoreErrorKind::OutOfMemory, what).at(checkpoint.path()).caused_by(e)
             })
         };
-        let state = State::new(plan.tiles().iter().map(|_| Arrival::Asked).collect(), Clock::new(record));
+        let state = State {
+            cursor: Cursor { sweep: 1, tile: 0 },
+            sweep: 0,
+            head: Head::Skip,
+            remaining: 0,
+            failed: false,
+            slots: Ring::new(plan.ring_bytes() as usize),
+            pinned: plan.tiles().iter().map(|_| Arrival::Asked).collect(),
+            stop: false,
+            clock: Clock::new(record),
+        };
         let parts = plan
             .tiles()
             .iter()
@@ -221,13 +217,10 @@ impl Weights {
             // later would be taken for one of this sweep.
             state.cursor = Cursor { sweep: next, tile: shared.plan.tiles().len() };
             let is_read = |arrival: &Arrival| matches!(arrival, Arrival::Reading);
-            while state.slots.iter().map(|slot| &slot.arrival).chain(&state.pinned).any(is_read) {
+            while state.slots.arrivals().chain(&state.pinned).any(is_read) {
                 state = shared.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
-            assert!(state.slots.iter().take(state.acquired).all(|s| s.released), "a tile is held across sweeps");
-            state.front += state.slots.len() as u64;
             state.slots.clear();
-            state.acquired = 0;
             // What failed is tried again.
             for arrival in state.pinned.iter_mut().filter(|a| matches!(a, Arrival::Failed(_))) {
                 *arrival = Arrival::Asked;
@@ -272,7 +265,7 @@ impl Weights {
                     let all = shared.sources[part.shard].as_static().expect("a static place has a static source");
                     &all[start..start + part.len]
                 });
-                Ok(TileBytes { parts, slot: None })
+                Ok(TileBytes { parts, held: None })
             }
             Place::Pinned(at) => {
                 if !shared.here[tile].load(Ordering::Acquire) {
@@ -280,14 +273,14 @@ impl Weights {
                 }
                 // SAFETY: the range lies within the region, by the plan; a tile that is here is written no more.
                 let bytes = unsafe { std::slice::from_raw_parts(shared.pinned.as_ptr().add(at), info.room) };
-                Ok(TileBytes { parts: info.split(bytes), slot: None })
+                Ok(TileBytes { parts: info.split(bytes), held: None })
             }
             Place::Streamed => {
-                let (slot, at) = shared.wait_for_streamed(tile)?;
+                let at = shared.wait_for_streamed(tile)?;
                 // SAFETY: the slot's range of the ring is written no more and not reused before the slot is
                 // released, which dropping the value does.
                 let bytes = unsafe { std::slice::from_raw_parts(shared.ring.as_ptr().add(at), info.room) };
-                Ok(TileBytes { parts: info.split(bytes), slot: Some((shared, slot)) })
+                Ok(TileBytes { parts: info.split(bytes), held: Some(shared) })
             }
         }
     }
@@ -333,7 +326,8 @@ impl Drop for Weights {
 /// The bytes of an acquired tile, tensor by tensor. Dropping it gives a streamed tile's room back.
 pub struct TileBytes<'a> {
     parts: [&'a [u8]; MOST_PARTS],
-    slot: Option<(&'a Shared, u64)>,
+    /// Of a streamed tile: whom to give it back to.
+    held: Option<&'a Shared>,
 }
 
 impl TileBytes<'_> {
@@ -353,8 +347,9 @@ impl Tile {
 
 impl Drop for TileBytes<'_> {
     fn drop(&mut self) {
-        if let Some((shared, slot)) = self.slot {
-            shared.release(slot);
+        if let Some(shared) = self.held {
+            shared.lock().slots.release();
+            shared.work.notify_all();
         }
     }
 }
@@ -393,20 +388,18 @@ impl Shared {
         }
     }
 
-    /// The slot's number and its place in the ring.
-    fn wait_for_streamed(&self, tile: usize) -> Result<(u64, usize), StoreError> {
+    /// The place in the ring of a tile that is held from now on.
+    fn wait_for_streamed(&self, tile: usize) -> Result<usize, StoreError> {
         let mut state = self.lock();
-        assert_eq!(state.acquired, 0, "one streamed tile at a time");
         loop {
-            let index = state.acquired;
-            if let Some(slot) = state.slots.get_mut(index) {
+            if let Some(slot) = state.slots.next() {
                 assert_eq!(slot.tile, tile, "streamed tiles are acquired in order");
                 match &mut slot.arrival {
                     Arrival::Here => {
                         let at = slot.at;
-                        state.acquired += 1;
+                        state.slots.hold();
                         state.remaining -= 1;
-                        return Ok((state.front + index as u64, at));
+                        return Ok(at);
                     }
                     Arrival::Failed(error) => {
                         let error = error.take();
@@ -418,18 +411,6 @@ impl Shared {
             }
             state = self.wait(state);
         }
-    }
-
-    fn release(&self, slot: u64) {
-        let mut state = self.lock();
-        let index = (slot - state.front) as usize;
-        state.slots[index].released = true;
-        while state.slots.front().is_some_and(|s| s.released) {
-            state.slots.pop_front();
-            state.front += 1;
-            state.acquired -= 1;
-        }
-        self.work.notify_all();
     }
 
     /// Moves the cursor to the next tile that is to be read and has room.
@@ -459,9 +440,11 @@ impl Shared {
                 }
                 Place::Streamed if sweep == state.sweep && !state.head.uses(tile.phase) => None,
                 Place::Streamed => {
-                    let slot = state.take_room(index, tile.room, self.plan.align() as usize, self.ring.len())?;
-                    // SAFETY: `take_room` stays within the ring.
-                    let to = unsafe { self.ring.as_ptr().add(state.slots.back()?.at) };
+                    let len = tile.room.next_multiple_of(self.plan.align() as usize);
+                    let (slot, at) = state.slots.take(index, len)?;
+                    debug_assert!(at + len <= self.ring.len());
+                    // SAFETY: within the ring, by `take`.
+                    let to = unsafe { self.ring.as_ptr().add(at) };
                     Some(Job { tile: index, to, slot: Some(slot), begun: state.clock.begin_read() })
                 }
             };
@@ -552,10 +535,7 @@ impl Feed for Shared {
             state.clock.arrived(what, job.begun, end);
         }
         match job.slot {
-            Some(slot) => {
-                let index = (slot - state.front) as usize;
-                state.slots[index].arrival = arrival;
-            }
+            Some(slot) => state.slots.set(slot, arrival),
             None => {
                 if matches!(arrival, Arrival::Here) {
                     self.here[job.tile].store(true, Ordering::Release);
@@ -567,65 +547,7 @@ impl Feed for Shared {
     }
 }
 
-impl State {
-    /// Before the first sweep, with what is to become of each tile.
-    fn new(pinned: Vec<Arrival>, clock: Clock) -> State {
-        State {
-            cursor: Cursor { sweep: 1, tile: 0 },
-            sweep: 0,
-            head: Head::Skip,
-            remaining: 0,
-            failed: false,
-            slots: VecDeque::new(),
-            acquired: 0,
-            front: 0,
-            pinned,
-            stop: false,
-            clock,
-        }
-    }
-
-    /// Takes `len` bytes of the ring for `tile`; the slot's number, or nothing while there is no room.
-    ///
-    /// The first place that is large enough, so that as little memory as possible is in turn.
-    fn take_room(&mut self, tile: usize, len: usize, align: usize, ring: usize) -> Option<u64> {
-        let len = len.next_multiple_of(align);
-        let ends = self.slots.iter().map(|slot| slot.at + slot.len);
-        let is_free = |at: usize| self.slots.iter().all(|slot| at + len <= slot.at || slot.at + slot.len <= at);
-        let at = std::iter::once(0).chain(ends).filter(|at| at + len <= ring && is_free(*at)).min()?;
-        self.slots.push_back(Slot { tile, at, len, arrival: Arrival::Reading, released: false });
-        Some(self.front + self.slots.len() as u64 - 1)
-    }
-}
-
 /// For a failure whose error was already handed out.
 fn lost() -> StoreError {
     StoreError::new(StoreErrorKind::ReadFailed, "an earlier read of this tile failed")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    proptest::proptest! {
-        #[test]
-        fn places_in_the_ring_do_not_overlap_and_the_next_tile_gets_one_in_time(
-            lens in proptest::collection::vec(1usize..=64, 1..60),
-            ring in 128usize..400,
-        ) {
-            let align = 8;
-            let mut state = State::new(Vec::new(), Clock::new(None));
-            for (tile, len) in lens.iter().enumerate() {
-                // As tiles are given back: in the order in which they were taken.
-                while state.take_room(tile, *len, align, ring).is_none() {
-                    proptest::prop_assert!(state.slots.pop_front().is_some(), "no room in an empty ring");
-                }
-                let new = state.slots.back().unwrap();
-                proptest::prop_assert!(new.at.is_multiple_of(align) && new.len >= *len && new.at + new.len <= ring);
-                for slot in state.slots.iter().take(state.slots.len() - 1) {
-                    proptest::prop_assert!(new.at + new.len <= slot.at || slot.at + slot.len <= new.at);
-                }
-            }
-        }
-    }
 }
