@@ -17,6 +17,13 @@ const INNER: usize = 6144;
 /// Every byte of a weight: a small number in each format. (Zeroed memory would be one page, read from cache.)
 const FILL: u8 = 0x3c;
 
+/// As many numbers, in memory of their own: zeroes would all be one page, which some caches know by one address at a time.
+fn numbers(len: usize) -> Buffer {
+    let mut buffer = Buffer::new(len);
+    buffer.fill(0.5);
+    buffer
+}
+
 fn exec() -> Exec {
     Exec::new(Isa::detect(), std::thread::available_parallelism().unwrap()).unwrap()
 }
@@ -80,7 +87,7 @@ fn products(c: &mut Criterion) {
         let [elements, others @ ..] = format.parts(INNER, HIDDEN).map(|part| part.len(INNER).unwrap());
         let others = others.map(|bytes| vec![FILL; bytes]);
         let matrices: Vec<Vec<u8>> = (0..(1 << 30) / elements).map(|_| vec![FILL; elements]).collect();
-        let x = Buffer::new(n * HIDDEN);
+        let x = numbers(n * HIDDEN);
         let mut rounded = Rounded::new(Rounded::elements(n, HIDDEN));
         rounded.set(&exec, &x, n, HIDDEN);
         let mut tiled = Tiled::new(Tiled::elements(n, HIDDEN));
@@ -90,7 +97,7 @@ fn products(c: &mut Criterion) {
             "bf16" => Rows::Bf16(&rounded),
             _ => Rows::Tiles(&tiled),
         };
-        let mut out = Buffer::new(n * INNER);
+        let mut out = numbers(n * INNER);
         let mut next = matrices.iter().cycle();
         group.throughput(if n == 1 {
             Throughput::Bytes(elements as u64)
@@ -132,8 +139,8 @@ fn attentions(c: &mut Criterion) {
     for (depth, n) in [(4096_usize, 1_usize), (32_768, 1), (0, 512)] {
         let cache =
             Cache((0..(depth + n).div_ceil(KV_BLOCK)).map(|_| KvBlock::new(KvFormat::F32, 8, 128, 128)).collect());
-        let q = Buffer::new(n * 16 * 128);
-        let mut out = Buffer::new(n * 16 * 128);
+        let q = numbers(n * 16 * 128);
+        let mut out = numbers(n * 16 * 128);
         let span = |row: usize| Span { row, len: SPAN_ROWS.min(n - row), seq: 0, pos: depth + row };
         let spans: Vec<Span> = (0..n).step_by(SPAN_ROWS).map(span).collect();
         group.throughput(if n == 1 {
@@ -152,9 +159,9 @@ fn norms(c: &mut Criterion) {
     let exec = exec();
     let mut group = c.benchmark_group("rms_norm");
     for n in [1, 512] {
-        let x = Buffer::new(n * HIDDEN);
-        let weight = Buffer::new(HIDDEN);
-        let mut out = Buffer::new(n * HIDDEN);
+        let x = numbers(n * HIDDEN);
+        let weight = numbers(HIDDEN);
+        let mut out = numbers(n * HIDDEN);
         let rms = Norm { kind: NormKind::Rms, weight: Some(&weight), bias: None, width: HIDDEN, eps: 1e-6 };
         group.throughput(Throughput::Elements((n * HIDDEN) as u64));
         group.bench_function(BenchmarkId::from_parameter(n), |b| {

@@ -98,7 +98,10 @@ mod formats {
         }
         #[inline(always)]
         unsafe fn add<S: Simd>(s: S, (even, odd): (S::B, S::B), x: *const u8, sums: S::I) -> S::I {
-            unsafe { s.add_bytes(odd, s.load_bytes(x.add(64)), s.add_bytes(even, s.load_bytes(x), sums)) }
+            unsafe {
+                let sums = s.add_small_bytes(even, s.load_bytes(x), sums);
+                s.add_small_bytes(odd, s.load_bytes(x.add(64)), sums)
+            }
         }
         #[inline(always)]
         fn arrange(integers: &[i8; 2 * UNIT_BYTES]) -> [i8; 2 * UNIT_BYTES] {

@@ -1,13 +1,15 @@
 //! What this machine can do at best, measured with the same threads as everything else: the ceilings that
 //! the speed of a model is compared with.
 
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use crate::exec::Exec;
 use crate::linear::{TILES_FLOP, multiply_tiles};
 use crate::simd::{LANES, Op, Simd};
 
-/// Accumulators of the arithmetic probe: enough to hide the latency of a multiply-add on two pipes.
+/// Registers of sums of an arithmetic probe: enough to hide the latency of a multiply-add on two pipes, and few enough for any
+/// instruction set.
 const CHAINS: usize = 10;
 
 /// Bytes per second at which all threads together read `regions`, at best, over several passes within `time`.
@@ -21,7 +23,7 @@ pub fn read_rate(exec: &Exec, regions: &[&[u8]], time: Duration) -> f64 {
     let isa = exec.isa();
     let pass = || {
         exec.pool().run(pieces.len(), &|i, _| {
-            std::hint::black_box(isa.run(Read(pieces[i])));
+            black_box(isa.run(Read(pieces[i])));
         });
     };
     best(time, pass, bytes as f64)
@@ -34,7 +36,7 @@ pub fn f32_rate(exec: &Exec, time: Duration) -> f64 {
     let isa = exec.isa();
     let pass = || {
         exec.pool().run(exec.threads(), &|i, _| {
-            std::hint::black_box(isa.run(Multiply { start: i as f32, steps: STEPS }));
+            black_box(isa.run(Multiply { start: i as f32, steps: STEPS }));
         });
     };
     best(time, pass, (2 * exec.threads() * STEPS * CHAINS * LANES) as f64)
@@ -48,7 +50,7 @@ pub fn bf16_rate(exec: &Exec, time: Duration) -> f64 {
     let isa = exec.isa();
     let pass = || {
         exec.pool().run(exec.threads(), &|i, _| {
-            std::hint::black_box(isa.run(MultiplyPairs { start: i as f32, steps: STEPS }));
+            black_box(isa.run(MultiplyPairs { start: i as f32, steps: STEPS }));
         });
     };
     best(time, pass, (4 * exec.threads() * STEPS * CHAINS * LANES) as f64)
@@ -62,7 +64,7 @@ pub fn tiles_rate(exec: &Exec, time: Duration) -> f64 {
     let items = if isa.tiles().is_some() { 200 } else { 2 };
     let pass = || {
         exec.pool().run(exec.threads(), &|_, _| {
-            std::hint::black_box(multiply_tiles(isa, items));
+            black_box(multiply_tiles(isa, items));
         });
     };
     best(time, pass, exec.threads() as f64 * items as f64 * TILES_FLOP)
@@ -76,7 +78,7 @@ pub fn int8_rate(exec: &Exec, time: Duration) -> f64 {
     let isa = exec.isa();
     let pass = || {
         exec.pool().run(exec.threads(), &|i, _| {
-            std::hint::black_box(isa.run(MultiplyBytes { start: i as u8, steps: STEPS }));
+            black_box(isa.run(MultiplyBytes { start: i as u8, steps: STEPS }));
         });
     };
     best(time, pass, (8 * exec.threads() * STEPS * CHAINS * LANES) as f64)
@@ -126,9 +128,17 @@ impl Op for Multiply {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
+        if S::PARTS == 1 { self.chains::<S, CHAINS>(s) } else { self.chains::<S, { CHAINS / 2 }>(s) }
+    }
+}
+
+impl Multiply {
+    /// As many steps, with `N` of sixteen lanes at once.
+    #[inline(always)]
+    fn chains<S: Simd, const N: usize>(self, s: S) -> f32 {
         let (a, b) = (s.splat(0.999_9), s.splat(1e-6));
-        let mut acc = [s.splat(self.start); CHAINS];
-        for _ in 0..self.steps {
+        let mut acc = [s.splat(self.start); N];
+        for _ in 0..self.steps * (CHAINS / N) {
             for v in &mut acc {
                 *v = s.fma(*v, a, b);
             }
@@ -147,12 +157,27 @@ impl Op for MultiplyPairs {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
+        if S::PARTS == 1 { self.chains::<S, CHAINS>(s) } else { self.chains::<S, { CHAINS / 2 }>(s) }
+    }
+}
+
+impl MultiplyPairs {
+    /// As many steps, with `N` of sixteen lanes at once.
+    #[inline(always)]
+    fn chains<S: Simd, const N: usize>(self, s: S) -> f32 {
         let (a, b) = (s.splat(0.5), s.splat(1e-6));
         let (a, b) = (s.round_pairs(a, b), s.round_pairs(b, a));
-        let mut acc = [s.splat(self.start); CHAINS];
-        for _ in 0..self.steps {
-            for v in &mut acc {
-                *v = s.add_pairs(a, b, *v);
+        let mut factors = [[0u8; 4 * LANES]; N];
+        for factor in &mut factors {
+            // SAFETY: sixteen pairs of two bytes each.
+            unsafe { s.store_pairs(factor.as_mut_ptr(), b) };
+        }
+        let mut acc = [s.splat(self.start); N];
+        for _ in 0..self.steps * (CHAINS / N) {
+            // The same each time, which the compiler must not find out: it would multiply once for all.
+            for (v, b) in acc.iter_mut().zip(black_box(&factors)) {
+                // SAFETY: sixteen pairs of two bytes each.
+                *v = s.add_pairs(a, unsafe { s.load_pairs(b.as_ptr()) }, *v);
             }
         }
         acc.into_iter().map(|v| s.sum(v)).sum()
@@ -169,15 +194,23 @@ impl Op for MultiplyBytes {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
+        if S::PARTS == 1 { self.chains::<S, CHAINS>(s) } else { self.chains::<S, { CHAINS / 2 }>(s) }
+    }
+}
+
+impl MultiplyBytes {
+    /// As many steps, with `N` of sixteen lanes at once.
+    #[inline(always)]
+    fn chains<S: Simd, const N: usize>(self, s: S) -> f32 {
         // SAFETY: 64 bytes each.
-        let (a, b, start) = unsafe {
-            let zeros = [0u8; 64];
-            (s.load_bytes([1u8; 64].as_ptr()), s.load_bytes([self.start & 1; 64].as_ptr()), s.load_ints(zeros.as_ptr()))
-        };
-        let mut acc = [start; CHAINS];
-        for _ in 0..self.steps {
-            for v in &mut acc {
-                *v = s.add_bytes(a, b, *v);
+        let (a, start) = unsafe { (s.load_bytes([1u8; 64].as_ptr()), s.load_ints([0u8; 64].as_ptr())) };
+        let factors = [[self.start & 1; 64]; N];
+        let mut acc = [start; N];
+        for _ in 0..self.steps * (CHAINS / N) {
+            // As above.
+            for (v, b) in acc.iter_mut().zip(black_box(&factors)) {
+                // SAFETY: 64 bytes.
+                *v = s.add_small_bytes(a, unsafe { s.load_bytes(b.as_ptr()) }, *v);
             }
         }
         acc.into_iter().map(|v| s.sum(s.ints_to_f32(v))).sum()

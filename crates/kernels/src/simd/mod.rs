@@ -126,6 +126,19 @@ impl Isa {
         }
     }
 
+    /// [`Simd::PARTS`] of this instruction set.
+    pub(crate) fn parts(self) -> usize {
+        struct Parts;
+        impl Op for Parts {
+            type Output = usize;
+            #[inline(always)]
+            fn run<S: Simd>(self, _s: S) -> usize {
+                S::PARTS
+            }
+        }
+        self.run(Parts)
+    }
+
     /// Runs `op` with this instruction set.
     pub(crate) fn run<O: Op>(self, op: O) -> O::Output {
         match self.0 {
@@ -183,9 +196,15 @@ pub(crate) trait Simd: Copy {
     type B: Copy;
     /// Sixteen lanes of i32.
     type I: Copy;
+    /// The lanes that one register holds, of [`Simd::PARTS`].
+    type Part: Copy;
 
     /// Rows and columns of the register tile that this instruction set has registers for.
     const WIDE_TILE: bool;
+
+    /// Registers that the sixteen lanes take, 1 or 2. Where they take two and there are few, a tile has room for twice as many
+    /// sums if it goes over one part of the lanes after the other.
+    const PARTS: usize;
 
     fn zero(self) -> Self::V;
     fn splat(self, x: f32) -> Self::V;
@@ -369,6 +388,12 @@ pub(crate) trait Simd: Copy {
     /// Lane by lane: adds the products of four bytes each, unsigned of `a` and signed of `b`.
     fn add_bytes(self, a: Self::B, b: Self::B, c: Self::I) -> Self::I;
 
+    /// [`Simd::add_bytes`] for bytes of `a` below 128.
+    #[inline(always)]
+    fn add_small_bytes(self, a: Self::B, b: Self::B, c: Self::I) -> Self::I {
+        self.add_bytes(a, b, c)
+    }
+
     /// The same numbers as f32, if they are below 2^24.
     fn ints_to_f32(self, v: Self::I) -> Self::V;
 
@@ -390,6 +415,17 @@ pub(crate) trait Simd: Copy {
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Part `P` of the lanes.
+    fn part<const P: usize>(self, v: Self::V) -> Self::Part;
+    /// `v` with `part` in place of part `P` of its lanes.
+    fn with_part<const P: usize>(self, v: Self::V, part: Self::Part) -> Self::V;
+    /// Reads the f32 of a part.
+    ///
+    /// # Safety
+    /// `p` is valid for reading them, 16 in all parts; it need not be aligned.
+    unsafe fn load_part(self, p: *const f32) -> Self::Part;
+    /// `a * b + c`, rounded once.
+    fn fma_part(self, a: Self::Part, b: Self::Part, c: Self::Part) -> Self::Part;
     /// Lane-wise `if a > b { a } else { b }`.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// Lane-wise `if a < b { yes } else { no }`.
@@ -452,6 +488,67 @@ pub(crate) trait Simd: Copy {
         unsafe {
             self.store(lanes.as_mut_ptr(), v);
             std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sums of [`Simd::add_bytes`], or [`Simd::add_small_bytes`], for each lane.
+    struct AddBytes<'a> {
+        a: &'a [u8; 64],
+        b: &'a [u8; 64],
+        start: i32,
+        small: bool,
+    }
+
+    impl Op for AddBytes<'_> {
+        type Output = [f32; LANES];
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> [f32; LANES] {
+            let mut sums = [0.0; LANES];
+            // SAFETY: arrays of 64 bytes.
+            unsafe {
+                let (a, b) = (s.load_bytes(self.a.as_ptr()), s.load_bytes(self.b.as_ptr()));
+                let start = s.load_ints([self.start; LANES].as_ptr().cast());
+                let v = if self.small { s.add_small_bytes(a, b, start) } else { s.add_bytes(a, b, start) };
+                s.store(sums.as_mut_ptr(), s.ints_to_f32(v));
+            }
+            sums
+        }
+    }
+
+    /// Every pair of bytes beside neighbours at the ends of their ranges, where 16 bits would overflow.
+    #[test]
+    fn sums_of_bytes_are_exact() {
+        let ends = [(255u8, -128i8), (255, 127), (128, -128), (127, -128), (127, 127), (15, -127), (0, 0)];
+        for isa in Isa::available() {
+            for (ua, sb) in ends {
+                for first in 0..=255u8 {
+                    for base in (0..=255u8).step_by(16) {
+                        let mut a = [ua; 64];
+                        let mut b = [sb; 64];
+                        for lane in 0..LANES {
+                            a[4 * lane + lane % 4] = first;
+                            b[4 * lane + lane % 4] = (base + lane as u8).cast_signed();
+                        }
+                        let small = a.iter().all(|a| *a < 128);
+                        let sum = |lane: usize| {
+                            let products = (4 * lane..4 * lane + 4).map(|i| i32::from(a[i]) * i32::from(b[i]));
+                            (7 + products.sum::<i32>()) as f32
+                        };
+                        let expected: [f32; LANES] = std::array::from_fn(sum);
+                        let bytes = b.map(i8::cast_unsigned);
+                        for small in [false, small] {
+                            let found = isa.run(AddBytes { a: &a, b: &bytes, start: 7, small });
+                            assert_eq!(found, expected, "{}: {first} beside {ua}, {base} beside {sb}", isa.name());
+                        }
+                    }
+                }
+            }
         }
     }
 }
