@@ -128,7 +128,7 @@ impl Op for Multiply {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
-        if S::PARTS == 1 { self.chains::<S, CHAINS>(s) } else { self.chains::<S, { CHAINS / 2 }>(s) }
+        if S::WIDE_TILE { self.chains::<S, CHAINS>(s) } else { self.chains::<S, { CHAINS / 2 }>(s) }
     }
 }
 
@@ -157,7 +157,7 @@ impl Op for MultiplyPairs {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
-        if S::PARTS == 1 { self.chains::<S, CHAINS>(s) } else { self.chains::<S, { CHAINS / 2 }>(s) }
+        if S::WIDE_TILE { self.chains::<S, CHAINS>(s) } else { self.chains::<S, { CHAINS / 2 }>(s) }
     }
 }
 
@@ -194,7 +194,7 @@ impl Op for MultiplyBytes {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
-        if S::PARTS == 1 { self.chains::<S, CHAINS>(s) } else { self.chains::<S, { CHAINS / 2 }>(s) }
+        if S::WIDE_TILE { self.chains::<S, CHAINS>(s) } else { self.chains::<S, { CHAINS / 2 }>(s) }
     }
 }
 

@@ -18,8 +18,6 @@ pub(crate) trait Arithmetic: Copy {
     const STEP: usize;
     /// Bytes of an element of `x`.
     const X_BYTES: usize;
-    /// Whether [`accumulate_packed`] does the same.
-    const IN_PARTS: bool;
 
     /// # Safety
     /// `p` is valid for reading a step of `x`.
@@ -94,7 +92,6 @@ mod arithmetics {
         type X<S: Simd> = S::V;
         const STEP: usize = LANES;
         const X_BYTES: usize = 4;
-        const IN_PARTS: bool = true;
 
         #[inline(always)]
         unsafe fn load_x<S: Simd>(s: S, p: *const u8) -> S::V {
@@ -142,7 +139,6 @@ mod arithmetics {
         type X<S: Simd> = S::P;
         const STEP: usize = 2 * LANES;
         const X_BYTES: usize = 2;
-        const IN_PARTS: bool = false;
 
         #[inline(always)]
         unsafe fn load_x<S: Simd>(s: S, p: *const u8) -> S::P {
@@ -302,75 +298,6 @@ pub(crate) unsafe fn accumulate<S: Simd, A: Arithmetic, W: Element, const R: usi
     a
 }
 
-/// What [`accumulate`] computes of one row of `x`, where there are few registers: two rows of weights at a time, whose scales stay in
-/// registers.
-///
-/// # Safety
-/// `x` is valid for reading `len` elements, and the `C` rows of `w` for reading `len` elements and their scales.
-#[inline(always)]
-pub(crate) unsafe fn accumulate_pairs<S: Simd, A: Arithmetic, W: Element, const C: usize>(
-    s: S,
-    element: W,
-    x: *const u8,
-    w: StoredRows<'_>,
-    len: usize,
-) -> [[S::V; C]; 1] {
-    const { assert!(C.is_multiple_of(2)) };
-    /// Elements between two visits of a pair.
-    const BLOCK: usize = 128;
-    let mut sums = [s.zero(); C];
-    // A block of x, turned once for all pairs.
-    let mut turned = [0.0f32; BLOCK];
-    let turned = turned.as_mut_ptr().cast::<u8>();
-    let (mut k, mut group_end, mut index) = (0, element.group(), 0);
-    while k < len {
-        let end = (k + BLOCK).min(group_end).min(len);
-        let whole = end - (end - k) % A::STEP;
-        for at in (k..whole).step_by(A::STEP) {
-            // SAFETY: a step of `x` that ends before `len`, and one of the block.
-            unsafe {
-                let xv = A::load_x(s, x.add(at * A::X_BYTES));
-                A::store_x(s, turned.add((at - k) * A::X_BYTES), A::turn::<S, W>(s, xv));
-            }
-        }
-        for pair in (0..C).step_by(2) {
-            let mut a = [sums[pair], sums[pair + 1]];
-            // SAFETY: elements `k..end` of both rows are of the group `index`, and within what the caller vouches for.
-            unsafe {
-                let scale = w.scales.wrapping_add(index + pair * w.scale_stride);
-                let groups = [W::open(s, scale), W::open(s, scale.wrapping_add(w.scale_stride))];
-                let row = w.elements.add(pair * w.stride);
-                for at in (k..whole).step_by(A::STEP) {
-                    let xv = A::load_x(s, turned.add((at - k) * A::X_BYTES));
-                    for c in 0..2 {
-                        let wv = A::load_turned_w::<S, W>(s, row.add(c * w.stride + W::bytes(at)), groups[c]);
-                        a[c] = A::add(s, xv, wv, a[c]);
-                    }
-                }
-                if whole < end {
-                    let xv = A::turn::<S, W>(s, A::load_x_first(s, x.add(whole * A::X_BYTES), end - whole));
-                    for c in 0..2 {
-                        let p = row.add(c * w.stride + W::bytes(whole));
-                        let wv = A::turn::<S, W>(s, A::load_w_first::<S, W>(s, p, end - whole, groups[c]));
-                        a[c] = A::add(s, xv, wv, a[c]);
-                    }
-                }
-            }
-            sums[pair] = a[0];
-            sums[pair + 1] = a[1];
-        }
-        k = end;
-        if k == group_end {
-            group_end = k.saturating_add(element.group());
-            index += W::SCALES;
-        }
-    }
-    for sum in &mut sums {
-        *sum = A::turn_back::<S, W>(s, *sum);
-    }
-    [sums]
-}
-
 /// One step of every row, from element `k` on.
 ///
 /// # Safety
@@ -401,84 +328,6 @@ unsafe fn add_step<S: Simd, A: Arithmetic, W: Element, const R: usize, const C: 
                 a[r][c] = A::add(s, xv, wv[c], a[r][c]);
             }
         }
-    }
-}
-
-/// What [`accumulate`] does in f32, in part `P` of the lanes of `acc`, with weights that [`pack`] has put in order: `len` elements of
-/// each row.
-///
-/// # Safety
-/// For every `r < R`, `x + r * x_stride` (in bytes) is valid for reading `len` elements, and `w` for what `pack` wrote of a part.
-#[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "pointers and strides of two operands")]
-pub(crate) unsafe fn accumulate_packed<S: Simd, const R: usize, const C: usize, const P: usize>(
-    s: S,
-    x: *const f32,
-    x_stride: usize,
-    w: *const f32,
-    len: usize,
-    acc: &mut [[S::V; C]; R],
-    mut ahead: impl Ahead,
-) {
-    let width = LANES / S::PARTS;
-    let mut a = [[s.part::<P>(acc[0][0]); C]; R];
-    for r in 0..R {
-        for c in 0..C {
-            a[r][c] = s.part::<P>(acc[r][c]);
-        }
-    }
-    // SAFETY (of the blocks below): steps before `len` of the rows of `x`; as many, whole ones, of the weights.
-    let load_w = |k: usize| unsafe {
-        let w = w.add(k / S::PARTS * C);
-        let mut wv = [s.load_part(w); C];
-        for c in 1..C {
-            wv[c] = s.load_part(w.add(c * width));
-        }
-        wv
-    };
-    let row = |r: usize, k: usize| unsafe { x.byte_add(r * x_stride).add(k) };
-    let mut k = 0;
-    while k + 4 * LANES <= len {
-        ahead.ask();
-        for _ in 0..4 {
-            let wv = load_w(k);
-            for r in 0..R {
-                let xv = unsafe { s.load_part(row(r, k).add(P * width)) };
-                for c in 0..C {
-                    a[r][c] = s.fma_part(xv, wv[c], a[r][c]);
-                }
-            }
-            k += LANES;
-        }
-    }
-    while k < len {
-        let wv = load_w(k);
-        for r in 0..R {
-            let xv = s.part::<P>(unsafe { s.load_first(row(r, k), LANES.min(len - k)) });
-            for c in 0..C {
-                a[r][c] = s.fma_part(xv, wv[c], a[r][c]);
-            }
-        }
-        k += LANES;
-    }
-    for r in 0..R {
-        for c in 0..C {
-            acc[r][c] = s.with_part::<P>(acc[r][c], a[r][c]);
-        }
-    }
-}
-
-/// Puts `len` elements of `C` rows, which lie `stride` elements apart and end in whole steps, in the order in which
-/// [`accumulate_packed`] reads them: of each part of the lanes, step by step, those of all rows.
-#[inline(always)]
-pub(crate) fn pack<S: Simd, const C: usize>(from: &[f32], stride: usize, len: usize, to: &mut [f32]) {
-    let width = LANES / S::PARTS;
-    let places = (0..S::PARTS).flat_map(|part| {
-        let steps = (0..len).step_by(LANES);
-        steps.flat_map(move |k| (0..C).map(move |c| c * stride + k + part * width))
-    });
-    for (to, at) in to.chunks_exact_mut(width).zip(places) {
-        to.copy_from_slice(&from[at..at + width]);
     }
 }
 

@@ -35,7 +35,6 @@ impl<A: Arithmetic, W: Element> Op for Direct<'_, A, W> {
                 }
             } else {
                 match left {
-                    1 if size_of::<W::Group<S>>() > 0 => strip.rows::<S, A, W, 1, 8>(s, element, r),
                     1 => strip.rows::<S, A, W, 1, 4>(s, element, r),
                     2 => strip.rows::<S, A, W, 2, 2>(s, element, r),
                     _ => strip.rows::<S, A, W, 3, 2>(s, element, r),
@@ -150,14 +149,10 @@ impl Strip<'_> {
         let w = self.stored_rows(o, step, C);
         let x = self.x_rows(r, R);
         let cols = self.job.weight.cols();
-        // SAFETY (of the blocks below): `w` and `x` are `C` and `R` whole rows.
-        if R == 1 && C == 8 && S::PARTS > 1 {
-            let acc = unsafe { tile::accumulate_pairs::<S, A, W, 8>(s, element, x, w, cols) };
-            self.put(s, r, o, step, &acc);
-        } else {
-            let acc = [[s.zero(); C]; R];
-            let acc = unsafe { tile::accumulate::<S, A, W, R, C>(s, element, x, self.x.stride, w, cols, acc, Nothing) };
-            self.put(s, r, o, step, &acc);
-        }
+        // SAFETY: `w` and `x` are `C` and `R` whole rows.
+        let acc = unsafe {
+            tile::accumulate::<S, A, W, R, C>(s, element, x, self.x.stride, w, cols, [[s.zero(); C]; R], Nothing)
+        };
+        self.put(s, r, o, step, &acc);
     }
 }

@@ -21,7 +21,7 @@ use std::ops::Range;
 use direct::{Direct, DirectIntegers};
 use inputs::{COPY_ENDS, FewRows, WidenInputs, few_rows_elements};
 use ordered::WidenOrdered;
-use panel::{PACKED_ROWS, Panel, Widen, panel_stride};
+use panel::{Panel, Widen, panel_stride};
 pub use rows::widen_rows;
 use scales::widen_row_scales;
 pub(crate) use tiles::{TILES_FLOP, multiply_tiles};
@@ -263,11 +263,7 @@ fn rows_per_item(exec: &Exec, mode: Rows<'_>, n: usize, route: Route, weight: &M
                 Rows::Int8(_) => unreachable!("products in integers know no panel"),
             };
             let tiled = matches!(mode, Rows::Tiles(_));
-            let (unit, most) = match mode {
-                Rows::Tiles(_) => (tiles::X_ROWS, TILES_ROWS),
-                Rows::F32(_) if exec.isa().parts() > 1 => (PACKED_ROWS, PANEL_ROWS),
-                _ => (4, PANEL_ROWS),
-            };
+            let (unit, most) = if tiled { (tiles::X_ROWS, TILES_ROWS) } else { (4, PANEL_ROWS) };
             // Few rows of x in tiles ask for nothing ahead of time, so that a panel has to stay nearer.
             let bytes = exec.panel_bytes() / if tiled && n <= tiles::X_ROWS { 3 } else { 1 };
             let fit = bytes / (row * size_of::<f32>()).max(1);
@@ -345,7 +341,7 @@ fn run<A: Arithmetic, W: Element>(isa: Isa, strip: Strip<'_>, element: W, scratc
 }
 
 /// All rows of x against the strip's weights in a panel.
-fn multiply_panel<A: Arithmetic>(isa: Isa, strip: &Strip<'_>, panel: &mut [f32], stride: usize) {
+fn multiply_panel<A: Arithmetic>(isa: Isa, strip: &Strip<'_>, panel: &[f32], stride: usize) {
     if strip.tiled {
         tiles::multiply(isa, strip, tiles::Weights::in_panel(strip, panel, stride));
     } else {

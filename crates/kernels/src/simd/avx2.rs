@@ -27,14 +27,12 @@ impl Simd for Avx2 {
     type V = Pair;
     type P = IntPair;
     type Nibbles = (__m256, __m256);
-    /// The scale, and the zero point raised by 8.
+    /// The scale and the zero point.
     type ShiftedNibbles = (Pair, Pair);
     type E2m1 = __m256;
     type B = IntPair;
     type I = IntPair;
-    type Part = __m256;
     const WIDE_TILE: bool = false;
-    const PARTS: usize = 2;
 
     #[inline(always)]
     fn zero(self) -> Pair {
@@ -63,8 +61,9 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_u8(self, p: *const u8) -> Pair {
         unsafe {
-            let (lo, hi) = (_mm_loadl_epi64(p.cast()), _mm_loadl_epi64(p.add(8).cast()));
-            (_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(lo)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(hi)))
+            let bytes = _mm_loadu_si128(p.cast());
+            let hi = _mm_unpackhi_epi64(bytes, bytes);
+            (_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(hi)))
         }
     }
     #[inline(always)]
@@ -85,42 +84,13 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn load_turned_nibbles(self, p: *const u8, (scale, offset): (__m256, __m256)) -> Pair {
-        unsafe {
-            let (lo, hi) = turned_nibbles(p);
-            (_mm256_fmadd_ps(lo, scale, offset), _mm256_fmadd_ps(hi, scale, offset))
-        }
-    }
-    #[inline(always)]
-    fn turn_nibbles(self, v: Pair) -> Pair {
-        unsafe {
-            let even = _mm256_castps_pd(_mm256_shuffle_ps::<0b10_00_10_00>(v.0, v.1));
-            let odd = _mm256_castps_pd(_mm256_shuffle_ps::<0b11_01_11_01>(v.0, v.1));
-            // The shuffles go by halves of 128 bits: put the quarters back in order.
-            let in_order = |v| _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(v));
-            (in_order(even), in_order(odd))
-        }
-    }
-    #[inline(always)]
-    fn turn_nibbles_back(self, (even, odd): Pair) -> Pair {
-        unsafe {
-            let (lo, hi) = (_mm256_unpacklo_ps(even, odd), _mm256_unpackhi_ps(even, odd));
-            (_mm256_permute2f128_ps::<0x20>(lo, hi), _mm256_permute2f128_ps::<0x31>(lo, hi))
-        }
-    }
-    #[inline(always)]
     fn shifted_nibbles(self, scale: f32, zero: f32) -> (Pair, Pair) {
-        // Small integers, of which sums and differences are exact, so that the product is rounded once.
-        (self.splat(scale), self.splat(zero + 8.0))
+        (self.splat(scale), self.splat(zero))
     }
     #[inline(always)]
     unsafe fn load_shifted_nibbles(self, p: *const u8, (scale, zero): (Pair, Pair)) -> Pair {
-        // Nibbles as they are: their offset is in the zero point.
-        self.mul(self.sub(unsafe { self.load_nibbles(p, (_mm256_set1_ps(1.0), _mm256_setzero_ps())) }, zero), scale)
-    }
-    #[inline(always)]
-    unsafe fn load_turned_shifted_nibbles(self, p: *const u8, (scale, zero): (Pair, Pair)) -> Pair {
-        self.mul(self.sub(unsafe { turned_nibbles(p) }, zero), scale)
+        // Differences of small integers are exact, so that the product is rounded once.
+        self.mul(self.sub(unsafe { self.load_nibbles(p, self.nibbles(1.0)) }, zero), scale)
     }
     #[inline(always)]
     unsafe fn load_e4m3(self, p: *const u8) -> Pair {
@@ -265,22 +235,6 @@ impl Simd for Avx2 {
         unsafe { (_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)) }
     }
     #[inline(always)]
-    fn part<const P: usize>(self, v: Pair) -> __m256 {
-        if P == 0 { v.0 } else { v.1 }
-    }
-    #[inline(always)]
-    fn with_part<const P: usize>(self, v: Pair, part: __m256) -> Pair {
-        if P == 0 { (part, v.1) } else { (v.0, part) }
-    }
-    #[inline(always)]
-    unsafe fn load_part(self, p: *const f32) -> __m256 {
-        unsafe { _mm256_loadu_ps(p) }
-    }
-    #[inline(always)]
-    fn fma_part(self, a: __m256, b: __m256, c: __m256) -> __m256 {
-        unsafe { _mm256_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
     fn max(self, a: Pair, b: Pair) -> Pair {
         unsafe { (_mm256_max_ps(a.0, b.0), _mm256_max_ps(a.1, b.1)) }
     }
@@ -316,20 +270,6 @@ impl Simd for Avx2 {
                 _mm256_add_ps(d.0, d.1),
             ])
         }
-    }
-}
-
-/// Reads sixteen nibbles as they are: those in the lower halves of bytes, and those in the upper ones.
-///
-/// # Safety
-/// The CPU has AVX2, and `p` is valid for reading 8 bytes.
-#[inline(always)]
-unsafe fn turned_nibbles(p: *const u8) -> Pair {
-    // SAFETY: the caller vouches for both.
-    unsafe {
-        let bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
-        let lower = _mm256_and_si256(bytes, _mm256_set1_epi32(15));
-        (_mm256_cvtepi32_ps(lower), _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(bytes)))
     }
 }
 

@@ -68,9 +68,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     type E2m1 = __m512;
     type B = __m512i;
     type I = __m512i;
-    type Part = __m512;
     const WIDE_TILE: bool = true;
-    const PARTS: usize = 1;
 
     #[inline(always)]
     fn zero(self) -> __m512 {
@@ -354,23 +352,6 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         unsafe { _mm512_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
-    fn part<const P: usize>(self, v: __m512) -> __m512 {
-        v
-    }
-    #[inline(always)]
-    fn with_part<const P: usize>(self, _v: __m512, part: __m512) -> __m512 {
-        part
-    }
-    #[inline(always)]
-    unsafe fn load_part(self, p: *const f32) -> __m512 {
-        // SAFETY: the caller's promise.
-        unsafe { self.load(p) }
-    }
-    #[inline(always)]
-    fn fma_part(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-        self.fma(a, b, c)
     }
     #[inline(always)]
     fn max(self, a: __m512, b: __m512) -> __m512 {

@@ -126,19 +126,6 @@ impl Isa {
         }
     }
 
-    /// [`Simd::PARTS`] of this instruction set.
-    pub(crate) fn parts(self) -> usize {
-        struct Parts;
-        impl Op for Parts {
-            type Output = usize;
-            #[inline(always)]
-            fn run<S: Simd>(self, _s: S) -> usize {
-                S::PARTS
-            }
-        }
-        self.run(Parts)
-    }
-
     /// Runs `op` with this instruction set.
     pub(crate) fn run<O: Op>(self, op: O) -> O::Output {
         match self.0 {
@@ -196,15 +183,9 @@ pub(crate) trait Simd: Copy {
     type B: Copy;
     /// Sixteen lanes of i32.
     type I: Copy;
-    /// The lanes that one register holds, of [`Simd::PARTS`].
-    type Part: Copy;
 
     /// Rows and columns of the register tile that this instruction set has registers for.
     const WIDE_TILE: bool;
-
-    /// Registers that the sixteen lanes take, 1 or 2. Where they take two and there are few, a tile has room for twice as many
-    /// sums if it goes over one part of the lanes after the other.
-    const PARTS: usize;
 
     fn zero(self) -> Self::V;
     fn splat(self, x: f32) -> Self::V;
@@ -415,17 +396,6 @@ pub(crate) trait Simd: Copy {
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// Part `P` of the lanes.
-    fn part<const P: usize>(self, v: Self::V) -> Self::Part;
-    /// `v` with `part` in place of part `P` of its lanes.
-    fn with_part<const P: usize>(self, v: Self::V, part: Self::Part) -> Self::V;
-    /// Reads the f32 of a part.
-    ///
-    /// # Safety
-    /// `p` is valid for reading them, 16 in all parts; it need not be aligned.
-    unsafe fn load_part(self, p: *const f32) -> Self::Part;
-    /// `a * b + c`, rounded once.
-    fn fma_part(self, a: Self::Part, b: Self::Part, c: Self::Part) -> Self::Part;
     /// Lane-wise `if a > b { a } else { b }`.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// Lane-wise `if a < b { yes } else { no }`.

@@ -88,9 +88,7 @@ impl Simd for Portable {
     type E2m1 = f32;
     type B = Bytes;
     type I = Ints;
-    type Part = Lanes;
     const WIDE_TILE: bool = false;
-    const PARTS: usize = 1;
 
     #[inline(always)]
     fn zero(self) -> Lanes {
@@ -259,23 +257,6 @@ impl Simd for Portable {
     #[inline(always)]
     fn fma(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
         Lanes(std::array::from_fn(|l| a.0[l].mul_add(b.0[l], c.0[l])))
-    }
-    #[inline(always)]
-    fn part<const P: usize>(self, v: Lanes) -> Lanes {
-        v
-    }
-    #[inline(always)]
-    fn with_part<const P: usize>(self, _v: Lanes, part: Lanes) -> Lanes {
-        part
-    }
-    #[inline(always)]
-    unsafe fn load_part(self, p: *const f32) -> Lanes {
-        // SAFETY: the caller's promise.
-        unsafe { self.load(p) }
-    }
-    #[inline(always)]
-    fn fma_part(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
-        self.fma(a, b, c)
     }
     #[inline(always)]
     fn max(self, a: Lanes, b: Lanes) -> Lanes {
