@@ -170,6 +170,7 @@ impl<H: Look> Pass<'_, H> {
         self.angles(inputs, ws);
         self.done(Op::Rotate);
         spans(inputs, &mut ws.spans);
+        self.foresee(0, n, ws)?;
         for (i, block) in self.decoder.blocks.iter().enumerate() {
             if self.cancel.load(Ordering::Relaxed) {
                 return Err(Error::Cancelled);
