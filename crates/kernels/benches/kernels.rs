@@ -137,8 +137,14 @@ fn attentions(c: &mut Criterion) {
     };
     let mut group = c.benchmark_group("attention");
     for (depth, n) in [(4096_usize, 1_usize), (32_768, 1), (0, 512)] {
-        let cache =
-            Cache((0..(depth + n).div_ceil(KV_BLOCK)).map(|_| KvBlock::new(KvFormat::F32, 8, 128, 128)).collect());
+        let block = |_| {
+            let mut block = KvBlock::new(KvFormat::F32, 8, 128, 128);
+            for part in block.parts_mut() {
+                part.fill(FILL);
+            }
+            block
+        };
+        let cache = Cache((0..(depth + n).div_ceil(KV_BLOCK)).map(block).collect());
         let q = numbers(n * 16 * 128);
         let mut out = numbers(n * 16 * 128);
         let span = |row: usize| Span { row, len: SPAN_ROWS.min(n - row), seq: 0, pos: depth + row };

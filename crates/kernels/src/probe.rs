@@ -8,8 +8,7 @@ use crate::exec::Exec;
 use crate::linear::{TILES_FLOP, multiply_tiles};
 use crate::simd::{LANES, Op, Simd};
 
-/// Registers of sums of an arithmetic probe: enough to hide the latency of a multiply-add on two pipes, and few enough for any
-/// instruction set.
+/// Registers of sums of an arithmetic probe: enough to hide the latency of a multiply-add on two pipes, and few enough for any CPU.
 const CHAINS: usize = 10;
 
 /// Bytes per second at which all threads together read `regions`, at best, over several passes within `time`.
@@ -36,7 +35,7 @@ pub fn f32_rate(exec: &Exec, time: Duration) -> f64 {
     let isa = exec.isa();
     let pass = || {
         exec.pool().run(exec.threads(), &|i, _| {
-            black_box(isa.run(Multiply { start: i as f32, steps: STEPS }));
+            black_box(isa.run(Fitting(Multiply { start: i as f32, steps: STEPS })));
         });
     };
     best(time, pass, (2 * exec.threads() * STEPS * CHAINS * LANES) as f64)
@@ -50,7 +49,7 @@ pub fn bf16_rate(exec: &Exec, time: Duration) -> f64 {
     let isa = exec.isa();
     let pass = || {
         exec.pool().run(exec.threads(), &|i, _| {
-            black_box(isa.run(MultiplyPairs { start: i as f32, steps: STEPS }));
+            black_box(isa.run(Fitting(MultiplyPairs { start: i as f32, steps: STEPS })));
         });
     };
     best(time, pass, (4 * exec.threads() * STEPS * CHAINS * LANES) as f64)
@@ -78,7 +77,7 @@ pub fn int8_rate(exec: &Exec, time: Duration) -> f64 {
     let isa = exec.isa();
     let pass = || {
         exec.pool().run(exec.threads(), &|i, _| {
-            black_box(isa.run(MultiplyBytes { start: i as u8, steps: STEPS }));
+            black_box(isa.run(Fitting(MultiplyBytes { start: i as u8, steps: STEPS })));
         });
     };
     best(time, pass, (8 * exec.threads() * STEPS * CHAINS * LANES) as f64)
@@ -118,22 +117,30 @@ impl Op for Read<'_> {
     }
 }
 
+/// Multiply-adds into sums that do not depend on each other.
+trait Chains {
+    /// `CHAINS` for each step, `N` of sixteen lanes at once.
+    fn chains<S: Simd, const N: usize>(self, s: S) -> f32;
+}
+
+/// With as many sums at once as there are registers for.
+struct Fitting<C>(C);
+
+impl<C: Chains> Op for Fitting<C> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        if S::WIDE_TILE { self.0.chains::<S, CHAINS>(s) } else { self.0.chains::<S, { CHAINS / 2 }>(s) }
+    }
+}
+
 struct Multiply {
     start: f32,
     steps: usize,
 }
 
-impl Op for Multiply {
-    type Output = f32;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> f32 {
-        if S::WIDE_TILE { self.chains::<S, CHAINS>(s) } else { self.chains::<S, { CHAINS / 2 }>(s) }
-    }
-}
-
-impl Multiply {
-    /// As many steps, with `N` of sixteen lanes at once.
+impl Chains for Multiply {
     #[inline(always)]
     fn chains<S: Simd, const N: usize>(self, s: S) -> f32 {
         let (a, b) = (s.splat(0.999_9), s.splat(1e-6));
@@ -152,17 +159,7 @@ struct MultiplyPairs {
     steps: usize,
 }
 
-impl Op for MultiplyPairs {
-    type Output = f32;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> f32 {
-        if S::WIDE_TILE { self.chains::<S, CHAINS>(s) } else { self.chains::<S, { CHAINS / 2 }>(s) }
-    }
-}
-
-impl MultiplyPairs {
-    /// As many steps, with `N` of sixteen lanes at once.
+impl Chains for MultiplyPairs {
     #[inline(always)]
     fn chains<S: Simd, const N: usize>(self, s: S) -> f32 {
         let (a, b) = (s.splat(0.5), s.splat(1e-6));
@@ -189,17 +186,7 @@ struct MultiplyBytes {
     steps: usize,
 }
 
-impl Op for MultiplyBytes {
-    type Output = f32;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> f32 {
-        if S::WIDE_TILE { self.chains::<S, CHAINS>(s) } else { self.chains::<S, { CHAINS / 2 }>(s) }
-    }
-}
-
-impl MultiplyBytes {
-    /// As many steps, with `N` of sixteen lanes at once.
+impl Chains for MultiplyBytes {
     #[inline(always)]
     fn chains<S: Simd, const N: usize>(self, s: S) -> f32 {
         // SAFETY: 64 bytes each.

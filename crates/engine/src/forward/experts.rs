@@ -65,12 +65,12 @@ impl<H: Look> Pass<'_, H> {
         Ok(())
     }
 
-    /// Asks the router of block `next` ahead of time, about the residual stream as it is before that block, and has the experts read that it
+    /// Asks the router of block `i` ahead of time, about the residual stream as it is before that block, and has the experts read that it
     /// names, while the block's mixer computes. What it says then is close to what it will say when it has its turn; and what
     /// is read in vain is read while nobody asks for anything else.
-    pub(super) fn foresee(&self, next: usize, n: usize, ws: &mut Workspace) -> Result<(), Error> {
-        let (Some(block), Some(cache)) = (self.decoder.blocks.get(next), self.experts) else { return Ok(()) };
-        let bound = &self.bound.blocks[next];
+    pub(super) fn foresee(&self, i: usize, n: usize, ws: &mut Workspace) -> Result<(), Error> {
+        let (block, Some(cache)) = (&self.decoder.blocks[i], self.experts) else { return Ok(()) };
+        let bound = &self.bound.blocks[i];
         let (Some(experts), Some(layer), Some(norm)) = (block.ffn.experts(), bound.experts, &bound.ffn_norm) else {
             return Ok(());
         };

@@ -170,14 +170,13 @@ impl<H: Look> Pass<'_, H> {
         self.angles(inputs, ws);
         self.done(Op::Rotate);
         spans(inputs, &mut ws.spans);
-        self.foresee(0, n, ws)?;
         for (i, block) in self.decoder.blocks.iter().enumerate() {
             if self.cancel.load(Ordering::Relaxed) {
                 return Err(Error::Cancelled);
             }
             self.recorder.borrow_mut().layer(Some(i));
+            self.foresee(i, n, ws)?;
             self.block(i, block, n, inputs, ws)?;
-            self.foresee(i + 1, n, ws)?;
         }
         self.recorder.borrow_mut().layer(None);
         self.head(inputs, wanted, ws)?;
