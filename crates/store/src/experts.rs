@@ -360,6 +360,10 @@ impl Feed for Shared {
         self.plan.arena_bytes() > 0
     }
 
+    fn room(&self) -> usize {
+        self.arena.len()
+    }
+
     fn sources(&self) -> &[Source] {
         &self.sources
     }
@@ -384,7 +388,9 @@ impl Feed for Shared {
         let run = self.plan.run(job.piece.run);
         let Piece { start, len, .. } = job.piece;
         let need = len.min(run.need - start);
-        std::iter::once(Fetch { shard: run.shard, offset: run.offset + start as u64, to: job.to, len, need })
+        // When a slot is used first is not known here; that is soon over.
+        let is_new = self.plan.fits();
+        std::iter::once(Fetch { shard: run.shard, offset: run.offset + start as u64, to: job.to, is_new, len, need })
     }
 
     fn finish(&self, job: Job, result: Result<(), StoreError>) {

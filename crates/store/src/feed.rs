@@ -23,6 +23,10 @@ pub(crate) trait Feed: Send + Sync + 'static {
     /// Whether there will be any jobs at all.
     fn reads(&self) -> bool;
 
+    /// Bytes of memory that are read into in turn.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "for io_uring"))]
+    fn room(&self) -> usize;
+
     /// The files.
     fn sources(&self) -> &[Source];
 
@@ -47,6 +51,10 @@ pub(crate) struct Fetch {
     pub(crate) offset: u64,
     /// Where it goes.
     pub(crate) to: *mut u8,
+    /// Whether that is memory which is written for the first time: the system has yet to find its pages, which takes time that is not the
+    /// disk's.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "for io_uring"))]
+    pub(crate) is_new: bool,
     /// Bytes to ask for.
     pub(crate) len: usize,
     /// Bytes that must come; the file may end after them.

@@ -10,6 +10,8 @@
 mod arena;
 mod checkpoint;
 mod clock;
+#[cfg(target_os = "linux")]
+mod depth;
 mod dtype;
 mod error;
 mod experts;

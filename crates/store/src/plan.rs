@@ -6,6 +6,7 @@
 //! idle while a long run of pinned tiles is computed with. (An LRU would keep nothing that a cyclic sweep needs.)
 
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 
 use crate::checkpoint::{Checkpoint, TensorInfo};
 
@@ -15,10 +16,10 @@ const TILE: u64 = 1 << 20;
 const SMALL_TILE: u64 = 128 << 10;
 /// Tiles of a checkpoint, at most: their table must stay small beside any budget.
 const MOST_TILES: u64 = 16_384;
-/// The largest ring: what arrives should still be in the caches of the CPU when it is computed with, and some disks of virtual machines
-/// write faster to memory that they have just written to: into 4 MiB in turns one of them read 2.0 GB/s, into 8 MiB 1.9, into 16 MiB
-/// or more 1.7.
-const RING: u64 = 8 << 20;
+/// The smallest and the largest ring, and the share of a budget between them: as much as some disks are best asked for at once
+/// (`depth.rs`), and small beside what stays. Tiles lie at its beginning where they can: of a large ring only as much is used as is asked for.
+pub(crate) const RINGS: RangeInclusive<u64> = 8 << 20..=64 << 20;
+const RING_SHARE: u64 = 48;
 /// Bytes to which a pinned run of tiles and a ring slot are aligned.
 const ALIGN: u64 = 64;
 /// What offset, length and address of a read past the page cache are multiples of.
@@ -269,7 +270,8 @@ impl Plan {
         let half = budget / 2 / plan.align() * plan.align() - around;
         let tile = tile.unwrap_or((budget / 16).clamp(least, TILE.max(least))).min(half);
         let largest = (row.max(tile) + around).next_multiple_of(plan.align());
-        plan.ring = (budget / 4).clamp(2 * largest, RING.max(2 * largest)).min(budget);
+        let ring = (budget / RING_SHARE).clamp(*RINGS.start(), *RINGS.end()).min(budget / 4);
+        plan.ring = ring.max(2 * largest).min(budget);
         let share = (budget - plan.ring) as f64 / total as f64;
         let (mut seen, mut pinned) = (0.0, 0u64);
         for u in uses {

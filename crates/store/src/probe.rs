@@ -1,7 +1,7 @@
 //! What the disk can do at best: the ceiling that the stream's speed is compared with, and what a forecast rests on.
 //!
-//! A bare loop: a few requests under way into memory of huge pages, nothing else. It shares no code with the readers, so
-//! that a slip there shows.
+//! A bare loop: requests under way into memory of huge pages, nothing else; few of them and many, since disks differ in what they are faster
+//! with. It shares no code with the readers, so that a slip there shows.
 
 use std::fs::File;
 use std::io;
@@ -13,16 +13,16 @@ use crate::arena::Arena;
 use crate::checkpoint::Checkpoint;
 use crate::error::{StoreError, StoreErrorKind};
 
-/// Requests under way at once.
-const DEPTH: usize = 16;
-/// Bytes of a request. Larger ones, or more of them, made a disk of a virtual machine slower by up to a quarter.
-const REQUEST: usize = 512 << 10;
+/// So many requests under way, of so many bytes. One disk of a virtual machine was slower by up to a quarter with the second, another by a tenth with
+/// the first.
+const FEW: (usize, usize) = (16, 512 << 10);
+const MANY: (usize, usize) = (32, 1 << 20);
 
 /// Bytes of memory that [`disk_rate`] takes while it measures.
-pub const DISK_PROBE_BYTES: u64 = (DEPTH * REQUEST) as u64;
+pub const DISK_PROBE_BYTES: u64 = (MANY.0 * MANY.1) as u64;
 
-/// Bytes per second at which the largest file of `checkpoint` can be read past the page cache, measured for about
-/// `time`; nothing when it is part of the program, smaller than a few requests, or cannot be read past the cache.
+/// Bytes per second at which the largest file of `checkpoint` can be read past the page cache, the best of two ways, measured for about
+/// `time` in all; nothing when it is part of the program, smaller than a few requests, or cannot be read past the cache.
 ///
 /// # Errors
 /// When the system has no memory for it, or fails a read.
@@ -30,23 +30,28 @@ pub fn disk_rate(checkpoint: &Checkpoint, time: Duration) -> Result<Option<f64>,
     let files = checkpoint.sources().iter().filter(|s| s.file().is_some());
     let Some(source) = files.max_by_key(|s| s.len()) else { return Ok(None) };
     let Some(file) = source.direct() else { return Ok(None) };
-    let requests = source.len() / REQUEST as u64;
-    if requests < 2 * DEPTH as u64 {
-        return Ok(None);
-    }
-    let arena = Arena::new(DEPTH * REQUEST).map_err(|e| {
+    // Each of at least two rounds.
+    let ways: Vec<_> = [FEW, MANY].into_iter().filter(|(n, bytes)| source.len() >= 2 * (n * bytes) as u64).collect();
+    let Some(most) = ways.iter().map(|(n, bytes)| n * bytes).max() else { return Ok(None) };
+    let arena = Arena::new(most).map_err(|e| {
         StoreError::new(StoreErrorKind::OutOfMemory, "memory to measure the disk with cannot be had")
             .at(checkpoint.path())
             .caused_by(e)
     })?;
-    // Somewhere else each time: what was just read may be in a cache that the disk has of its own.
-    let start = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| u64::from(t.subsec_nanos()));
-    let area = Area { file, start, requests };
-    #[cfg(target_os = "linux")]
-    let rate = area.by_uring(&arena, time).or_else(|_| area.by_threads(&arena, time));
-    #[cfg(not(target_os = "linux"))]
-    let rate = area.by_threads(&arena, time);
-    rate.map(Some).map_err(|e| source.read_failed(0, REQUEST, 0, e))
+    let mut best: Option<f64> = None;
+    for (depth, request) in &ways {
+        // Somewhere else each time: what was just read may be in a cache that the disk has of its own.
+        let start = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| u64::from(t.subsec_nanos()));
+        let area = Area { file, start, requests: source.len() / *request as u64, depth: *depth, request: *request };
+        let time = time / ways.len() as u32;
+        #[cfg(target_os = "linux")]
+        let rate = area.by_uring(&arena, time).or_else(|_| area.by_threads(&arena, time));
+        #[cfg(not(target_os = "linux"))]
+        let rate = area.by_threads(&arena, time);
+        let rate = rate.map_err(|e| source.read_failed(0, *request, 0, e))?;
+        best = Some(best.map_or(rate, |best| best.max(rate)));
+    }
+    Ok(best)
 }
 
 /// What is read: one request after the other, around and around.
@@ -54,11 +59,15 @@ struct Area<'a> {
     file: &'a File,
     start: u64,
     requests: u64,
+    /// Requests under way.
+    depth: usize,
+    /// Bytes of each.
+    request: usize,
 }
 
 impl Area<'_> {
     fn offset(&self, request: u64) -> u64 {
-        (self.start + request) % self.requests * REQUEST as u64
+        (self.start + request) % self.requests * self.request as u64
     }
 
     #[cfg(target_os = "linux")]
@@ -66,17 +75,18 @@ impl Area<'_> {
         use io_uring::{IoUring, opcode, types};
         use std::os::fd::AsRawFd as _;
 
-        let mut ring = IoUring::new(DEPTH as u32)?;
+        let mut ring = IoUring::new(self.depth as u32)?;
         let (mut asked, mut under_way, mut bytes) = (0u64, 0usize, 0u64);
         let mut failed = None;
-        let mut free: Vec<u64> = (0..DEPTH as u64).collect();
+        let mut free: Vec<u64> = (0..self.depth as u64).collect();
         let begin = Instant::now();
         loop {
             while failed.is_none() && begin.elapsed() < time {
                 let Some(slot) = free.pop() else { break };
-                // SAFETY: `slot < DEPTH`: within the arena.
-                let to = unsafe { arena.as_ptr().add(slot as usize * REQUEST) };
-                let entry = opcode::Read::new(types::Fd(self.file.as_raw_fd()), to, REQUEST as u32)
+                assert!((slot as usize + 1) * self.request <= arena.len());
+                // SAFETY: within the arena.
+                let to = unsafe { arena.as_ptr().add(slot as usize * self.request) };
+                let entry = opcode::Read::new(types::Fd(self.file.as_raw_fd()), to, self.request as u32)
                     .offset(self.offset(asked))
                     .build()
                     .user_data(slot);
@@ -136,7 +146,8 @@ impl Area<'_> {
         // SAFETY: the whole arena, which nobody else uses.
         let all = unsafe { std::slice::from_raw_parts_mut(arena.as_ptr(), arena.len()) };
         std::thread::scope(|scope| {
-            let threads: Vec<_> = all.chunks_mut(REQUEST).map(|buf| scope.spawn(|| read(buf))).collect();
+            let threads: Vec<_> =
+                all.chunks_exact_mut(self.request).take(self.depth).map(|buf| scope.spawn(|| read(buf))).collect();
             threads.into_iter().try_for_each(|t| t.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())))
         })?;
         Ok(bytes.into_inner() as f64 / begin.elapsed().as_secs_f64())
@@ -167,8 +178,9 @@ mod tests {
         let large = tempfile::tempdir().unwrap();
         let checkpoint = checkpoint(large.path(), 128 << 20);
         let file = checkpoint.sources()[0].file().unwrap();
-        let area = Area { file, start: 7, requests: 32 };
-        let arena = Arena::new(DEPTH * REQUEST).unwrap();
+        let (depth, request) = FEW;
+        let area = Area { file, start: 7, requests: 32, depth, request };
+        let arena = Arena::new(depth * request).unwrap();
         assert!(area.by_threads(&arena, time).unwrap() > 0.0);
         // Where the file system allows it.
         if let Some(rate) = disk_rate(&checkpoint, time).unwrap() {
@@ -181,8 +193,9 @@ mod tests {
         // Written to, not read from.
         let file = tempfile::NamedTempFile::new().unwrap();
         let file = std::fs::OpenOptions::new().write(true).open(file.path()).unwrap();
-        let area = Area { file: &file, start: 0, requests: 32 };
-        let arena = Arena::new(DEPTH * REQUEST).unwrap();
+        let (depth, request) = FEW;
+        let area = Area { file: &file, start: 0, requests: 32, depth, request };
+        let arena = Arena::new(depth * request).unwrap();
         assert!(area.by_threads(&arena, Duration::from_millis(20)).is_err());
         #[cfg(target_os = "linux")]
         assert!(area.by_uring(&arena, Duration::from_millis(20)).is_err());

@@ -63,7 +63,7 @@ impl Readers {
         }
         #[cfg(target_os = "linux")]
         if readers.way == Way::Direct && feed.io() != Io::Direct {
-            match Uring::<F>::new() {
+            match Uring::<F>::new(feed.room()) {
                 Ok(uring) => {
                     readers.way = Way::Uring;
                     let feed = Arc::clone(feed);

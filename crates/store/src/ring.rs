@@ -1,7 +1,7 @@
 //! Who lies where in the memory that streamed tiles pass through: tiles go in and out in the order in which they are used, each at the
 //! first place that is free when it goes in. The memory itself, the reading and the waiting are the stream's.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::stream::Arrival;
 
@@ -11,6 +11,8 @@ pub(crate) struct Ring {
     size: usize,
     /// In order of use.
     slots: VecDeque<Slot>,
+    /// Where each begins and ends.
+    taken: BTreeMap<usize, usize>,
     /// Number of the first of `slots`.
     front: u64,
     /// Whether the first is in use.
@@ -20,24 +22,31 @@ pub(crate) struct Ring {
 pub(crate) struct Slot {
     pub(crate) tile: usize,
     pub(crate) at: usize,
-    len: usize,
     pub(crate) arrival: Arrival,
 }
 
 impl Ring {
     /// An empty ring of `size` bytes.
     pub(crate) fn new(size: usize) -> Ring {
-        Ring { size, slots: VecDeque::new(), front: 0, held: false }
+        Ring { size, slots: VecDeque::new(), taken: BTreeMap::new(), front: 0, held: false }
     }
 
     /// Takes `len` bytes for `tile`, which is read from now on: the slot's number and the place, or nothing while there is no room.
     ///
     /// The first place that is large enough, so that as little memory as possible is in turn.
     pub(crate) fn take(&mut self, tile: usize, len: usize) -> Option<(u64, usize)> {
-        let ends = self.slots.iter().map(|slot| slot.at + slot.len);
-        let is_free = |at: usize| self.slots.iter().all(|slot| at + len <= slot.at || slot.at + slot.len <= at);
-        let at = std::iter::once(0).chain(ends).filter(|at| at + len <= self.size && is_free(*at)).min()?;
-        self.slots.push_back(Slot { tile, at, len, arrival: Arrival::Reading });
+        let mut at = 0;
+        for (begin, end) in &self.taken {
+            if at + len <= *begin {
+                break;
+            }
+            at = *end;
+        }
+        if at + len > self.size {
+            return None;
+        }
+        self.taken.insert(at, at + len);
+        self.slots.push_back(Slot { tile, at, arrival: Arrival::Reading });
         Some((self.front + self.slots.len() as u64 - 1, at))
     }
 
@@ -67,7 +76,9 @@ impl Ring {
 
     /// The slot in use is free.
     pub(crate) fn release(&mut self) {
-        self.slots.pop_front();
+        if let Some(slot) = self.slots.pop_front() {
+            self.taken.remove(&slot.at);
+        }
         self.front += 1;
         self.held = false;
     }
@@ -80,6 +91,7 @@ impl Ring {
         assert!(!self.held, "a tile is held across sweeps");
         self.front += self.slots.len() as u64;
         self.slots.clear();
+        self.taken.clear();
     }
 }
 
@@ -106,7 +118,7 @@ mod tests {
                 proptest::prop_assert_eq!(slot, tile as u64);
                 proptest::prop_assert!(at + len <= size);
                 for other in ring.slots.iter().filter(|other| other.tile != tile) {
-                    proptest::prop_assert!(at + len <= other.at || other.at + other.len <= at);
+                    proptest::prop_assert!(at + len <= other.at || other.at + lens[other.tile] <= at);
                 }
             }
         }

@@ -472,6 +472,10 @@ impl Feed for Shared {
         self.plan.pinned_bytes() + self.plan.streamed_bytes() > 0
     }
 
+    fn room(&self) -> usize {
+        self.ring.len()
+    }
+
     fn sources(&self) -> &[Source] {
         &self.sources
     }
@@ -493,7 +497,7 @@ impl Feed for Shared {
     }
 
     fn fetches(&self, job: &Job) -> impl Iterator<Item = Fetch> {
-        let to = job.to;
+        let (to, is_new) = (job.to, job.slot.is_none());
         let whole_pages = self.plan.is_direct();
         self.plan.tiles()[job.tile].parts.into_iter().filter(|part| part.len > 0).map(move |part| {
             let need = part.skew + part.len;
@@ -502,6 +506,7 @@ impl Feed for Shared {
                 offset: part.offset - part.skew as u64,
                 // SAFETY: the part's room lies within the tile's, which is the job's.
                 to: unsafe { to.add(part.room) },
+                is_new,
                 len: if whole_pages { need.next_multiple_of(PAGE) } else { need },
                 need,
             }

@@ -3,24 +3,27 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::time::Instant;
 
 use io_uring::{IoUring, opcode, types};
 
+use crate::depth::Depth;
 use crate::error::StoreError;
 use crate::feed::Feed;
 use crate::plan::PAGE;
 
-/// Requests under way at once.
-const DEPTH: usize = 8;
-/// Bytes of a request, about. Eight of these in flight are as many bytes as disks need to be busy; with more, the ring would have
-/// to be larger, which makes some disks slower.
-const REQUEST: usize = 512 << 10;
+/// Requests under way at once, at the most.
+const PLACES: usize = 64;
 
 /// A ring of requests for the jobs of a feed.
 pub(crate) struct Uring<F: Feed> {
     ring: IoUring,
+    /// How much is asked for at once.
+    depth: Depth,
     /// By the number that its request carries; a place is free once it has come back.
-    under_way: [Option<Request>; DEPTH],
+    under_way: [Option<Request>; PLACES],
+    /// Bytes of these.
+    bytes_under_way: usize,
     /// Not yet asked for.
     waiting: VecDeque<Request>,
     jobs: Vec<Option<Active<F::Job>>>,
@@ -40,6 +43,8 @@ struct Request {
     shard: usize,
     offset: u64,
     to: *mut u8,
+    /// As in [`Fetch`](crate::feed::Fetch).
+    is_new: bool,
     /// Bytes to ask for, and how many of them must come.
     len: usize,
     need: usize,
@@ -49,36 +54,54 @@ struct Request {
 unsafe impl<F: Feed> Send for Uring<F> {}
 
 impl<F: Feed> Uring<F> {
-    /// A ring that works, or the system's reason why there is none.
-    pub(crate) fn new() -> io::Result<Uring<F>> {
-        let ring = IoUring::new(DEPTH as u32)?;
+    /// A ring that works, for reading into `room` bytes in turn, or the system's reason why there is none.
+    pub(crate) fn new(room: usize) -> io::Result<Uring<F>> {
+        let ring = IoUring::new(PLACES as u32)?;
         let mut probe = io_uring::Probe::new();
         ring.submitter().register_probe(&mut probe)?;
         if !probe.is_supported(opcode::Read::CODE) {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        Ok(Uring { ring, under_way: [const { None }; DEPTH], waiting: VecDeque::new(), jobs: Vec::new() })
+        Ok(Uring {
+            ring,
+            depth: Depth::new(room),
+            under_way: [const { None }; PLACES],
+            bytes_under_way: 0,
+            waiting: VecDeque::new(),
+            jobs: Vec::new(),
+        })
     }
 
     /// Reads until told to stop.
     pub(crate) fn serve(mut self, feed: &F) {
         loop {
             if self.is_idle() {
+                self.depth.rest();
                 let Some(job) = feed.wait_for_job() else { return };
                 self.take(feed, job);
+                self.depth.begin(Instant::now());
             }
             self.ask(feed);
             // Whatever goes wrong with waiting, nothing that was asked for may be forgotten: the system writes to its memory.
             if self.ring.submit_and_wait(1).is_err() {
                 std::thread::yield_now();
             }
+            let (mut came, mut is_new) = (0, false);
             loop {
                 let Some(done) = self.ring.completion().next() else { break };
                 if let Some(request) = self.under_way[done.user_data() as usize].take() {
+                    self.bytes_under_way -= request.len;
+                    came += request.len;
+                    is_new |= request.is_new;
                     // The disk before those who wait for the bytes: it has fewer requests now.
                     self.ask(feed);
                     self.answer(feed, request, done.result());
                 }
+            }
+            if is_new {
+                self.depth.disturbed(self.bytes_under_way);
+            } else if came > 0 {
+                self.depth.came(Instant::now(), came, self.bytes_under_way);
             }
         }
     }
@@ -91,9 +114,10 @@ impl<F: Feed> Uring<F> {
     fn take(&mut self, feed: &F, job: F::Job) {
         let index = self.jobs.iter().position(Option::is_none).unwrap_or(self.jobs.len());
         let before = self.waiting.len();
+        let request = self.depth.ask().request;
         for fetch in feed.fetches(&job) {
             // Equal parts, so that no request is small.
-            let count = (fetch.len / REQUEST).max(1);
+            let count = (fetch.len / request).max(1);
             let part = (fetch.len / count).next_multiple_of(PAGE);
             for start in (0..fetch.len).step_by(part) {
                 self.waiting.push_back(Request {
@@ -102,6 +126,7 @@ impl<F: Feed> Uring<F> {
                     offset: fetch.offset + start as u64,
                     // SAFETY: `start < len`, within the fetch's memory.
                     to: unsafe { fetch.to.add(start) },
+                    is_new: fetch.is_new,
                     len: part.min(fetch.len - start),
                     need: part.min(fetch.need.saturating_sub(start)),
                 });
@@ -115,10 +140,13 @@ impl<F: Feed> Uring<F> {
         }
     }
 
-    /// Hands over requests while there are places for them, each by itself: neighbours that are handed over together become one
+    /// Hands over requests until enough is under way, each by itself: neighbours that are handed over together become one
     /// request to the disk and come back together, and then the disk has nothing to do until they are asked for anew.
     fn ask(&mut self, feed: &F) {
-        for place in 0..DEPTH {
+        for place in 0..PLACES {
+            if self.bytes_under_way >= self.depth.ask().under_way {
+                return;
+            }
             if self.under_way[place].is_some() {
                 continue;
             }
@@ -141,6 +169,7 @@ impl<F: Feed> Uring<F> {
                 self.waiting.push_front(request);
                 return;
             }
+            self.bytes_under_way += request.len;
             self.under_way[place] = Some(request);
             // What the system does not take now goes with the next that it takes, or when it is waited for.
             let _ = self.ring.submit();
