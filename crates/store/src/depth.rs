@@ -5,7 +5,7 @@
 //! so that they are faster the more there is in it. So all ways are tried in turns, in the midst of the work: a slower one is dropped as soon as that
 //! is certain, the best is kept, and after a while they are all tried again, since disks change.
 //!
-//! What is read, and every bit that is computed from it, is the same in all ways.
+//! In goes what has come, and when; out comes how to ask. What is read, and every bit that is computed from it, is the same in all ways.
 
 use std::time::{Duration, Instant};
 
@@ -91,8 +91,13 @@ impl Depth {
 
     /// How to ask now.
     pub(crate) fn ask(&self) -> Ask {
-        // Each round begins with another way, so that whoever is first has no advantage.
-        WAYS[self.trying[(self.turn + self.rounds as usize) % self.trying.len()]]
+        WAYS[self.way()]
+    }
+
+    /// The index of the way whose turn it is.
+    fn way(&self) -> usize {
+        // Each round begins with another, so that whoever is first has no advantage.
+        self.trying[(self.turn + self.rounds as usize) % self.trying.len()]
     }
 
     /// Something is under way from `now` on, after nothing was.
@@ -132,9 +137,8 @@ impl Depth {
     }
 
     fn end_turn(&mut self, rate: f64, under_way: usize) {
-        let way = self.ask();
-        let index = WAYS.iter().position(|w| *w == way).unwrap_or(0);
-        self.rates[index] = rate.ln();
+        let way = self.way();
+        self.rates[way] = rate.ln();
         self.turn += 1;
         if self.turn == self.trying.len() {
             self.turn = 0;
@@ -142,7 +146,7 @@ impl Depth {
             self.judge();
         }
         self.window = Window { since: self.window.since, ..Window::default() };
-        if self.ask() != way {
+        if self.way() != way {
             self.window.skip = under_way + self.ask().under_way;
         }
     }
@@ -176,11 +180,8 @@ impl Depth {
             self.trying.iter().copied().filter(|&a| self.trying.iter().any(|&b| is_slower(a, b))).collect();
         let ahead = |a: usize| self.trying.iter().map(|&b| self.against[a][b].0).sum::<f64>();
         let best = self.trying.iter().copied().max_by(|&a, &b| ahead(a).total_cmp(&ahead(b)));
-        if self.rounds == ROUNDS.end {
-            self.trying.retain(|&way| Some(way) == best);
-        } else {
-            self.trying.retain(|&way| Some(way) == best || !slower.contains(&way));
-        }
+        let is_over = self.rounds == ROUNDS.end;
+        self.trying.retain(|way| Some(*way) == best || !is_over && !slower.contains(way));
         if self.trying.len() == 1 {
             self.rounds = 0;
         }
@@ -226,8 +227,7 @@ mod tests {
             let mut read = 0;
             depth.begin(self.now);
             while read < bytes {
-                let ask = depth.ask();
-                let way = WAYS.iter().position(|w| *w == ask).unwrap();
+                let (way, ask) = (depth.way(), depth.ask());
                 self.left = (self.left + 0.02 * self.random()).clamp(0.6, 1.0);
                 let rate = self.rates[way] * self.left * (1.0 + 0.2 * self.random());
                 self.now += Duration::from_secs_f64(ask.under_way as f64 / rate / 1e9);
