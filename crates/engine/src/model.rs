@@ -294,22 +294,29 @@ impl Model {
         move || weights() + experts.as_ref().map_or(0, |watch| watch())
     }
 
-    /// Measures what the machine can do at best, for about `time`: the ceilings to compare a speed with. Where weights stream, this takes
+    /// Bytes per second at which a loop that does nothing else reads the weights that are in memory, with this model's threads, in as
+    /// many passes over them as `time` allows, one at least; `None` where none is in memory yet.
+    ///
+    /// # Errors
+    /// When weights that should be in memory could not be read.
+    pub fn memory_rate(&self, time: Duration) -> Result<Option<f64>, Error> {
+        let resident = (0..self.weights.plan().tiles().len()).filter(|t| self.weights.is_here(*t));
+        let held = resident.map(|t| self.weights.acquire(t)).collect::<Result<Vec<_>, _>>()?;
+        let regions: Vec<&[u8]> = held.iter().flat_map(|tile| *tile.parts()).filter(|part| !part.is_empty()).collect();
+        Ok((!regions.is_empty()).then(|| probe::read_rate(&self.exec, &regions, time)))
+    }
+
+    /// Measures what the machine can do, for about `time`: the ceilings to compare a speed with. Where weights stream, this takes
     /// [`DISK_PROBE_BYTES`](rheostat_store::DISK_PROBE_BYTES) of memory for that time, which the caller should have
     /// [reserved](Options::reserve).
     ///
     /// # Errors
     /// When weights that should be in memory could not be read, or the disk fails.
     pub fn limits(&self, time: Duration) -> Result<Limits, Error> {
-        let tiles = self.weights.plan().tiles();
-        let resident = (0..tiles.len()).filter(|t| self.weights.is_here(*t));
-        let held = resident.map(|t| self.weights.acquire(t)).collect::<Result<Vec<_>, _>>()?;
-        let regions: Vec<&[u8]> = held.iter().flat_map(|tile| *tile.parts()).filter(|part| !part.is_empty()).collect();
-        let read = (!regions.is_empty()).then(|| probe::read_rate(&self.exec, &regions, time / 2));
         let disk = if self.plan.streams() { disk_rate(&self.checkpoint, time)? } else { None };
         Ok(Limits {
             disk_bytes_per_second: disk,
-            read_bytes_per_second: read,
+            read_bytes_per_second: self.memory_rate(time / 2)?,
             f32_flops: probe::f32_rate(&self.exec, time / 4),
             bf16_flops: probe::bf16_rate(&self.exec, time / 4),
             amx_flops: probe::tiles_rate(&self.exec, time / 4),

@@ -1,5 +1,6 @@
-//! What this machine can do at best, measured with the same threads as everything else: the ceilings that
-//! the speed of a model is compared with.
+//! What this machine can do, measured with the same threads as everything else: the ceilings that the speed of a model is compared
+//! with. Each rate is that of all passes together, not of the fastest: what a loop that does nothing else gets in that time,
+//! beside whatever else the machine does.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use crate::simd::{LANES, Op, Simd};
 /// Registers of sums of an arithmetic probe: enough to hide the latency of a multiply-add on two pipes, and few enough for any CPU.
 const CHAINS: usize = 10;
 
-/// Bytes per second at which all threads together read `regions`, at best, over several passes within `time`.
+/// Bytes per second at which all threads together read `regions`, in as many passes as `time` allows, one at least.
 ///
 /// Together they should be far larger than the caches.
 #[must_use]
@@ -25,10 +26,10 @@ pub fn read_rate(exec: &Exec, regions: &[&[u8]], time: Duration) -> f64 {
             black_box(isa.run(Read(pieces[i])));
         });
     };
-    best(time, pass, bytes as f64)
+    rate(time, pass, bytes as f64)
 }
 
-/// f32 multiply-adds per second of all threads together, at best, within `time`, times two: FLOP/s.
+/// f32 multiply-adds per second of all threads together, within `time`, times two: FLOP/s.
 #[must_use]
 pub fn f32_rate(exec: &Exec, time: Duration) -> f64 {
     const STEPS: usize = 100_000;
@@ -38,10 +39,10 @@ pub fn f32_rate(exec: &Exec, time: Duration) -> f64 {
             black_box(isa.run(Fitting(Multiply { start: i as f32, steps: STEPS })));
         });
     };
-    best(time, pass, (2 * exec.threads() * STEPS * CHAINS * LANES) as f64)
+    rate(time, pass, (2 * exec.threads() * STEPS * CHAINS * LANES) as f64)
 }
 
-/// Multiply-adds per second of bf16 pairs into f32 sums of all threads together, at best, within `time`, times two:
+/// Multiply-adds per second of bf16 pairs into f32 sums of all threads together, within `time`, times two:
 /// FLOP/s of the reduced mode.
 #[must_use]
 pub fn bf16_rate(exec: &Exec, time: Duration) -> f64 {
@@ -52,11 +53,11 @@ pub fn bf16_rate(exec: &Exec, time: Duration) -> f64 {
             black_box(isa.run(Fitting(MultiplyPairs { start: i as f32, steps: STEPS })));
         });
     };
-    best(time, pass, (4 * exec.threads() * STEPS * CHAINS * LANES) as f64)
+    rate(time, pass, (4 * exec.threads() * STEPS * CHAINS * LANES) as f64)
 }
 
-/// Multiply-adds per second of bf16 into f32 sums of all threads together in the order of [`Rows::Tiles`](crate::Rows::Tiles), at
-/// best, within `time`, times two: FLOP/s of the tiled mode.
+/// Multiply-adds per second of bf16 into f32 sums of all threads together in the order of [`Rows::Tiles`](crate::Rows::Tiles),
+/// within `time`, times two: FLOP/s of the tiled mode.
 #[must_use]
 pub fn tiles_rate(exec: &Exec, time: Duration) -> f64 {
     let isa = exec.isa();
@@ -66,10 +67,10 @@ pub fn tiles_rate(exec: &Exec, time: Duration) -> f64 {
             black_box(multiply_tiles(isa, items));
         });
     };
-    best(time, pass, exec.threads() as f64 * items as f64 * TILES_FLOP)
+    rate(time, pass, exec.threads() as f64 * items as f64 * TILES_FLOP)
 }
 
-/// Multiply-adds per second of 8-bit integers into 32-bit sums of all threads together, at best, within `time`, times
+/// Multiply-adds per second of 8-bit integers into 32-bit sums of all threads together, within `time`, times
 /// two: operations per second of products in integers, without what makes floats of the sums.
 #[must_use]
 pub fn int8_rate(exec: &Exec, time: Duration) -> f64 {
@@ -80,21 +81,21 @@ pub fn int8_rate(exec: &Exec, time: Duration) -> f64 {
             black_box(isa.run(Fitting(MultiplyBytes { start: i as u8, steps: STEPS })));
         });
     };
-    best(time, pass, (8 * exec.threads() * STEPS * CHAINS * LANES) as f64)
+    rate(time, pass, (8 * exec.threads() * STEPS * CHAINS * LANES) as f64)
 }
 
-/// The highest rate of a pass that does `work`, over as many passes as `time` allows, three at least.
-fn best(time: Duration, mut pass: impl FnMut(), work: f64) -> f64 {
+/// The rate of passes that do `work` each, over as many as `time` allows.
+fn rate(time: Duration, mut pass: impl FnMut(), work: f64) -> f64 {
     let start = Instant::now();
-    let mut best = 0.0f64;
     let mut passes = 0;
-    while passes < 3 || start.elapsed() < time {
-        let begin = Instant::now();
+    loop {
         pass();
-        best = best.max(work / begin.elapsed().as_secs_f64());
         passes += 1;
+        let elapsed = start.elapsed();
+        if elapsed >= time {
+            return f64::from(passes) * work / elapsed.as_secs_f64();
+        }
     }
-    best
 }
 
 struct Read<'a>(&'a [u8]);

@@ -23,7 +23,7 @@ struct Row {
     /// GB/s of weights and cache in decode (of those from disk where weights stream), GFLOP/s in prefill.
     rate: f64,
     unit: &'static str,
-    /// Share of what the machine can do at best, measured around each repetition: the median.
+    /// Share of what the machine gives a loop that does nothing else beside each repetition: the median.
     share_of_limit: Option<f64>,
 }
 
@@ -157,13 +157,13 @@ impl Bench<'_> {
             self.model.prefill(&mut sequence, &tokens)?;
             let seconds = start.elapsed().as_secs_f64();
             let after = ceiling(self.measure_limits()?);
-            runs.push(Run { seconds, limit: before.max(after) });
+            runs.push(Run { seconds, limit: (before + after) / 2.0 });
             before = after;
         }
         Ok(row(format!("prefill {n}"), n, &mut runs, flops, "GFLOP/s"))
     }
 
-    /// Writes `n` tokens after `depth` others, in each of `texts` texts; in turn without and with somebody who captures values of the first.
+    /// Writes `n` tokens after `depth` others, in each of `texts` texts, and reads the weights that are in memory once after each; in turn without and with somebody who captures values of the first.
     fn decode(
         &mut self,
         texts: usize,
@@ -184,16 +184,13 @@ impl Bench<'_> {
             }
             streamed => streamed as f64,
         };
-        let ceiling = |limits: Limits| {
-            let limit = if streams { limits.disk_bytes_per_second } else { limits.read_bytes_per_second };
-            limit.unwrap_or(0.0)
-        };
+        let disk = |limits: Limits| limits.disk_bytes_per_second.unwrap_or(0.0);
         let (mut runs, mut captured) = (Vec::new(), Vec::new());
         let mut sequences: Vec<_> = (0..texts).map(|_| self.model.sequence(1)).collect();
         for sequence in sequences.iter_mut().filter(|_| depth > 0) {
             self.model.prefill(sequence, &tokens[..depth])?;
         }
-        let mut before = ceiling(self.measure_limits()?);
+        let mut before = disk(self.measure_limits()?);
         let mut read = 0;
         let turns = if capture.is_some() { 2 * self.repetitions } else { self.repetitions };
         for turn in 0..turns {
@@ -206,20 +203,26 @@ impl Bench<'_> {
                 }
             }
             let read_before = self.model.reading().bytes;
-            let start = Instant::now();
+            let (mut seconds, mut memory) = (0.0, 0.0);
             for token in &tokens[depth..] {
                 let tokens = std::slice::from_ref(token);
                 let input = |sequence| Input { sequence, tokens, want: Want::Last };
                 let mut inputs: Vec<_> = sequences.iter_mut().map(input).collect();
+                let start = Instant::now();
                 match &mut capture {
                     Some(capture) if turn % 2 == 1 => self.model.forward_hooked(&mut inputs, *capture)?,
                     _ => self.model.forward(&mut inputs)?,
                 };
+                seconds += start.elapsed().as_secs_f64();
+                // What disturbs the machine for a moment then disturbs both.
+                if !streams {
+                    memory += self.model.memory_rate(Duration::ZERO)?.map_or(0.0, f64::recip);
+                }
             }
-            let seconds = start.elapsed().as_secs_f64();
             read += self.model.reading().bytes - read_before;
-            let after = ceiling(self.measure_limits()?);
-            let run = Run { seconds, limit: before.max(after) };
+            let after = disk(self.measure_limits()?);
+            let limit = if streams { (before + after) / 2.0 } else { n as f64 / memory };
+            let run = Run { seconds, limit };
             let kept = if turn % 2 == 1 && capture.is_some() { &mut captured } else { &mut runs };
             kept.push(run);
             before = after;
@@ -240,7 +243,7 @@ impl Bench<'_> {
 
     /// The machine may be shared: its limits are measured again between the repetitions.
     fn measure_limits(&mut self) -> anyhow::Result<Limits> {
-        let limits = self.model.limits(Duration::from_millis(300))?;
+        let limits = self.model.limits(Duration::from_millis(600))?;
         self.limits.push(limits);
         Ok(limits)
     }
@@ -262,7 +265,7 @@ impl Bench<'_> {
 /// One repetition of a test.
 struct Run {
     seconds: f64,
-    /// The best that the machine did shortly before or after, in operations or bytes per second; 0 if unknown.
+    /// What a loop that does nothing else got beside it, in operations or bytes per second; 0 if unknown.
     limit: f64,
 }
 
