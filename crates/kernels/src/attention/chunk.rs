@@ -319,9 +319,13 @@ impl<'a> Chunk<'a> {
             self.weigh_columns::<S, W, R, 8>(s, i, values, lo, hi, k);
             k += 8 * LANES;
         }
-        while k + 4 * LANES <= self.value_stride {
+        while (S::WIDE_TILE || R == 1) && k + 4 * LANES <= self.value_stride {
             self.weigh_columns::<S, W, R, 4>(s, i, values, lo, hi, k);
             k += 4 * LANES;
+        }
+        while k + 2 * LANES <= self.value_stride {
+            self.weigh_columns::<S, W, R, 2>(s, i, values, lo, hi, k);
+            k += 2 * LANES;
         }
         while k < self.value_stride {
             self.weigh_columns::<S, W, R, 1>(s, i, values, lo, hi, k);

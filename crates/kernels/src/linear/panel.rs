@@ -6,7 +6,7 @@ use super::{PANEL_ROWS, Strip, X_ROWS};
 use crate::element::{Bf16, Element, F32};
 use crate::matrix::StoredRows;
 use crate::simd::{Op, Simd};
-use crate::tile::{self, Ahead, Arithmetic, Nothing, Stretch, store_widened};
+use crate::tile::{self, Arithmetic, Stretch, store_widened};
 
 /// Bytes of a row of x that a register tile takes before it moves on, at most, so that the rows of x stay near.
 const K_BLOCK: usize = 4 << 10;
@@ -130,7 +130,7 @@ impl Strip<'_> {
                 let acc = unsafe {
                     let w = panel.add(t * C * stride + k * A::X_BYTES);
                     let x = x.add(k * A::X_BYTES);
-                    panel_tile::<S, A, R, C>(s, x, self.x.stride, w, stride, len, acc, Stretch { next: ahead })
+                    panel_tile::<S, A, R, C>(s, x, self.x.stride, w, stride, len, acc, ahead)
                 };
                 if k + len == cols {
                     self.put(s, r, self.first + t * C, 1, &acc);
@@ -148,7 +148,7 @@ impl Strip<'_> {
             // SAFETY: as above, one whole row of the panel.
             let acc = unsafe {
                 let acc = [[s.zero()]; R];
-                panel_tile::<S, A, R, 1>(s, x, self.x.stride, panel.add(i * stride), stride, cols, acc, Nothing)
+                panel_tile::<S, A, R, 1>(s, x, self.x.stride, panel.add(i * stride), stride, cols, acc, x)
             };
             self.put(s, r, self.first + i, 1, &acc);
         }
@@ -156,7 +156,7 @@ impl Strip<'_> {
     }
 }
 
-/// A tile whose weights are elements like those of `x`.
+/// A tile whose weights are elements like those of `x`. Meanwhile what is at `ahead` is asked for.
 ///
 /// # Safety
 /// As [`tile::accumulate`].
@@ -169,16 +169,19 @@ unsafe fn panel_tile<S: Simd, A: Arithmetic, const R: usize, const C: usize>(
     w: *const u8,
     stride: usize,
     len: usize,
-    acc: [[S::V; C]; R],
-    ahead: impl Ahead,
+    mut acc: [[S::V; C]; R],
+    ahead: *const u8,
 ) -> [[S::V; C]; R] {
-    let w = StoredRows::plain(w, stride);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise; elements are added in their order, first some and then the rest.
     unsafe {
-        if A::X_BYTES == 2 {
-            tile::accumulate::<S, A, Bf16, R, C>(s, Bf16, x, x_stride, w, len, acc, ahead)
+        if A::X_BYTES == size_of::<f32>() {
+            let done = s.add_products(x, x_stride, w, stride, len, ahead, &mut acc);
+            let (x, w) = (x.add(done * A::X_BYTES), StoredRows::plain(w.add(done * A::X_BYTES), stride));
+            let next = ahead.wrapping_add(done * A::X_BYTES / 2);
+            tile::accumulate::<S, A, F32, R, C>(s, F32, x, x_stride, w, len - done, acc, Stretch { next })
         } else {
-            tile::accumulate::<S, A, F32, R, C>(s, F32, x, x_stride, w, len, acc, ahead)
+            let w = StoredRows::plain(w, stride);
+            tile::accumulate::<S, A, Bf16, R, C>(s, Bf16, x, x_stride, w, len, acc, Stretch { next: ahead })
         }
     }
 }

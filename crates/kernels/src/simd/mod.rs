@@ -396,6 +396,29 @@ pub(crate) trait Simd: Copy {
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+
+    /// Adds, lane by lane, to each of `sums` the products of its row of x and its row of weights, element by element, for as many of
+    /// the `len` elements as this instruction set has a loop of its own for; returns how many, a multiple of 16. Meanwhile it asks for what
+    /// is at `ahead`, half of the bytes that it reads of a row. Strides are in bytes.
+    ///
+    /// # Safety
+    /// For every `r < R` and `c < C`, `x + r * x_stride` and `w + c * w_stride` are valid for reading `len` f32; they need not be aligned.
+    #[inline(always)]
+    #[expect(unused_variables, reason = "most instruction sets have no such loop")]
+    #[expect(clippy::too_many_arguments, reason = "pointers and strides of two operands")]
+    unsafe fn add_products<const R: usize, const C: usize>(
+        self,
+        x: *const u8,
+        x_stride: usize,
+        w: *const u8,
+        w_stride: usize,
+        len: usize,
+        ahead: *const u8,
+        sums: &mut [[Self::V; C]; R],
+    ) -> usize {
+        0
+    }
+
     /// Lane-wise `if a > b { a } else { b }`.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// Lane-wise `if a < b { yes } else { no }`.
