@@ -132,6 +132,7 @@ impl Experts {
         let ids = self.shared.ids(layer, experts);
         self.shared.lock().request(layer, ids);
         self.shared.work.notify_all();
+        self.readers.ring();
     }
 
     /// Says that `experts` of `layer` will likely be in the next request for it. They are read when no request has
@@ -144,6 +145,7 @@ impl Experts {
         let ids = self.shared.ids(layer, experts);
         self.shared.lock().hint(layer, ids);
         self.shared.work.notify_all();
+        self.readers.ring();
     }
 
     /// Reads, in the background, one expert after the other, until there is no room without giving up another. Whatever

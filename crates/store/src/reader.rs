@@ -9,7 +9,7 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::feed::Feed;
 use crate::plan::Io;
 #[cfg(target_os = "linux")]
-use crate::uring::Uring;
+use crate::uring::{Bell, Uring};
 
 /// Threads that read, where `io_uring` does not: reads under way at once.
 const THREADS: usize = 4;
@@ -42,12 +42,19 @@ impl fmt::Display for Way {
 pub(crate) struct Readers {
     way: Way,
     threads: Vec<JoinHandle<()>>,
+    #[cfg(target_os = "linux")]
+    bell: Option<Arc<Bell>>,
 }
 
 impl Readers {
     /// Starts to read what `feed` hands out, as it says and the system allows.
     pub(crate) fn start<F: Feed>(feed: &Arc<F>, checkpoint: &Path) -> Result<Readers, StoreError> {
-        let mut readers = Readers { way: Way::Nothing, threads: Vec::new() };
+        let mut readers = Readers {
+            way: Way::Nothing,
+            threads: Vec::new(),
+            #[cfg(target_os = "linux")]
+            bell: None,
+        };
         if !feed.reads() {
             return Ok(readers);
         }
@@ -66,6 +73,7 @@ impl Readers {
             match Uring::<F>::new(feed.room()) {
                 Ok(uring) => {
                     readers.way = Way::Uring;
+                    readers.bell = Some(uring.bell());
                     let feed = Arc::clone(feed);
                     readers.spawn(F::NAME.to_owned(), checkpoint, move || uring.serve(&feed))?;
                     return Ok(readers);
@@ -85,6 +93,15 @@ impl Readers {
             readers.spawn(format!("{}-{i}", F::NAME), checkpoint, move || read(&*feed))?;
         }
         Ok(readers)
+    }
+
+    /// Says that there is something new to read that should not wait until what is under way has come. (Those who read one thing after the
+    /// other do not hear it.)
+    pub(crate) fn ring(&self) {
+        #[cfg(target_os = "linux")]
+        if let Some(bell) = &self.bell {
+            bell.ring();
+        }
     }
 
     pub(crate) fn way(&self) -> Way {

@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use io_uring::{IoUring, opcode, types};
+use rustix::event::{EventfdFlags, eventfd};
 
 use crate::depth::Depth;
 use crate::error::StoreError;
@@ -14,10 +16,30 @@ use crate::plan::PAGE;
 
 /// Requests under way at once, at the most.
 const PLACES: usize = 64;
+/// The number that waiting for the bell carries.
+const BELL: u64 = PLACES as u64;
+
+/// Wakes the reader while it waits for the disk: there is something to read that it had not been told of when it last asked.
+pub(crate) struct Bell(OwnedFd);
+
+impl Bell {
+    pub(crate) fn ring(&self) {
+        // It can fail only because it was rung very often and not yet heard, which is as good.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    /// It has been heard.
+    fn hush(&self) {
+        let _ = rustix::io::read(&self.0, &mut [0; 8]);
+    }
+}
 
 /// A ring of requests for the jobs of a feed.
 pub(crate) struct Uring<F: Feed> {
     ring: IoUring,
+    bell: Arc<Bell>,
+    /// Whether the system has been asked to say when it rings.
+    listens: bool,
     /// How much is asked for at once.
     depth: Depth,
     /// By the number that its request carries; a place is free once it has come back.
@@ -56,7 +78,8 @@ unsafe impl<F: Feed> Send for Uring<F> {}
 impl<F: Feed> Uring<F> {
     /// A ring that works, for reading into `room` bytes in turn, or the system's reason why there is none.
     pub(crate) fn new(room: usize) -> io::Result<Uring<F>> {
-        let ring = IoUring::new(PLACES as u32)?;
+        let ring = IoUring::new(PLACES as u32 + 1)?;
+        let bell = Bell(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let mut probe = io_uring::Probe::new();
         ring.submitter().register_probe(&mut probe)?;
         if !probe.is_supported(opcode::Read::CODE) {
@@ -64,12 +87,19 @@ impl<F: Feed> Uring<F> {
         }
         Ok(Uring {
             ring,
+            bell: Arc::new(bell),
+            listens: false,
             depth: Depth::new(room),
             under_way: [const { None }; PLACES],
             bytes_under_way: 0,
             waiting: VecDeque::new(),
             jobs: Vec::new(),
         })
+    }
+
+    /// What wakes it.
+    pub(crate) fn bell(&self) -> Arc<Bell> {
+        Arc::clone(&self.bell)
     }
 
     /// Reads until told to stop.
@@ -81,6 +111,7 @@ impl<F: Feed> Uring<F> {
                 self.take(feed, job);
                 self.depth.begin(Instant::now());
             }
+            self.listen();
             self.ask(feed);
             // Whatever goes wrong with waiting, nothing that was asked for may be forgotten: the system writes to its memory.
             if self.ring.submit_and_wait(1).is_err() {
@@ -89,6 +120,11 @@ impl<F: Feed> Uring<F> {
             let (mut came, mut is_new) = (0, false);
             loop {
                 let Some(done) = self.ring.completion().next() else { break };
+                if done.user_data() == BELL {
+                    self.bell.hush();
+                    self.listens = false;
+                    continue;
+                }
                 if let Some(request) = self.under_way[done.user_data() as usize].take() {
                     self.bytes_under_way -= request.len;
                     came += request.len;
@@ -103,6 +139,16 @@ impl<F: Feed> Uring<F> {
             } else if came > 0 {
                 self.depth.came(Instant::now(), came, self.bytes_under_way);
             }
+        }
+    }
+
+    /// Has the system say when the bell rings, which it does once for each time that it is asked.
+    fn listen(&mut self) {
+        if !self.listens {
+            let entry =
+                opcode::PollAdd::new(types::Fd(self.bell.0.as_raw_fd()), rustix::event::PollFlags::IN.bits().into());
+            // SAFETY: no memory goes with it; the bell is open as long as the ring.
+            self.listens = unsafe { self.ring.submission().push(&entry.build().user_data(BELL)) }.is_ok();
         }
     }
 
