@@ -163,7 +163,8 @@ impl Bench<'_> {
         Ok(row(format!("prefill {n}"), n, &mut runs, flops, "GFLOP/s"))
     }
 
-    /// Writes `n` tokens after `depth` others, in each of `texts` texts, and reads the weights that are in memory once after each; in turn without and with somebody who captures values of the first.
+    /// Writes `n` tokens after `depth` others, in each of `texts` texts; in turn without and with somebody who captures values of the first.
+    /// After each token the weights are read once by themselves, where all are in memory.
     fn decode(
         &mut self,
         texts: usize,
@@ -221,7 +222,11 @@ impl Bench<'_> {
             }
             read += self.model.reading().bytes - read_before;
             let after = disk(self.measure_limits()?);
-            let limit = if streams { (before + after) / 2.0 } else { n as f64 / memory };
+            let limit = match streams {
+                true => (before + after) / 2.0,
+                false if memory > 0.0 => n as f64 / memory,
+                false => 0.0,
+            };
             let run = Run { seconds, limit };
             let kept = if turn % 2 == 1 && capture.is_some() { &mut captured } else { &mut runs };
             kept.push(run);
