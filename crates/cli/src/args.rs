@@ -48,7 +48,7 @@ pub(crate) enum Command {
     /// Measure how good a model is.
     #[command(subcommand)]
     Eval(EvalCommand),
-    /// Measure how fast a model runs here, beside what the machine can do at best in the same run.
+    /// Measure how fast a model runs here, beside what the machine can do in the same run.
     Bench(BenchArgs),
     /// Say where the time goes: run a model on a prompt and some tokens, and show what every sweep over the weights
     /// spent on reading, waiting and each kind of operation, what the bottleneck is and what would help.

@@ -67,7 +67,7 @@ impl Decoder {
     }
 }
 
-/// How fast a machine is at best, as far as a forecast needs it.
+/// How fast a machine is, as far as a forecast needs it.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Rates {
     /// Bytes per second from the disk that the checkpoint is on, past the page cache; `None` if unknown.

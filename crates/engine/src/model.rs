@@ -122,7 +122,7 @@ pub struct Reading {
     pub waited: f64,
 }
 
-/// What the machine can do at best with a model's threads, measured now.
+/// What the machine can do with a model's threads, measured now.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Limits {
     /// Bytes per second at which the disk that weights stream from can be read; `None` where nothing streams, or it cannot be

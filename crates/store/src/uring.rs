@@ -122,7 +122,8 @@ impl<F: Feed> Uring<F> {
                 let Some(done) = self.ring.completion().next() else { break };
                 if done.user_data() == BELL {
                     self.bell.hush();
-                    self.listens = false;
+                    // A system that cannot say is not asked again.
+                    self.listens = done.result() < 0;
                     continue;
                 }
                 if let Some(request) = self.under_way[done.user_data() as usize].take() {

@@ -1,4 +1,4 @@
-//! `rheostat bench`: how fast a model runs here, beside what the machine can do at best in the same run.
+//! `rheostat bench`: how fast a model runs here, beside what the machine can do in the same run.
 
 use std::fs::File;
 use std::time::{Duration, Instant};
@@ -221,16 +221,17 @@ impl Bench<'_> {
                 }
             }
             read += self.model.reading().bytes - read_before;
-            let after = disk(self.measure_limits()?);
-            let limit = match streams {
-                true => (before + after) / 2.0,
-                false if memory > 0.0 => n as f64 / memory,
-                false => 0.0,
+            let limit = if streams {
+                let after = disk(self.measure_limits()?);
+                (std::mem::replace(&mut before, after) + after) / 2.0
+            } else if memory > 0.0 {
+                n as f64 / memory
+            } else {
+                0.0
             };
             let run = Run { seconds, limit };
             let kept = if turn % 2 == 1 && capture.is_some() { &mut captured } else { &mut runs };
             kept.push(run);
-            before = after;
         }
         // Which experts a token needs is known when it was written.
         let bytes =

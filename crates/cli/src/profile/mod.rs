@@ -91,7 +91,7 @@ fn limits(model: &Model) -> Option<Limits> {
     match model.limits(PROBE) {
         Ok(limits) => Some(limits),
         Err(error) => {
-            output::tell(&format!("note: what the machine can do at best cannot be measured: {error}"));
+            output::tell(&format!("note: what the machine can do cannot be measured: {error}"));
             None
         }
     }

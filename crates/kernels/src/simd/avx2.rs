@@ -23,8 +23,8 @@ const ROUND: usize = 64;
 /// Three rows of x against two of weights, as [`Simd::add_products`] has it.
 ///
 /// In assembly, because twelve registers of sums leave only four: lanes 0 to 7 come first in every step, then the others, so that two
-/// registers of weights and one of x are enough. What a compiler makes of it spills sums, or reads weights again for every use, depending on
-/// what is around it, and is slower by up to a half.
+/// registers of weights and two of x are enough. What a compiler makes of it spills sums, or reads weights again for every use, depending on
+/// what is around it, and was slower by up to two fifths.
 ///
 /// # Safety
 /// The CPU has AVX2 and FMA; each row is valid for reading `rounds` rounds, of which there is at least one.
@@ -40,42 +40,21 @@ unsafe fn add_rounds(
     sums: &mut [[Pair; 2]; 3],
 ) {
     /// Half of a step: eight elements of each row, `$at` bytes from where the round begins.
+    #[rustfmt::skip]
     macro_rules! half {
         ($at:literal, $a:literal, $b:literal, $c:literal, $d:literal, $e:literal, $f:literal) => {
             concat!(
-                "vmovups {w0}, [{w} + ",
-                $at,
-                "]\n",
-                "vmovups {w1}, [{w} + {w_stride} + ",
-                $at,
-                "]\n",
-                "vmovups {x0}, [{x} + ",
-                $at,
-                "]\n",
-                "vmovups {x1}, [{x} + {x_stride} + ",
-                $at,
-                "]\n",
-                "vfmadd231ps {",
-                $a,
-                "}, {x0}, {w0}\n",
-                "vfmadd231ps {",
-                $b,
-                "}, {x0}, {w1}\n",
-                "vmovups {x0}, [{x} + 2 * {x_stride} + ",
-                $at,
-                "]\n",
-                "vfmadd231ps {",
-                $c,
-                "}, {x1}, {w0}\n",
-                "vfmadd231ps {",
-                $d,
-                "}, {x1}, {w1}\n",
-                "vfmadd231ps {",
-                $e,
-                "}, {x0}, {w0}\n",
-                "vfmadd231ps {",
-                $f,
-                "}, {x0}, {w1}\n",
+                "vmovups {w0}, [{w} + ", $at, "]\n",
+                "vmovups {w1}, [{w} + {w_stride} + ", $at, "]\n",
+                "vmovups {x0}, [{x} + ", $at, "]\n",
+                "vmovups {x1}, [{x} + {x_stride} + ", $at, "]\n",
+                "vfmadd231ps {", $a, "}, {x0}, {w0}\n",
+                "vfmadd231ps {", $b, "}, {x0}, {w1}\n",
+                "vmovups {x0}, [{x} + 2 * {x_stride} + ", $at, "]\n",
+                "vfmadd231ps {", $c, "}, {x1}, {w0}\n",
+                "vfmadd231ps {", $d, "}, {x1}, {w1}\n",
+                "vfmadd231ps {", $e, "}, {x0}, {w0}\n",
+                "vfmadd231ps {", $f, "}, {x0}, {w1}\n",
             )
         };
     }
