@@ -61,24 +61,23 @@ fn long_texts() {
         let spool = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let tokens = text(&case, 3 * BLOCK + 70);
         let (prompt, rest) = tokens.split_at(3 * BLOCK - 3);
-        // Chunks that are whole blocks for one format, others for the other, in turns.
-        let mut ways = [(BLOCK, 1), (100, 2)];
-        ways.rotate_left(i % 2);
-        for (kv, (chunk, threads)) in [KvFormat::F32, KvFormat::Bf16].into_iter().zip(ways) {
-            let mut model = case.load(&long(kv));
-            let mut sequence = model.sequence(prompt.len());
-            let mut want = read(&mut model, &mut sequence, prompt, 600);
-            want.extend(read(&mut model, &mut sequence, rest, 600));
-            let reading = model.reading().bytes;
-            let threads = std::num::NonZeroUsize::new(threads);
-            let mut model = case.load(&Options { threads, ..on_disk(&long(kv), spool.path()) });
-            assert!(model.plan().kv_disk > 0);
-            let mut sequence = model.sequence(prompt.len());
-            let mut got = read(&mut model, &mut sequence, prompt, chunk);
-            got.extend(read(&mut model, &mut sequence, rest, 1));
-            assert_bits(&format!("{} in chunks of {chunk}, {kv:?}", case.name), &got, &want);
-            assert!(model.reading().bytes > reading, "something was read from disk");
-        }
+        // Chunks that are whole blocks and others, and both formats, in turns.
+        let kv = [KvFormat::F32, KvFormat::Bf16][i % 2];
+        let (chunk, threads) = [(BLOCK, 1), (100, 2)][i / 2 % 2];
+        let mut model = case.load(&long(kv));
+        let mut sequence = model.sequence(prompt.len());
+        let mut want = read(&mut model, &mut sequence, prompt, 600);
+        want.extend(read(&mut model, &mut sequence, rest, 600));
+        let reading = model.reading().bytes;
+        let threads = std::num::NonZeroUsize::new(threads);
+        let mut model = case.load(&Options { threads, ..on_disk(&long(kv), spool.path()) });
+        assert!(model.plan().kv_disk > 0);
+        let mut sequence = model.sequence(prompt.len());
+        let mut got = read(&mut model, &mut sequence, prompt, chunk);
+        got.extend(read(&mut model, &mut sequence, rest, 1));
+        assert_bits(&format!("{} in chunks of {chunk}, {kv:?}", case.name), &got, &want);
+        assert!(model.reading().bytes > reading, "something was read from disk");
+        drop(model);
         assert_eq!(std::fs::read_dir(spool.path()).unwrap().count(), 0, "nothing is left, not even now");
     }
 }

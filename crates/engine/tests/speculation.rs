@@ -82,24 +82,22 @@ fn guesses_change_nothing() {
         let weights = plain.plan().pinned;
         let many = Options { drafts: 7, ..options() };
         let streamed = at_least(&case, &Options { weights: Some(weights / 2), tile: Some(2000), ..many.clone() });
-        let mut models = [case.load(&many), case.load(&streamed)];
+        // In turns: with so many cases and prompts, each way to choose and each way to have the weights meet most families.
+        let mut model = case.load(if turn.is_multiple_of(2) { &many } else { &streamed });
         for (i, prompt) in prompts(&case).into_iter().enumerate() {
-            // In turns: with so many cases and prompts, each way to choose meets most families.
             let sampling = &samplings()[(turn + i) % 3];
             let (want, finish, none) = write(&mut plain, Speculation::Off, &prompt, sampling);
             assert_eq!(none, Drafted::default());
-            for model in &mut models {
-                for (how, counts) in [
-                    (Speculation::Lookup, &mut found),
-                    (draft(&case, &options(), true), &mut modelled),
-                    (draft(&case, &options(), false), &mut rounded),
-                ] {
-                    let (got, why, drafted) = write(model, how, &prompt, sampling);
-                    assert_eq!(got, want, "{}: {sampling:?}", case.name);
-                    assert_eq!(why, finish, "{}", case.name);
-                    counts.drafted += drafted.drafted;
-                    counts.accepted += drafted.accepted;
-                }
+            for (how, counts) in [
+                (Speculation::Lookup, &mut found),
+                (draft(&case, &options(), true), &mut modelled),
+                (draft(&case, &options(), false), &mut rounded),
+            ] {
+                let (got, why, drafted) = write(&mut model, how, &prompt, sampling);
+                assert_eq!(got, want, "{}: {sampling:?}", case.name);
+                assert_eq!(why, finish, "{}", case.name);
+                counts.drafted += drafted.drafted;
+                counts.accepted += drafted.accepted;
             }
         }
     }
@@ -112,7 +110,7 @@ fn guesses_change_nothing() {
 
 #[test]
 fn texts_that_advance_together_are_the_same_as_alone() {
-    for case in roomy_cases() {
+    for (turn, case) in roomy_cases().into_iter().enumerate() {
         let mut alone = case.load(&options());
         let wanted: Vec<_> = prompts(&case)
             .into_iter()
@@ -123,7 +121,9 @@ fn texts_that_advance_together_are_the_same_as_alone() {
             })
             .collect();
         let together = Options { sequences: 4, context: Some(4 * 256), drafts: 3, chunk: Some(24), ..options() };
-        for how in [Speculation::Off, Speculation::Lookup, draft(&case, &together, true)] {
+        // One way beside none, in turns.
+        let guessing = if turn.is_multiple_of(2) { Speculation::Lookup } else { draft(&case, &together, true) };
+        for how in [Speculation::Off, guessing] {
             let mut model = case.load(&together);
             let mut writer = Writer::new(how);
             let mut waiting: Vec<_> = wanted.iter().enumerate().rev().collect();

@@ -1,6 +1,7 @@
 //! The formats whose rows a kernel multiplies from where they lie, as types.
 
-use crate::format::Scales;
+use crate::format::{Bits, Scales};
+use crate::matrix::StoredRows;
 use crate::simd::{LANES, Simd};
 
 /// A format as a type, so that a kernel is compiled once for each.
@@ -10,6 +11,8 @@ pub(crate) trait Element: Copy + Sync {
 
     /// f32 that each group of a row has: its scale and, after that, a zero point.
     const SCALES: usize = 1;
+    /// See [`Op::NARROW`](crate::simd::Op::NARROW).
+    const NARROW: bool = false;
 
     /// Elements of a group: a multiple of 32, or at least the row.
     #[inline(always)]
@@ -71,6 +74,24 @@ pub(crate) trait Element: Copy + Sync {
         v
     }
 
+    /// Adds, lane by lane, to each of `sums`, whose lanes are turned, the products of one row of x in f32 and its row, for as many of the `len`
+    /// elements as there is a loop for that takes more than a step at once; returns how many: whole groups, or some of the only one.
+    ///
+    /// # Safety
+    /// `x` is valid for reading `len` f32, and the `C` rows of `w` for reading `len` elements and their scales.
+    #[inline(always)]
+    #[expect(unused_variables, reason = "most formats have no such loop")]
+    unsafe fn add_row<S: Simd, const C: usize>(
+        self,
+        s: S,
+        x: *const u8,
+        w: StoredRows<'_>,
+        len: usize,
+        sums: &mut [S::V; C],
+    ) -> usize {
+        0
+    }
+
     /// Reads 32 elements of a group, rounded to bf16.
     ///
     /// # Safety
@@ -91,9 +112,9 @@ pub(crate) struct F16;
 /// A power of two in a byte: [`Scales::E8m0`].
 #[derive(Clone, Copy)]
 pub(crate) struct E8m0;
-/// Integers of [`Bits::Four`](crate::Bits::Four), in groups of so many.
+/// Integers of [`Bits::Four`](crate::Bits::Four), in groups of so many; whether their scales have 16 bits or fewer.
 #[derive(Clone, Copy)]
-pub(crate) struct Int4(pub(crate) usize);
+pub(crate) struct Int4(pub(crate) usize, pub(crate) bool);
 /// Integers of [`Bits::Eight`](crate::Bits::Eight), in groups of so many. `SHORT`: their scales have 16 bits or fewer.
 #[derive(Clone, Copy)]
 pub(crate) struct Int8<const SHORT: bool>(pub(crate) usize);
@@ -130,7 +151,9 @@ pub(crate) unsafe fn load_scales<S: Simd>(s: S, p: *const u8, format: Scales) ->
 // SAFETY (of the blocks below): each passes the caller's promise on to the load of the same width.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument, stated above, covers them all")]
 mod elements {
-    use super::{Affine4, Affine8, Bf16, E2m1, E4m3, E8m0, Element, F16, F32, Int4, Int8, LANES, Simd};
+    use super::{
+        Affine4, Affine8, Bf16, Bits, E2m1, E4m3, E8m0, Element, F16, F32, Int4, Int8, LANES, Simd, StoredRows,
+    };
 
     impl Element for F32 {
         type Group<S: Simd> = ();
@@ -225,10 +248,22 @@ mod elements {
             let q = unsafe { if SHORT { s.load_raised_u8(p) } else { s.load_u8(p) } };
             s.fma(q, scale, offset)
         }
+        #[inline(always)]
+        unsafe fn add_row<S: Simd, const C: usize>(
+            self,
+            s: S,
+            x: *const u8,
+            w: StoredRows<'_>,
+            len: usize,
+            sums: &mut [S::V; C],
+        ) -> usize {
+            if SHORT { unsafe { s.add_packed(Bits::Eight, x, w, self.0, len, sums) } } else { 0 }
+        }
     }
 
     impl Element for Int4 {
         type Group<S: Simd> = S::Nibbles;
+        const NARROW: bool = true;
         #[inline(always)]
         fn group(self) -> usize {
             self.0
@@ -256,6 +291,17 @@ mod elements {
         #[inline(always)]
         fn turn_back<S: Simd>(s: S, v: S::V) -> S::V {
             s.turn_nibbles_back(v)
+        }
+        #[inline(always)]
+        unsafe fn add_row<S: Simd, const C: usize>(
+            self,
+            s: S,
+            x: *const u8,
+            w: StoredRows<'_>,
+            len: usize,
+            sums: &mut [S::V; C],
+        ) -> usize {
+            if self.1 { unsafe { s.add_packed(Bits::Four, x, w, self.0, len, sums) } } else { 0 }
         }
     }
 
@@ -286,6 +332,7 @@ mod elements {
     impl Element for Affine4 {
         type Group<S: Simd> = S::ShiftedNibbles;
         const SCALES: usize = 2;
+        const NARROW: bool = true;
         #[inline(always)]
         fn group(self) -> usize {
             self.0

@@ -162,6 +162,16 @@ impl<'a> StoredRows<'a> {
         StoredRows { scales: scales[first..].as_ptr(), scale_stride: step, ..self }
     }
 
+    /// Those from row `rows` on.
+    #[inline(always)]
+    pub(crate) fn skip(self, rows: usize) -> StoredRows<'a> {
+        StoredRows {
+            elements: self.elements.wrapping_add(rows * self.stride),
+            scales: self.scales.wrapping_add(rows * self.scale_stride),
+            ..self
+        }
+    }
+
     /// Rows without scales that begin at `elements`.
     #[inline(always)]
     pub(crate) fn plain(elements: *const u8, stride: usize) -> StoredRows<'a> {

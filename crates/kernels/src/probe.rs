@@ -129,6 +129,7 @@ struct Fitting<C>(C);
 
 impl<C: Chains> Op for Fitting<C> {
     type Output = f32;
+    const NARROW: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {

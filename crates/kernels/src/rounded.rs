@@ -68,6 +68,7 @@ struct Round<'a> {
 
 impl Op for Round<'_> {
     type Output = ();
+    const NARROW: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

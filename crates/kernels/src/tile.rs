@@ -18,6 +18,8 @@ pub(crate) trait Arithmetic: Copy {
     const STEP: usize;
     /// Bytes of an element of `x`.
     const X_BYTES: usize;
+    /// See [`Op::NARROW`](crate::simd::Op::NARROW).
+    const NARROW: bool;
 
     /// # Safety
     /// `p` is valid for reading a step of `x`.
@@ -92,6 +94,7 @@ mod arithmetics {
         type X<S: Simd> = S::V;
         const STEP: usize = LANES;
         const X_BYTES: usize = 4;
+        const NARROW: bool = false;
 
         #[inline(always)]
         unsafe fn load_x<S: Simd>(s: S, p: *const u8) -> S::V {
@@ -139,6 +142,7 @@ mod arithmetics {
         type X<S: Simd> = S::P;
         const STEP: usize = 2 * LANES;
         const X_BYTES: usize = 2;
+        const NARROW: bool = true;
 
         #[inline(always)]
         unsafe fn load_x<S: Simd>(s: S, p: *const u8) -> S::P {
@@ -238,6 +242,11 @@ pub(crate) unsafe fn accumulate<S: Simd, A: Arithmetic, W: Element, const R: usi
         }
     }
     let (mut k, mut index) = (0, 0);
+    if R == 1 && A::X_BYTES == size_of::<f32>() {
+        // SAFETY: the caller's promise.
+        k = unsafe { element.add_row(s, x, w, len, &mut a[0]) };
+        index = k / element.group() * W::SCALES;
+    }
     while k < len {
         let end = k.saturating_add(element.group()).min(len);
         // SAFETY: group `index` of each row begins at element `k < len`.

@@ -79,6 +79,7 @@ struct Pack<'a> {
 
 impl Op for Pack<'_> {
     type Output = ();
+    const NARROW: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

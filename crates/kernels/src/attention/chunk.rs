@@ -160,6 +160,11 @@ impl<'a> Chunk<'a> {
                     4 | 5 => self.score_rows::<S, W, 4, 4>(s, i, keys, part.clone(), seen),
                     _ => self.score_rows::<S, W, 6, 4>(s, i, keys, part.clone(), seen),
                 }
+            } else if S::SMALL_TILE {
+                match left {
+                    1 => self.score_rows::<S, W, 1, 2>(s, i, keys, part.clone(), seen),
+                    _ => self.score_rows::<S, W, 2, 2>(s, i, keys, part.clone(), seen),
+                }
             } else {
                 match left {
                     1 => self.score_rows::<S, W, 1, 4>(s, i, keys, part.clone(), seen),

@@ -18,6 +18,7 @@ pub(super) struct Direct<'a, A: Arithmetic, W: Element> {
 /// All rows of x against the strip's weights, widened in registers.
 impl<A: Arithmetic, W: Element> Op for Direct<'_, A, W> {
     type Output = ();
+    const NARROW: bool = A::NARROW || W::NARROW;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -32,6 +33,11 @@ impl<A: Arithmetic, W: Element> Op for Direct<'_, A, W> {
                     3 => strip.rows::<S, A, W, 3, 4>(s, element, r),
                     4 | 5 => strip.rows::<S, A, W, 4, 4>(s, element, r),
                     _ => strip.rows::<S, A, W, 6, 4>(s, element, r),
+                }
+            } else if S::SMALL_TILE {
+                match left {
+                    1 => strip.rows::<S, A, W, 1, 2>(s, element, r),
+                    _ => strip.rows::<S, A, W, 2, 2>(s, element, r),
                 }
             } else {
                 match left {
@@ -53,6 +59,7 @@ pub(super) struct DirectIntegers<'a, W: Integers> {
 
 impl<W: Integers> Op for DirectIntegers<'_, W> {
     type Output = ();
+    const NARROW: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -66,6 +73,11 @@ impl<W: Integers> Op for DirectIntegers<'_, W> {
                     2 => strip.integer_rows::<S, W, 2, 4>(s, groups, r),
                     3 => strip.integer_rows::<S, W, 3, 4>(s, groups, r),
                     _ => strip.integer_rows::<S, W, 4, 4>(s, groups, r),
+                }
+            } else if S::SMALL_TILE {
+                match left {
+                    1 => strip.integer_rows::<S, W, 1, 2>(s, groups, r),
+                    _ => strip.integer_rows::<S, W, 2, 2>(s, groups, r),
                 }
             } else {
                 match left {

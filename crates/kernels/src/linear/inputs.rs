@@ -41,6 +41,7 @@ pub(super) struct FewRows<'a, I: InputMajor> {
 
 impl<I: InputMajor> Op for FewRows<'_, I> {
     type Output = ();
+    const NARROW: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -151,6 +152,7 @@ pub(super) struct WidenInputs<'a, A: Arithmetic, I: InputMajor> {
 
 impl<A: Arithmetic, I: InputMajor> Op for WidenInputs<'_, A, I> {
     type Output = ();
+    const NARROW: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

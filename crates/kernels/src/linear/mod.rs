@@ -300,7 +300,7 @@ fn run_format<A: Arithmetic>(isa: Isa, strip: Strip<'_>, scratch: &mut [f32]) {
         Format::Bf16 => run::<A, _>(isa, strip, Bf16, scratch),
         Format::F16 => run::<A, _>(isa, strip, F16, scratch),
         Format::Packed(packed) => match packed.bits {
-            Bits::Four => run::<A, _>(isa, strip, Int4(packed.group), scratch),
+            Bits::Four => run::<A, _>(isa, strip, Int4(packed.group, packed.scales != Scales::F32), scratch),
             Bits::Eight if packed.scales == Scales::F32 => {
                 run::<A, _>(isa, strip, Int8::<false>(packed.group), scratch);
             }

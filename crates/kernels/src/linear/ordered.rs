@@ -24,6 +24,7 @@ pub(super) struct WidenOrdered<'a, A: Arithmetic, W: Element> {
 
 impl<A: Arithmetic, W: Element> Op for WidenOrdered<'_, A, W> {
     type Output = ();
+    const NARROW: bool = A::NARROW || W::NARROW;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

@@ -32,6 +32,7 @@ pub(super) struct Widen<'a, A: Arithmetic, W: Element> {
 
 impl<A: Arithmetic, W: Element> Op for Widen<'_, A, W> {
     type Output = ();
+    const NARROW: bool = A::NARROW || W::NARROW;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -52,6 +53,7 @@ pub(super) struct Panel<'a, A: Arithmetic> {
 
 impl<A: Arithmetic> Op for Panel<'_, A> {
     type Output = ();
+    const NARROW: bool = A::NARROW;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -70,6 +72,11 @@ impl<A: Arithmetic> Op for Panel<'_, A> {
                     4 => strip.panel_rows::<S, A, 4, 4>(s, r, panel, stride, parked),
                     5 => strip.panel_rows::<S, A, 5, 4>(s, r, panel, stride, parked),
                     _ => strip.panel_rows::<S, A, 6, 4>(s, r, panel, stride, parked),
+                }
+            } else if S::SMALL_TILE {
+                match left {
+                    1 => strip.panel_rows::<S, A, 1, 2>(s, r, panel, stride, parked),
+                    _ => strip.panel_rows::<S, A, 2, 2>(s, r, panel, stride, parked),
                 }
             } else {
                 match left {

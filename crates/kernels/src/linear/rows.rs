@@ -51,7 +51,7 @@ fn widen<'a>(isa: Isa, strip: &Strip<'_>, scratch: &'a mut [f32]) -> &'a [f32] {
         Format::Bf16 => rows_of(isa, strip, Bf16, scratch),
         Format::F16 => rows_of(isa, strip, F16, scratch),
         Format::Packed(packed) => match packed.bits {
-            Bits::Four => rows_of(isa, strip, Int4(packed.group), scratch),
+            Bits::Four => rows_of(isa, strip, Int4(packed.group, false), scratch),
             Bits::Eight => rows_of(isa, strip, Int8::<false>(packed.group), scratch),
         },
         Format::Fp8(fp8) => rows_of(isa, strip, E4m3(fp8.block_cols), scratch),

@@ -83,6 +83,7 @@ struct OnTiles<'a> {
 
 impl Op for OnTiles<'_> {
     type Output = ();
+    const NARROW: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -164,6 +165,7 @@ struct OnLanes<'a> {
 
 impl Op for OnLanes<'_> {
     type Output = ();
+    const NARROW: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -285,6 +287,7 @@ struct Probe {
 
 impl Op for Probe {
     type Output = f32;
+    const NARROW: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {

@@ -1,8 +1,12 @@
 //! The sixteen lanes in two ymm registers: lanes 0 to 7 and lanes 8 to 15.
 
+mod loops;
+
 use std::arch::x86_64::*;
 
 use super::{AWQ_SHIFTS, E2M1, Op, RAISE, RAISED_NORMAL, Simd};
+use crate::format::Bits;
+use crate::matrix::StoredRows;
 
 /// Proof that the CPU has AVX2, FMA and F16C. Made only by [`run`].
 #[derive(Clone, Copy)]
@@ -15,95 +19,6 @@ pub(super) struct Avx2(());
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn run<O: Op>(op: O) -> O::Output {
     op.run(Avx2(()))
-}
-
-/// Elements of a round of [`add_rounds`].
-const ROUND: usize = 64;
-
-/// Three rows of x against two of weights, as [`Simd::add_products`] has it.
-///
-/// In assembly, because twelve registers of sums leave only four: lanes 0 to 7 come first in every step, then the others, so that two
-/// registers of weights and two of x are enough. What a compiler makes of it spills sums, or reads weights again for every use, depending on
-/// what is around it, and was slower by up to two fifths.
-///
-/// # Safety
-/// The CPU has AVX2 and FMA; each row is valid for reading `rounds` rounds, of which there is at least one.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-unsafe fn add_rounds(
-    x: *const u8,
-    x_stride: usize,
-    w: *const u8,
-    w_stride: usize,
-    rounds: usize,
-    ahead: *const u8,
-    sums: &mut [[Pair; 2]; 3],
-) {
-    /// Half of a step: eight elements of each row, `$at` bytes from where the round begins.
-    #[rustfmt::skip]
-    macro_rules! half {
-        ($at:literal, $a:literal, $b:literal, $c:literal, $d:literal, $e:literal, $f:literal) => {
-            concat!(
-                "vmovups {w0}, [{w} + ", $at, "]\n",
-                "vmovups {w1}, [{w} + {w_stride} + ", $at, "]\n",
-                "vmovups {x0}, [{x} + ", $at, "]\n",
-                "vmovups {x1}, [{x} + {x_stride} + ", $at, "]\n",
-                "vfmadd231ps {", $a, "}, {x0}, {w0}\n",
-                "vfmadd231ps {", $b, "}, {x0}, {w1}\n",
-                "vmovups {x0}, [{x} + 2 * {x_stride} + ", $at, "]\n",
-                "vfmadd231ps {", $c, "}, {x1}, {w0}\n",
-                "vfmadd231ps {", $d, "}, {x1}, {w1}\n",
-                "vfmadd231ps {", $e, "}, {x0}, {w0}\n",
-                "vfmadd231ps {", $f, "}, {x0}, {w1}\n",
-            )
-        };
-    }
-    macro_rules! step {
-        ($at:literal, $upper:literal) => {
-            concat!(half!($at, "a", "b", "c", "d", "e", "f"), half!($upper, "g", "h", "i", "j", "k", "l"))
-        };
-    }
-    let [[a, b], [c, d], [e, f]] = sums;
-    // SAFETY: it reads rows as far as the caller vouches for, asks for memory, which never faults, and writes nothing.
-    unsafe {
-        std::arch::asm!(
-            "2:",
-            "prefetcht1 [{ahead}]",
-            "prefetcht1 [{ahead} + 64]",
-            step!("0", "32"),
-            step!("64", "96"),
-            step!("128", "160"),
-            step!("192", "224"),
-            "add {x}, 256",
-            "add {w}, 256",
-            "sub {ahead}, -128",
-            "dec {rounds}",
-            "jnz 2b",
-            x = inout(reg) x => _,
-            w = inout(reg) w => _,
-            ahead = inout(reg) ahead => _,
-            rounds = inout(reg) rounds => _,
-            x_stride = in(reg) x_stride,
-            w_stride = in(reg) w_stride,
-            w0 = out(ymm_reg) _,
-            w1 = out(ymm_reg) _,
-            x0 = out(ymm_reg) _,
-            x1 = out(ymm_reg) _,
-            a = inout(ymm_reg) a.0,
-            b = inout(ymm_reg) b.0,
-            c = inout(ymm_reg) c.0,
-            d = inout(ymm_reg) d.0,
-            e = inout(ymm_reg) e.0,
-            f = inout(ymm_reg) f.0,
-            g = inout(ymm_reg) a.1,
-            h = inout(ymm_reg) b.1,
-            i = inout(ymm_reg) c.1,
-            j = inout(ymm_reg) d.1,
-            k = inout(ymm_reg) e.1,
-            l = inout(ymm_reg) f.1,
-            options(pure, readonly, nostack),
-        );
-    }
 }
 
 type Pair = (__m256, __m256);
@@ -173,6 +88,22 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn load_turned_nibbles(self, p: *const u8, (scale, offset): (__m256, __m256)) -> Pair {
+        unsafe {
+            let nibbles = turned_nibbles(p);
+            (_mm256_fmadd_ps(nibbles.0, scale, offset), _mm256_fmadd_ps(nibbles.1, scale, offset))
+        }
+    }
+    #[inline(always)]
+    fn turn_nibbles(self, v: Pair) -> Pair {
+        // The even ones and the odd ones.
+        unsafe { (_mm256_shuffle_ps::<0x88>(v.0, v.1), _mm256_shuffle_ps::<0xdd>(v.0, v.1)) }
+    }
+    #[inline(always)]
+    fn turn_nibbles_back(self, v: Pair) -> Pair {
+        unsafe { (_mm256_unpacklo_ps(v.0, v.1), _mm256_unpackhi_ps(v.0, v.1)) }
+    }
+    #[inline(always)]
     fn shifted_nibbles(self, scale: f32, zero: f32) -> (Pair, Pair) {
         (self.splat(scale), self.splat(zero))
     }
@@ -180,6 +111,11 @@ impl Simd for Avx2 {
     unsafe fn load_shifted_nibbles(self, p: *const u8, (scale, zero): (Pair, Pair)) -> Pair {
         // Differences of small integers are exact, so that the product is rounded once.
         self.mul(self.sub(unsafe { self.load_nibbles(p, self.nibbles(1.0)) }, zero), scale)
+    }
+    #[inline(always)]
+    unsafe fn load_turned_shifted_nibbles(self, p: *const u8, (scale, zero): (Pair, Pair)) -> Pair {
+        let nibbles = self.sub(unsafe { turned_nibbles(p) }, self.splat(8.0));
+        self.mul(self.sub(nibbles, zero), scale)
     }
     #[inline(always)]
     unsafe fn load_e4m3(self, p: *const u8) -> Pair {
@@ -334,13 +270,40 @@ impl Simd for Avx2 {
         ahead: *const u8,
         sums: &mut [[Pair; C]; R],
     ) -> usize {
-        let rounds = len / ROUND;
+        let rounds = len / loops::ROUND;
         if rounds == 0 || (R, C) != (3, 2) {
             return 0;
         }
         // Six sums, as was just made sure of.
-        unsafe { add_rounds(x, x_stride, w, w_stride, rounds, ahead, &mut *sums.as_mut_ptr().cast()) };
-        rounds * ROUND
+        unsafe { loops::add_rounds(x, x_stride, w, w_stride, rounds, ahead, &mut *sums.as_mut_ptr().cast()) };
+        rounds * loops::ROUND
+    }
+    #[inline(always)]
+    unsafe fn add_packed<const C: usize>(
+        self,
+        bits: Bits,
+        x: *const u8,
+        w: StoredRows<'_>,
+        group: usize,
+        len: usize,
+        sums: &mut [Pair; C],
+    ) -> usize {
+        // Whole groups or, if a single one is longer, the whole rounds of it.
+        let (groups, rounds) = match group <= len {
+            true => (len / group, group / loops::PACKED_ROUND),
+            false => (1, len / loops::PACKED_ROUND),
+        };
+        if groups * rounds == 0 || !C.is_multiple_of(2) {
+            return 0;
+        }
+        for (pair, sums) in sums.as_chunks_mut().0.iter_mut().enumerate() {
+            let w = w.skip(2 * pair);
+            match bits {
+                Bits::Four => unsafe { loops::add_nibbles(x, w, groups, rounds, sums) },
+                Bits::Eight => unsafe { loops::add_bytes(x, w, groups, rounds, sums) },
+            }
+        }
+        groups * rounds * loops::PACKED_ROUND
     }
     #[inline(always)]
     fn max(self, a: Pair, b: Pair) -> Pair {
@@ -378,6 +341,24 @@ impl Simd for Avx2 {
                 _mm256_add_ps(d.0, d.1),
             ])
         }
+    }
+}
+
+/// Reads sixteen nibbles as numbers, in the order of [`Simd::turn_nibbles`]: of the bytes 0, 1, 4, 5, 2, 3, 6 and 7, the lower ones and the
+/// upper ones.
+///
+/// # Safety
+/// The CPU has AVX2, and `p` is valid for reading 8 bytes.
+#[inline(always)]
+unsafe fn turned_nibbles(p: *const u8) -> Pair {
+    // SAFETY: the caller vouches for both.
+    unsafe {
+        let order = _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, -1, -1, -1, -1, -1, -1, -1, -1);
+        let bytes = _mm256_cvtepu8_epi32(_mm_shuffle_epi8(_mm_loadl_epi64(p.cast()), order));
+        (
+            _mm256_cvtepi32_ps(_mm256_and_si256(bytes, _mm256_set1_epi32(15))),
+            _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(bytes)),
+        )
     }
 }
 

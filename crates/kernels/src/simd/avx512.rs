@@ -54,6 +54,15 @@ pub(super) unsafe fn run_bf16<O: Op>(op: O) -> O::Output {
     op.run(unsafe { Avx512::<true>::new() })
 }
 
+/// Runs `op` with whichever of both suits it.
+///
+/// # Safety
+/// As [`run_bf16`].
+pub(super) unsafe fn run_widest<O: Op>(op: O) -> O::Output {
+    // SAFETY: the caller's promise.
+    unsafe { if O::NARROW { run_bf16(op) } else { run(op) } }
+}
+
 // SAFETY (of every block below): a value of `Avx512` exists only inside its `run`, whose caller proved the
 // features; loads and stores pass on the caller's promise about the pointer.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument, stated above, covers them all")]

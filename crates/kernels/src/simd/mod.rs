@@ -19,6 +19,9 @@ mod portable;
 pub(crate) use amx::{AHEAD, Shape, Sums, Tiles};
 use portable::Portable;
 
+use crate::format::Bits;
+use crate::matrix::StoredRows;
+
 /// The magnitudes of an e2m1 number, by its three lower bits.
 const E2M1: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
 
@@ -138,10 +141,10 @@ impl Isa {
             Kind::Avx512 => unsafe { avx512::run(op) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an `Isa` of this kind exists only where `available` found its features.
-            Kind::Avx512Bf16 => unsafe { avx512::run_bf16(op) },
+            Kind::Avx512Bf16 => unsafe { avx512::run_widest(op) },
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             // SAFETY: as above; tiles come with the features of the kind before.
-            Kind::Amx(_) => unsafe { avx512::run_bf16(op) },
+            Kind::Amx(_) => unsafe { avx512::run_widest(op) },
         }
     }
 }
@@ -163,6 +166,8 @@ pub(crate) fn prefetch(p: *const u8) {
 /// compiled with the instruction set of the shell that calls it.
 pub(crate) trait Op {
     type Output;
+    /// Whether it is faster with bf16, VBMI and VNNI: otherwise it is not compiled for them.
+    const NARROW: bool = false;
     fn run<S: Simd>(self, s: S) -> Self::Output;
 }
 
@@ -184,8 +189,10 @@ pub(crate) trait Simd: Copy {
     /// Sixteen lanes of i32.
     type I: Copy;
 
-    /// Rows and columns of the register tile that this instruction set has registers for.
+    /// Whether this instruction set has registers for large tiles.
     const WIDE_TILE: bool;
+    /// Whether nobody chooses this instruction set for its speed, so that small tiles will do.
+    const SMALL_TILE: bool = false;
 
     fn zero(self) -> Self::V;
     fn splat(self, x: f32) -> Self::V;
@@ -415,6 +422,26 @@ pub(crate) trait Simd: Copy {
         len: usize,
         ahead: *const u8,
         sums: &mut [[Self::V; C]; R],
+    ) -> usize {
+        0
+    }
+
+    /// Adds, lane by lane, to each of `sums` the products of one row of x and its row of packed integers in groups of `group` elements, element
+    /// by element, for as many of the `len` elements as this instruction set has a loop of its own for; returns how many: whole groups, or some
+    /// of the only one. The sums of [`Bits::Four`] are in the order of [`Simd::turn_nibbles`].
+    ///
+    /// # Safety
+    /// `x` is valid for reading `len` f32, and the `C` rows of `w` for reading `len` elements and their scales, each of at most 11 bits.
+    #[inline(always)]
+    #[expect(unused_variables, reason = "most instruction sets have no such loop")]
+    unsafe fn add_packed<const C: usize>(
+        self,
+        bits: Bits,
+        x: *const u8,
+        w: StoredRows<'_>,
+        group: usize,
+        len: usize,
+        sums: &mut [Self::V; C],
     ) -> usize {
         0
     }

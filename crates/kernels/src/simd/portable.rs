@@ -89,6 +89,7 @@ impl Simd for Portable {
     type B = Bytes;
     type I = Ints;
     const WIDE_TILE: bool = false;
+    const SMALL_TILE: bool = cfg!(target_arch = "x86_64");
 
     #[inline(always)]
     fn zero(self) -> Lanes {

@@ -1,0 +1,306 @@
+//! The inner loops that are in assembly: what a compiler makes of them spills sums, or reads operands again for every use, depending on
+//! what is around them.
+
+use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
+
+use super::Pair;
+use crate::matrix::StoredRows;
+
+/// Elements of a round of [`add_rounds`].
+pub(super) const ROUND: usize = 64;
+
+/// Three rows of x against two of weights, as [`Simd::add_products`] has it.
+///
+/// In assembly, because twelve registers of sums leave only four: lanes 0 to 7 come first in every step, then the others, so that two
+/// registers of weights and two of x are enough. What a compiler makes of it spills sums, or reads weights again for every use, depending on
+/// what is around it, and was slower by up to two fifths.
+///
+/// # Safety
+/// The CPU has AVX2 and FMA; each row is valid for reading `rounds` rounds, of which there is at least one.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) unsafe fn add_rounds(
+    x: *const u8,
+    x_stride: usize,
+    w: *const u8,
+    w_stride: usize,
+    rounds: usize,
+    ahead: *const u8,
+    sums: &mut [[Pair; 2]; 3],
+) {
+    /// Half of a step: eight elements of each row, `$at` bytes from where the round begins.
+    #[rustfmt::skip]
+    macro_rules! half {
+        ($at:literal, $a:literal, $b:literal, $c:literal, $d:literal, $e:literal, $f:literal) => {
+            concat!(
+                "vmovups {w0}, [{w} + ", $at, "]\n",
+                "vmovups {w1}, [{w} + {w_stride} + ", $at, "]\n",
+                "vmovups {x0}, [{x} + ", $at, "]\n",
+                "vmovups {x1}, [{x} + {x_stride} + ", $at, "]\n",
+                "vfmadd231ps {", $a, "}, {x0}, {w0}\n",
+                "vfmadd231ps {", $b, "}, {x0}, {w1}\n",
+                "vmovups {x0}, [{x} + 2 * {x_stride} + ", $at, "]\n",
+                "vfmadd231ps {", $c, "}, {x1}, {w0}\n",
+                "vfmadd231ps {", $d, "}, {x1}, {w1}\n",
+                "vfmadd231ps {", $e, "}, {x0}, {w0}\n",
+                "vfmadd231ps {", $f, "}, {x0}, {w1}\n",
+            )
+        };
+    }
+    macro_rules! step {
+        ($at:literal, $upper:literal) => {
+            concat!(half!($at, "a", "b", "c", "d", "e", "f"), half!($upper, "g", "h", "i", "j", "k", "l"))
+        };
+    }
+    let [[a, b], [c, d], [e, f]] = sums;
+    // SAFETY: it reads rows as far as the caller vouches for, asks for memory, which never faults, and writes nothing.
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            "prefetcht1 [{ahead}]",
+            "prefetcht1 [{ahead} + 64]",
+            step!("0", "32"),
+            step!("64", "96"),
+            step!("128", "160"),
+            step!("192", "224"),
+            "add {x}, 256",
+            "add {w}, 256",
+            "sub {ahead}, -128",
+            "dec {rounds}",
+            "jnz 2b",
+            x = inout(reg) x => _,
+            w = inout(reg) w => _,
+            ahead = inout(reg) ahead => _,
+            rounds = inout(reg) rounds => _,
+            x_stride = in(reg) x_stride,
+            w_stride = in(reg) w_stride,
+            w0 = out(ymm_reg) _,
+            w1 = out(ymm_reg) _,
+            x0 = out(ymm_reg) _,
+            x1 = out(ymm_reg) _,
+            a = inout(ymm_reg) a.0,
+            b = inout(ymm_reg) b.0,
+            c = inout(ymm_reg) c.0,
+            d = inout(ymm_reg) d.0,
+            e = inout(ymm_reg) e.0,
+            f = inout(ymm_reg) f.0,
+            g = inout(ymm_reg) a.1,
+            h = inout(ymm_reg) b.1,
+            i = inout(ymm_reg) c.1,
+            j = inout(ymm_reg) d.1,
+            k = inout(ymm_reg) e.1,
+            l = inout(ymm_reg) f.1,
+            options(pure, readonly, nostack),
+        );
+    }
+}
+
+/// Elements of a round of [`add_nibbles`] and [`add_bytes`].
+pub(super) const PACKED_ROUND: usize = 32;
+
+/// The bits of 2^15, of whose mantissa the second byte is worth the units: with a byte there, the number is 2^15 more than the byte.
+const RAISE: i32 = 0x4700_0000;
+
+/// For each byte of eight lanes of 32 bits the byte that goes there: the second one of `bytes`, and otherwise none.
+const fn raised(bytes: [u8; 8]) -> [u8; 32] {
+    let mut from = [0x80; 32];
+    let mut lane = 0;
+    while lane < 8 {
+        from[4 * lane + 1] = bytes[lane];
+        lane += 1;
+    }
+    from
+}
+
+/// Numbers in every lane, in memory.
+#[repr(C, align(32))]
+struct Splats<const N: usize>([[f32; 8]; N]);
+
+/// One row of x against two of nibbles in storage: adds to `sums`, in the order of lanes of [`super::Simd::turn_nibbles`], the products of
+/// `groups` groups of so many `rounds`. Two nibbles lie in one byte, which is raised once for both: of 2^15 + byte, the bits of one nibble
+/// are masked out.
+///
+/// # Safety
+/// The CPU has AVX2 and FMA; `x` and the rows of `w` are valid for reading `groups * rounds` rounds, of which there is at least one, and `groups`
+/// scales, each of at most 11 bits.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) unsafe fn add_nibbles(x: *const u8, w: StoredRows<'_>, groups: usize, rounds: usize, sums: &mut [Pair; 2]) {
+    /// What a scale is multiplied with: for what is added to the lower nibble's product, and to the upper's, and for the upper's scale. All
+    /// products are exact.
+    static FACTORS: Splats<3> = Splats([[-(32768.0 + 8.0); 8], [-(2048.0 + 8.0); 8], [1.0 / 16.0; 8]]);
+    /// The bytes of eight lanes, in the order in which two shuffles have x.
+    static BYTES: [u8; 32] = raised([0, 1, 4, 5, 2, 3, 6, 7]);
+    #[rustfmt::skip]
+    macro_rules! row {
+        ($row:literal, $w:literal, $scale:literal, $upper:literal, $offset:literal, $upper_offset:literal, $even:literal, $odd:literal) => {
+            concat!(
+                "vpbroadcastq {t0}, [", $row, $w, "]\n",
+                "vpshufb {t0}, {t0}, {bytes}\n",
+                "vpor {t0}, {t0}, {raise}\n",
+                "vpand {t1}, {t0}, {high}\n",
+                "vpand {t0}, {t0}, {low}\n",
+                "vfmadd213ps {t0}, {", $scale, "}, [{offsets} + ", $offset, "]\n",
+                "vfmadd213ps {t1}, {", $upper, "}, [{offsets} + ", $upper_offset, "]\n",
+                "vfmadd231ps {", $even, "}, {t0}, {x0}\n",
+                "vfmadd231ps {", $odd, "}, {t1}, {x1}\n",
+            )
+        };
+    }
+    #[rustfmt::skip]
+    macro_rules! step {
+        ($x:literal, $half:literal, $w:literal) => {
+            concat!(
+                "vmovups {x0}, [{x} + ", $x, "]\n",
+                "vshufps {x1}, {x0}, [{x} + ", $half, "], 0xdd\n",
+                "vshufps {x0}, {x0}, [{x} + ", $half, "], 0x88\n",
+                row!("{w} + ", $w, "s0", "u0", "0", "32", "a", "b"),
+                row!("{w} + {w_stride} + ", $w, "s1", "u1", "64", "96", "c", "d"),
+            )
+        };
+    }
+    let mut offsets = MaybeUninit::<Splats<4>>::uninit();
+    let [first, second] = sums;
+    // SAFETY: it reads rows as far as the caller vouches for, and writes the four vectors of `offsets`.
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            "vbroadcastss {s0}, [{scales}]",
+            "vbroadcastss {s1}, [{scales} + 4 * {scale_stride}]",
+            "vmulps {t0}, {s0}, [{factors}]",
+            "vmulps {t1}, {s0}, [{factors} + 32]",
+            "vmovaps [{offsets}], {t0}",
+            "vmovaps [{offsets} + 32], {t1}",
+            "vmulps {t0}, {s1}, [{factors}]",
+            "vmulps {t1}, {s1}, [{factors} + 32]",
+            "vmovaps [{offsets} + 64], {t0}",
+            "vmovaps [{offsets} + 96], {t1}",
+            "vmulps {u0}, {s0}, [{factors} + 64]",
+            "vmulps {u1}, {s1}, [{factors} + 64]",
+            "add {scales}, 4",
+            "mov {left}, {rounds}",
+            "3:",
+            step!("0", "32", "0"),
+            step!("64", "96", "8"),
+            "sub {x}, -128",
+            "add {w}, 16",
+            "dec {left}",
+            "jnz 3b",
+            "dec {groups}",
+            "jnz 2b",
+            x = inout(reg) x => _,
+            w = inout(reg) w.elements => _,
+            w_stride = in(reg) w.stride,
+            scales = inout(reg) w.scales => _,
+            scale_stride = in(reg) w.scale_stride,
+            groups = inout(reg) groups => _,
+            rounds = in(reg) rounds,
+            left = out(reg) _,
+            factors = in(reg) &raw const FACTORS,
+            offsets = in(reg) offsets.as_mut_ptr(),
+            bytes = in(ymm_reg) _mm256_loadu_si256(BYTES.as_ptr().cast()),
+            raise = in(ymm_reg) _mm256_set1_epi32(RAISE),
+            low = in(ymm_reg) _mm256_set1_epi32(!0xf000),
+            high = in(ymm_reg) _mm256_set1_epi32(!0x0f00),
+            s0 = out(ymm_reg) _,
+            s1 = out(ymm_reg) _,
+            u0 = out(ymm_reg) _,
+            u1 = out(ymm_reg) _,
+            t0 = out(ymm_reg) _,
+            t1 = out(ymm_reg) _,
+            x0 = out(ymm_reg) _,
+            x1 = out(ymm_reg) _,
+            a = inout(ymm_reg) first.0,
+            b = inout(ymm_reg) first.1,
+            c = inout(ymm_reg) second.0,
+            d = inout(ymm_reg) second.1,
+            options(nostack),
+        );
+    }
+}
+
+/// As [`add_nibbles`], for bytes and in the usual order of lanes.
+///
+/// # Safety
+/// As there.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) unsafe fn add_bytes(x: *const u8, w: StoredRows<'_>, groups: usize, rounds: usize, sums: &mut [Pair; 2]) {
+    static LOWER: [u8; 32] = raised([0, 1, 2, 3, 4, 5, 6, 7]);
+    static UPPER: [u8; 32] = raised([8, 9, 10, 11, 12, 13, 14, 15]);
+    #[rustfmt::skip]
+    macro_rules! row {
+        ($row:literal, $w:literal, $scale:literal, $offset:literal, $lower:literal, $upper:literal) => {
+            concat!(
+                "vbroadcasti128 {t0}, [", $row, $w, "]\n",
+                "vpshufb {t1}, {t0}, {upper}\n",
+                "vpshufb {t0}, {t0}, {lower}\n",
+                "vpor {t1}, {t1}, {raise}\n",
+                "vpor {t0}, {t0}, {raise}\n",
+                "vfmadd213ps {t1}, {", $scale, "}, {", $offset, "}\n",
+                "vfmadd213ps {t0}, {", $scale, "}, {", $offset, "}\n",
+                "vfmadd231ps {", $upper, "}, {t1}, {x1}\n",
+                "vfmadd231ps {", $lower, "}, {t0}, {x0}\n",
+            )
+        };
+    }
+    #[rustfmt::skip]
+    macro_rules! step {
+        ($x:literal, $half:literal, $w:literal) => {
+            concat!(
+                "vmovups {x0}, [{x} + ", $x, "]\n",
+                "vmovups {x1}, [{x} + ", $half, "]\n",
+                row!("{w} + ", $w, "s0", "o0", "a", "b"),
+                row!("{w} + {w_stride} + ", $w, "s1", "o1", "c", "d"),
+            )
+        };
+    }
+    let [first, second] = sums;
+    // SAFETY: it reads rows as far as the caller vouches for, and writes nothing.
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            "vbroadcastss {s0}, [{scales}]",
+            "vbroadcastss {s1}, [{scales} + 4 * {scale_stride}]",
+            "vmulps {o0}, {s0}, {factor}",
+            "vmulps {o1}, {s1}, {factor}",
+            "add {scales}, 4",
+            "mov {left}, {rounds}",
+            "3:",
+            step!("0", "32", "0"),
+            step!("64", "96", "16"),
+            "sub {x}, -128",
+            "add {w}, 32",
+            "dec {left}",
+            "jnz 3b",
+            "dec {groups}",
+            "jnz 2b",
+            x = inout(reg) x => _,
+            w = inout(reg) w.elements => _,
+            w_stride = in(reg) w.stride,
+            scales = inout(reg) w.scales => _,
+            scale_stride = in(reg) w.scale_stride,
+            groups = inout(reg) groups => _,
+            rounds = in(reg) rounds,
+            left = out(reg) _,
+            lower = in(ymm_reg) _mm256_loadu_si256(LOWER.as_ptr().cast()),
+            upper = in(ymm_reg) _mm256_loadu_si256(UPPER.as_ptr().cast()),
+            raise = in(ymm_reg) _mm256_set1_epi32(RAISE),
+            factor = in(ymm_reg) _mm256_set1_ps(-(32768.0 + 128.0)),
+            s0 = out(ymm_reg) _,
+            s1 = out(ymm_reg) _,
+            o0 = out(ymm_reg) _,
+            o1 = out(ymm_reg) _,
+            t0 = out(ymm_reg) _,
+            t1 = out(ymm_reg) _,
+            x0 = out(ymm_reg) _,
+            x1 = out(ymm_reg) _,
+            a = inout(ymm_reg) first.0,
+            b = inout(ymm_reg) first.1,
+            c = inout(ymm_reg) second.0,
+            d = inout(ymm_reg) second.1,
+            options(pure, readonly, nostack),
+        );
+    }
+}
