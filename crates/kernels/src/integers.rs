@@ -28,6 +28,8 @@ const ROUND: f32 = 12_582_912.0;
 
 /// Weights as unsigned integers: 64 bytes of them are a unit.
 pub(crate) trait Integers: Copy {
+    /// Bits of a weight.
+    const BITS: Bits;
     /// What is added to an integer in storage.
     const OFFSET: i32;
     /// Vectors of 64 bytes of x that a unit of weights meets.
@@ -66,9 +68,10 @@ pub(crate) struct HalfBytes;
 // SAFETY (of the blocks below): each passes the caller's promise on to loads of the same width.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument, stated above, covers them all")]
 mod formats {
-    use super::{Bytes, HalfBytes, Integers, Simd, UNIT_BYTES};
+    use super::{Bits, Bytes, HalfBytes, Integers, Simd, UNIT_BYTES};
 
     impl Integers for Bytes {
+        const BITS: Bits = Bits::Eight;
         const OFFSET: i32 = 128;
         const PARTS: usize = 1;
         type W<S: Simd> = S::B;
@@ -88,6 +91,7 @@ mod formats {
     }
 
     impl Integers for HalfBytes {
+        const BITS: Bits = Bits::Four;
         const OFFSET: i32 = 8;
         const PARTS: usize = 2;
         type W<S: Simd> = (S::B, S::B);
@@ -167,7 +171,10 @@ pub(crate) unsafe fn accumulate<S: Simd, W: Integers, const R: usize, const C: u
     unsafe {
         match groups {
             Groups::Units(per_group) => {
-                let mut scale = w.scales;
+                if R == 1 {
+                    u = s.add_units(W::BITS, x, w, per_group, whole, &mut acc[0]);
+                }
+                let mut scale = w.scales.add(u / per_group);
                 while u < units {
                     let mut scales = [s.zero(); C];
                     for c in 0..C {
@@ -316,6 +323,23 @@ impl Quantized {
                 Bits::Four => isa.run(Quantize::<HalfBytes> { from, to, format: PhantomData }),
             }
         });
+    }
+
+    /// How far the first row, rounded for weights of [`Bits::Eight`], is from `x: [cols]`.
+    pub(crate) fn distance(&self, x: &[f32]) -> f64 {
+        assert!(self.n > 0 && self.cols == x.len() && self.bits == Bits::Eight, "the row that was rounded");
+        const LANE: usize = Bytes::UNIT / LANES;
+        let mut squares = 0.0;
+        for (x, unit) in x.chunks(Bytes::UNIT).zip(self.buffer.chunks_exact(Bytes::X_UNIT)) {
+            let (integers, rest) = unit.split_at(LANES);
+            let lanes = x.chunks(LANE).zip(integers).zip(&rest[LANES..]);
+            for ((x, integers), scale) in lanes {
+                for (x, q) in x.iter().zip(integers.to_ne_bytes()) {
+                    squares += (f64::from(*x) - f64::from(q.cast_signed()) * f64::from(*scale)).powi(2);
+                }
+            }
+        }
+        squares.sqrt()
     }
 
     /// f32 elements from row to row.

@@ -288,11 +288,7 @@ impl Simd for Avx2 {
         len: usize,
         sums: &mut [Pair; C],
     ) -> usize {
-        // Whole groups or, if a single one is longer, the whole rounds of it.
-        let (groups, rounds) = match group <= len {
-            true => (len / group, group / loops::PACKED_ROUND),
-            false => (1, len / loops::PACKED_ROUND),
-        };
+        let (groups, rounds) = whole(group, len, loops::PACKED_ROUND);
         if groups * rounds == 0 || !C.is_multiple_of(2) {
             return 0;
         }
@@ -304,6 +300,29 @@ impl Simd for Avx2 {
             }
         }
         groups * rounds * loops::PACKED_ROUND
+    }
+    #[inline(always)]
+    unsafe fn add_units<const C: usize>(
+        self,
+        bits: Bits,
+        x: *const u8,
+        w: StoredRows<'_>,
+        group: usize,
+        len: usize,
+        sums: &mut [Pair; C],
+    ) -> usize {
+        let (groups, units) = whole(group, len, 1);
+        if groups * units == 0 || !C.is_multiple_of(2) {
+            return 0;
+        }
+        for (pair, sums) in sums.as_chunks_mut().0.iter_mut().enumerate() {
+            let w = w.skip(2 * pair);
+            match bits {
+                Bits::Four => unsafe { loops::add_nibble_units(x, w, groups, units, sums) },
+                Bits::Eight => unsafe { loops::add_byte_units(x, w, groups, units, sums) },
+            }
+        }
+        groups * units
     }
     #[inline(always)]
     fn max(self, a: Pair, b: Pair) -> Pair {
@@ -342,6 +361,11 @@ impl Simd for Avx2 {
             ])
         }
     }
+}
+
+/// How many whole groups `len` elements have, and rounds of so many in each; of a single group that is longer, the whole rounds.
+fn whole(group: usize, len: usize, round: usize) -> (usize, usize) {
+    if group <= len { (len / group, group / round) } else { (1, len / round) }
 }
 
 /// Reads sixteen nibbles as numbers, in the order of [`Simd::turn_nibbles`]: of the bytes 0, 1, 4, 5, 2, 3, 6 and 7, the lower ones and the

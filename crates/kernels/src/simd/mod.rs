@@ -446,6 +446,25 @@ pub(crate) trait Simd: Copy {
         0
     }
 
+    /// As [`Simd::add_packed`], in integers: of a row of x and `C` rows of `w` as [`crate::integers`] has them, all counted in units. The usual order of
+    /// lanes.
+    ///
+    /// # Safety
+    /// `x` and the rows of `w` are valid for reading `len` units and the scales of their groups.
+    #[inline(always)]
+    #[expect(unused_variables, reason = "most instruction sets have no such loop")]
+    unsafe fn add_units<const C: usize>(
+        self,
+        bits: Bits,
+        x: *const u8,
+        w: StoredRows<'_>,
+        group: usize,
+        len: usize,
+        sums: &mut [Self::V; C],
+    ) -> usize {
+        0
+    }
+
     /// Lane-wise `if a > b { a } else { b }`.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// Lane-wise `if a < b { yes } else { no }`.

@@ -304,3 +304,156 @@ pub(super) unsafe fn add_bytes(x: *const u8, w: StoredRows<'_>, groups: usize, r
         );
     }
 }
+
+/// One row of x, rounded to 8-bit integers, against two of weights, unit by unit of [`crate::integers`]: adds to `sums` the products of `groups`
+/// groups of so many units of 64 bytes. Weights count from zero on: of both factors the one takes the sign of the other, so that products of two bytes,
+/// of which none is -128 in x, are summed in 16 bits.
+///
+/// # Safety
+/// The CPU has AVX2 and FMA; `x` and the rows of `w` are valid for reading `groups * units` units, of which there is at least one, and `groups`
+/// scales.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) unsafe fn add_byte_units(
+    x: *const u8,
+    w: StoredRows<'_>,
+    groups: usize,
+    units: usize,
+    sums: &mut [Pair; 2],
+) {
+    #[rustfmt::skip]
+    macro_rules! half {
+        ($row:literal, $w:literal, $x:literal, $scales:literal, $scale:literal, $sum:literal) => {
+            concat!(
+                "vpxor {t0}, {middle}, [", $row, $w, "]\n",
+                "vpabsb {t1}, {t0}\n",
+                "vpsignb {t0}, {", $x, "}, {t0}\n",
+                "vpmaddubsw {t0}, {t1}, {t0}\n",
+                "vpmaddwd {t0}, {t0}, {ones}\n",
+                "vmulps {t1}, {", $scale, "}, [{x} + ", $scales, "]\n",
+                "vcvtdq2ps {t0}, {t0}\n",
+                "vfmadd231ps {", $sum, "}, {t0}, {t1}\n",
+            )
+        };
+    }
+    let [first, second] = sums;
+    // SAFETY: it reads rows as far as the caller vouches for, and writes nothing.
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            "vbroadcastss {s0}, [{scales}]",
+            "vbroadcastss {s1}, [{scales} + 4 * {scale_stride}]",
+            "add {scales}, 4",
+            "mov {left}, {units}",
+            "3:",
+            "vmovdqu {x0}, [{x}]",
+            "vmovdqu {x1}, [{x} + 32]",
+            half!("{w} + ", "0", "x0", "128", "s0", "a"),
+            half!("{w} + ", "32", "x1", "160", "s0", "b"),
+            half!("{w} + {w_stride} + ", "0", "x0", "128", "s1", "c"),
+            half!("{w} + {w_stride} + ", "32", "x1", "160", "s1", "d"),
+            "add {x}, 192",
+            "add {w}, 64",
+            "dec {left}",
+            "jnz 3b",
+            "dec {groups}",
+            "jnz 2b",
+            x = inout(reg) x => _,
+            w = inout(reg) w.elements => _,
+            w_stride = in(reg) w.stride,
+            scales = inout(reg) w.scales => _,
+            scale_stride = in(reg) w.scale_stride,
+            groups = inout(reg) groups => _,
+            units = in(reg) units,
+            left = out(reg) _,
+            middle = in(ymm_reg) _mm256_set1_epi8(-128),
+            ones = in(ymm_reg) _mm256_set1_epi16(1),
+            s0 = out(ymm_reg) _,
+            s1 = out(ymm_reg) _,
+            t0 = out(ymm_reg) _,
+            t1 = out(ymm_reg) _,
+            x0 = out(ymm_reg) _,
+            x1 = out(ymm_reg) _,
+            a = inout(ymm_reg) first.0,
+            b = inout(ymm_reg) first.1,
+            c = inout(ymm_reg) second.0,
+            d = inout(ymm_reg) second.1,
+            options(pure, readonly, nostack),
+        );
+    }
+}
+
+/// As [`add_byte_units`], for nibbles, whose products of two and two fit 16 bits.
+///
+/// # Safety
+/// As there.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) unsafe fn add_nibble_units(
+    x: *const u8,
+    w: StoredRows<'_>,
+    groups: usize,
+    units: usize,
+    sums: &mut [Pair; 2],
+) {
+    #[rustfmt::skip]
+    macro_rules! half {
+        ($row:literal, $w:literal, $even:literal, $odd:literal, $offsets:literal, $scales:literal, $scale:literal, $sum:literal) => {
+            concat!(
+                "vmovdqu {t0}, [", $row, $w, "]\n",
+                "vpand {t1}, {t0}, {mask}\n",
+                "vpsrlw {t0}, {t0}, 4\n",
+                "vpand {t0}, {t0}, {mask}\n",
+                "vpmaddubsw {t1}, {t1}, [{x} + ", $even, "]\n",
+                "vpmaddubsw {t0}, {t0}, [{x} + ", $odd, "]\n",
+                "vpaddw {t0}, {t0}, {t1}\n",
+                "vpmaddwd {t0}, {t0}, {ones}\n",
+                "vpaddd {t0}, {t0}, [{x} + ", $offsets, "]\n",
+                "vmulps {t1}, {", $scale, "}, [{x} + ", $scales, "]\n",
+                "vcvtdq2ps {t0}, {t0}\n",
+                "vfmadd231ps {", $sum, "}, {t0}, {t1}\n",
+            )
+        };
+    }
+    let [first, second] = sums;
+    // SAFETY: it reads rows as far as the caller vouches for, and writes nothing.
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            "vbroadcastss {s0}, [{scales}]",
+            "vbroadcastss {s1}, [{scales} + 4 * {scale_stride}]",
+            "add {scales}, 4",
+            "mov {left}, {units}",
+            "3:",
+            half!("{w} + ", "0", "0", "64", "128", "192", "s0", "a"),
+            half!("{w} + ", "32", "32", "96", "160", "224", "s0", "b"),
+            half!("{w} + {w_stride} + ", "0", "0", "64", "128", "192", "s1", "c"),
+            half!("{w} + {w_stride} + ", "32", "32", "96", "160", "224", "s1", "d"),
+            "add {x}, 256",
+            "add {w}, 64",
+            "dec {left}",
+            "jnz 3b",
+            "dec {groups}",
+            "jnz 2b",
+            x = inout(reg) x => _,
+            w = inout(reg) w.elements => _,
+            w_stride = in(reg) w.stride,
+            scales = inout(reg) w.scales => _,
+            scale_stride = in(reg) w.scale_stride,
+            groups = inout(reg) groups => _,
+            units = in(reg) units,
+            left = out(reg) _,
+            mask = in(ymm_reg) _mm256_set1_epi8(15),
+            ones = in(ymm_reg) _mm256_set1_epi16(1),
+            s0 = out(ymm_reg) _,
+            s1 = out(ymm_reg) _,
+            t0 = out(ymm_reg) _,
+            t1 = out(ymm_reg) _,
+            a = inout(ymm_reg) first.0,
+            b = inout(ymm_reg) first.1,
+            c = inout(ymm_reg) second.0,
+            d = inout(ymm_reg) second.1,
+            options(pure, readonly, nostack),
+        );
+    }
+}
