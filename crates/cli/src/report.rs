@@ -16,10 +16,11 @@ pub(crate) fn memory_plan(plan: &MemoryPlan) -> Vec<(&'static str, String)> {
         ("KV cache", plan.kv_cache),
         ("activations", plan.activations),
         ("weights that stay", plan.pinned),
+        ("screen of the head", plan.screen),
         ("ring", plan.ring),
         ("experts", plan.experts),
     ] {
-        if name == "experts" && plan.all_experts == 0 {
+        if name == "experts" && plan.all_experts == 0 || name == "screen of the head" && bytes == 0 {
             continue;
         }
         lines.push(("", format!("{name:18} {:>10}", format_size(bytes))));

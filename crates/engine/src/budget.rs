@@ -9,7 +9,7 @@ use rheostat_store::{Checkpoint, Expert, ExpertPlan, Io, Plan, TooSmall, Use, me
 use crate::bind::{Bound, MatrixInfo};
 use crate::decoder::Decoder;
 use crate::error::Error;
-use crate::forward::{Compute, KvPlace, Looks};
+use crate::forward::{Compute, KvPlace, Looks, screen_bytes};
 use crate::hooks::Points;
 use crate::kv;
 use crate::kv_disk;
@@ -101,6 +101,9 @@ pub struct MemoryPlan {
     pub all_experts: u64,
     /// Whether all of them have room.
     pub experts_fit: bool,
+    /// What finds the greatest logit where only that is asked for, without reading all of the output projection: where no weights stream, and the
+    /// budget has room for it.
+    pub screen: u64,
     /// Weights that every sweep reads from disk.
     pub streamed: u64,
     /// All weights that every sweep uses, wherever they are.
@@ -127,7 +130,8 @@ impl MemoryPlan {
     /// Bytes of those that are the model's own, and would come on top if another were there already.
     #[must_use]
     pub fn model(&self) -> u64 {
-        self.threads + self.vectors + self.kv_cache + self.activations + self.pinned + self.ring + self.experts
+        let weights = self.pinned + self.ring + self.experts + self.screen;
+        self.threads + self.vectors + self.kv_cache + self.activations + weights
     }
 }
 
@@ -216,6 +220,11 @@ pub(crate) fn plan(
         let fits = demand.weights.is_some() || fixed.max(taken) <= budget;
         match plan {
             Ok(plan) if fits && (!plan.streams() || roomy || rows == fewest) => {
+                let experts = plan.experts.as_ref().map_or(0, ExpertPlan::arena_bytes);
+                let spent = fixed.max(taken) + plan.sweep.pinned_bytes() + plan.sweep.ring_bytes() + experts;
+                let may_screen = !plan.streams() && demand.weights.is_none() && demand.sequences == 1;
+                let screen = screen_bytes(decoder, bound, demand.compute)
+                    .filter(|bytes| may_screen && spent.saturating_add(*bytes) <= budget);
                 let memory = MemoryPlan {
                     budget,
                     asked: demand.asked,
@@ -227,9 +236,10 @@ pub(crate) fn plan(
                     activations,
                     pinned: plan.sweep.pinned_bytes(),
                     ring: plan.sweep.ring_bytes(),
-                    experts: plan.experts.as_ref().map_or(0, ExpertPlan::arena_bytes),
+                    experts,
                     all_experts: bound.expert_bytes(),
                     experts_fit: plan.experts.as_ref().is_none_or(ExpertPlan::fits),
+                    screen: screen.unwrap_or(0),
                     streamed: plan.sweep.streamed_bytes(),
                     weights: bound.matrices.iter().map(MatrixInfo::byte_len).sum(),
                     tokens: units.saturating_mul(KV_UNIT),

@@ -209,6 +209,7 @@ impl MemoryPlan {
             experts: all_experts.min(room.saturating_sub(pinned)),
             all_experts,
             experts_fit: all_experts <= room.saturating_sub(pinned),
+            screen: 0,
             ..self.clone()
         };
         (long, plan)
@@ -243,6 +244,7 @@ mod tests {
             activations: 0,
             pinned: weights - streamed,
             ring: 0,
+            screen: 0,
             streamed,
             weights,
             experts: 0,

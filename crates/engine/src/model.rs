@@ -16,7 +16,7 @@ use crate::bind::{Bound, MatrixInfo};
 use crate::budget::{self, Demand, LogitRows, MemoryPlan, Residency};
 use crate::decoder::Decoder;
 use crate::error::Error;
-use crate::forward::{Compute, KvPlace, Workspace};
+use crate::forward::{Compute, KvPlace, Screening, Workspace};
 use crate::generate::Text;
 use crate::hooks::{Hooks, Point, Points};
 use crate::kv::{KvPool, Sequence};
@@ -103,6 +103,7 @@ pub struct Model {
     logit_rows: usize,
     drafts: usize,
     compute: Compute,
+    screening: Screening,
     cancel: Arc<AtomicBool>,
     recorder: Recorder,
     /// When threads worked, once that is no longer recorded.
@@ -193,6 +194,7 @@ impl Model {
             logit_rows,
             drafts: options.drafts,
             compute: options.compute,
+            screening: Screening::default(),
             cancel: Arc::default(),
             recorder,
             work: None,

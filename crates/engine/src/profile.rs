@@ -128,6 +128,8 @@ pub struct Account {
     pub sweeps: u64,
     /// Those of them that went on to the head.
     pub heads: u64,
+    /// Those that found the greatest logit [without computing most of the others](crate::Want::Greatest).
+    pub screened: u64,
     /// Rows that passed.
     pub rows: u64,
     /// Rows of which logits were wanted.
@@ -188,6 +190,7 @@ impl AddAssign for Account {
     fn add_assign(&mut self, other: Account) {
         self.sweeps += other.sweeps;
         self.heads += other.heads;
+        self.screened += other.screened;
         self.rows += other.rows;
         self.wanted += other.wanted;
         self.time += other.time;
@@ -326,6 +329,13 @@ impl Recorder {
     pub(crate) fn end(&mut self) {
         if let Some(log) = &mut self.log {
             log.end(Instant::now());
+        }
+    }
+
+    /// The head was not gone through as a whole.
+    pub(crate) fn screened(&mut self) {
+        if let Some(sweep) = &mut self.sweep {
+            sweep.account.screened += 1;
         }
     }
 

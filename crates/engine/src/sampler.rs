@@ -5,6 +5,7 @@
 //! seed and that position alone, so that it does not matter how the text up to there was computed.
 
 use crate::error::Error;
+use crate::forward::Want;
 
 /// How the next token is chosen.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +31,16 @@ impl Default for Sampling {
 }
 
 impl Sampling {
+    /// Whether the next token is that of the greatest logit.
+    fn takes_greatest(&self) -> bool {
+        self.temperature == 0.0 && self.repetition_penalty == 1.0
+    }
+
+    /// What it needs of a text's last row.
+    pub(crate) fn want(&self) -> Want {
+        if self.takes_greatest() { Want::Greatest } else { Want::Last }
+    }
+
     /// Whether it makes sense.
     ///
     /// # Errors
@@ -82,7 +93,7 @@ impl Sampler {
         if !logits.chunks(SOME).all(finite) {
             return Err(Error::NotFinite);
         }
-        if sampling.temperature == 0.0 && sampling.repetition_penalty == 1.0 {
+        if sampling.takes_greatest() {
             return Ok(argmax(logits));
         }
         self.scores.clear();

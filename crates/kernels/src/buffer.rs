@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 /// Elements of a page.
-const PAGE: usize = 4096 / size_of::<f32>();
+pub(crate) const PAGE: usize = 4096 / size_of::<f32>();
 
 /// Bytes of a huge page.
 const HUGE_PAGE: usize = 2 << 20;

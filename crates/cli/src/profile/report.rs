@@ -150,7 +150,11 @@ fn shape(phase: Phase, account: &Account, run: &Run<'_>) -> (usize, usize, usize
 fn matrix_bytes(model: &Model, account: &Account) -> f64 {
     let head = model.head_bytes();
     let body = model.plan().weights - head;
-    body as f64 * account.sweeps as f64 + head as f64 * account.heads as f64
+    let whole = account.heads - account.screened;
+    // Those rows of the head that a screen leaves are next to none.
+    body as f64 * account.sweeps as f64
+        + head as f64 * whole as f64
+        + model.plan().screen as f64 * account.screened as f64
 }
 
 /// An account in JSON: times in seconds.
@@ -163,6 +167,7 @@ fn account(a: &Account) -> Map<String, Value> {
     let read = (a.reads.streamed + a.reads.pinned) as f64;
     let value = json!({
         "sweeps": a.sweeps,
+        "screened_heads": a.screened,
         "rows": a.rows,
         "logit_rows": a.wanted,
         "seconds": a.time.as_secs_f64(),

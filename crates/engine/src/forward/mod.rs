@@ -10,10 +10,12 @@ mod latent;
 mod look;
 mod products;
 mod recurrent;
+mod screened;
 mod unembed;
 mod workspace;
 
 pub(crate) use look::{Looks, rows};
+pub(crate) use screened::{Screening, screen_bytes};
 pub(crate) use unembed::held_norm;
 pub(crate) use workspace::{Workspace, workspace_elements};
 
@@ -94,6 +96,9 @@ pub enum Want {
     Nothing,
     /// For the last.
     Last,
+    /// For the last, of which only the greatest logit matters: that one, and whatever else might be it, are computed. The others are about what
+    /// they are, and less.
+    Greatest,
     /// For the last so many, or all if they are fewer.
     Tail(usize),
     /// For all.
@@ -129,6 +134,8 @@ pub(crate) struct Pass<'a, H> {
     pub(crate) wanted: Vec<Row>,
     /// How the cache keeps keys and values.
     pub(crate) kv_format: KvFormat,
+    /// What finds the greatest logit, if room was planned for it.
+    pub(crate) screening: Option<RefCell<&'a mut Screening>>,
 }
 
 impl<H: Look> Pass<'_, H> {
@@ -386,15 +393,22 @@ impl<H: Look> Pass<'_, H> {
             ws.delta[to * hidden..(to + count) * hidden].copy_from_slice(from);
             (row, to) = (end, to + count);
         }
-        self.head_of_rows(wanted, ws)
+        let greatest = matches!(inputs, [Input { want: Want::Greatest, .. }]);
+        self.head_of_rows(wanted, greatest, ws)
     }
 
-    /// The same of the first rows of `delta`, so many as are wanted.
-    fn head_of_rows(&self, wanted: usize, ws: &mut Workspace) -> Result<(), Error> {
+    /// The same of the first rows of `delta`, so many as are wanted; of a single one perhaps only the `greatest` logit.
+    fn head_of_rows(&self, wanted: usize, greatest: bool, ws: &mut Workspace) -> Result<(), Error> {
         let hidden = self.decoder.hidden_size;
         let final_hidden = &mut ws.final_hidden[..wanted * hidden];
         let (norm, x) = (Some(&self.bound.norm), &ws.delta[..wanted * hidden]);
         self.norm_into(NormPoints::LN_FINAL, None, norm, x, final_hidden, &mut ws.seen)?;
+        // Who looks on may want to see all of them.
+        if greatest && !H::ACTIVE && self.screened(ws)? {
+            self.done(Op::Head);
+            return Ok(());
+        }
+        let final_hidden = &ws.final_hidden[..wanted * hidden];
         let logits = &mut ws.logits[..wanted * self.decoder.vocab_size];
         let product = Product { linear: &self.bound.head, out: logits };
         self.products(final_hidden, wanted, &mut ws.prepared, &mut [product])?;
@@ -414,7 +428,7 @@ impl<H: Look> Pass<'_, H> {
 pub(crate) fn wanted_rows(input: &Input<'_>) -> usize {
     match input.want {
         Want::Nothing => 0,
-        Want::Last => 1,
+        Want::Last | Want::Greatest => 1,
         Want::Tail(rows) => rows.min(input.tokens.len()),
         Want::All => input.tokens.len(),
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::pace::{Luck, Pace};
 use crate::error::Error;
-use crate::forward::{Input, Want};
+use crate::forward::Input;
 use crate::kv::Sequence;
 use crate::model::Model;
 use crate::sampler::{Sampler, Sampling};
@@ -173,7 +173,7 @@ impl DraftModel {
                 inputs.push(Input {
                     sequence: &mut seat.sequence,
                     tokens: &one.text[one.text.len() - 1..],
-                    want: Want::Last,
+                    want: one.wish.sampling.want(),
                 });
             }
             let logits = self.model.forward(&mut inputs)?.logits;

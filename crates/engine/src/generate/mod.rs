@@ -299,7 +299,11 @@ impl Writer {
         let rows: Vec<_> = texts.iter().zip(&parts).zip(&self.drafts).map(rows_of).collect();
         let mut inputs = Vec::new();
         for (i, text) in texts.iter_mut().enumerate().filter(|(i, _)| parts[*i].rows > 0) {
-            let want = if parts[i].wanted { Want::Tail(1 + self.drafts[i].tokens.len()) } else { Want::Nothing };
+            let want = match self.drafts[i].tokens.len() {
+                _ if !parts[i].wanted => Want::Nothing,
+                0 => text.request.sampling.want(),
+                drafted => Want::Tail(1 + drafted),
+            };
             inputs.push(Input { sequence: &mut text.sequence, tokens: &rows[i], want });
         }
         if inputs.is_empty() {

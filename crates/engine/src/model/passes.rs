@@ -98,6 +98,7 @@ impl Model {
             rows,
             wanted,
             kv_format: self.kv.format(),
+            screening: (self.plan.screen > 0).then(|| RefCell::new(&mut self.screening)),
         };
         (pass, &mut self.workspace)
     }
