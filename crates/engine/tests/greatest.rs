@@ -17,14 +17,8 @@ const NEW: usize = 100;
 
 /// The reference checkpoint `name` with a vocabulary that is worth a screen.
 fn with_many_tokens(name: &str) -> (Package, TempDir) {
-    let from = common::testdata().join(name);
     let dir = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(&from).unwrap() {
-        let entry = entry.unwrap();
-        if !entry.file_name().to_string_lossy().starts_with("reference") {
-            std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
-        }
-    }
+    wide::copy_model(&common::testdata().join(name), dir.path());
     let path = dir.path().join("config.json");
     let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     let few = config["vocab_size"].as_u64().unwrap() as usize;

@@ -236,11 +236,13 @@ fn patches_are_the_same_together_and_alone() {
             let metric = Metric::LogitDifference(7, 11);
             let experiment = Experiment { clean: &clean, corrupted: &corrupted, sites, unit, metric };
             assert_eq!(experiment.first(), 2);
-            let tight = Options { chunk: Some(16), sequences: 3, ..hooked() };
-            let streamed = at_least(&case, &Options { weights: Some(1), tile: Some(1), sequences: 4, ..hooked() });
             let mut runs = Vec::new();
             // One by one, and together in turns: five patterns of each case.
-            let together = [tight, Options { sequences: 40, ..hooked() }, streamed][(turn + which) % 3].clone();
+            let together = match (turn + which) % 3 {
+                0 => Options { chunk: Some(16), sequences: 3, ..hooked() },
+                1 => Options { sequences: 40, ..hooked() },
+                _ => at_least(&case, &Options { weights: Some(1), tile: Some(1), sequences: 4, ..hooked() }),
+            };
             for load in [Options { sequences: 1, ..hooked() }, together] {
                 // Logits of the last positions are enough.
                 let load = Options { logits: rheostat::LogitRows::Last, ..load };

@@ -81,9 +81,9 @@ fn guesses_change_nothing() {
         let mut plain = case.load(&options());
         let weights = plain.plan().pinned;
         let many = Options { drafts: 7, ..options() };
-        let streamed = at_least(&case, &Options { weights: Some(weights / 2), tile: Some(2000), ..many.clone() });
+        let half = Options { weights: Some(weights / 2), tile: Some(2000), ..many.clone() };
         // In turns: with so many cases and prompts, each way to choose and each way to have the weights meet most families.
-        let mut model = case.load(if turn.is_multiple_of(2) { &many } else { &streamed });
+        let mut model = case.load(&if turn.is_multiple_of(2) { many } else { at_least(&case, &half) });
         for (i, prompt) in prompts(&case).into_iter().enumerate() {
             let sampling = &samplings()[(turn + i) % 3];
             let (want, finish, none) = write(&mut plain, Speculation::Off, &prompt, sampling);

@@ -1,8 +1,7 @@
 //! The formats whose rows a kernel multiplies from where they lie, as types.
 
-use crate::format::{Bits, Scales};
-use crate::matrix::StoredRows;
-use crate::simd::{LANES, Simd};
+use crate::format::Scales;
+use crate::simd::{LANES, PackedLoop, Simd};
 
 /// A format as a type, so that a kernel is compiled once for each.
 pub(crate) trait Element: Copy + Sync {
@@ -74,22 +73,10 @@ pub(crate) trait Element: Copy + Sync {
         v
     }
 
-    /// Adds, lane by lane, to each of `sums`, whose lanes are turned, the products of one row of x in f32 and its row, for as many of the `len`
-    /// elements as there is a loop for that takes more than a step at once; returns how many: whole groups, or some of the only one.
-    ///
-    /// # Safety
-    /// `x` is valid for reading `len` f32, and the `C` rows of `w` for reading `len` elements and their scales.
+    /// The loop that there may be for a row of x in f32: see [`Simd::add_packed`].
     #[inline(always)]
-    #[expect(unused_variables, reason = "most formats have no such loop")]
-    unsafe fn add_row<S: Simd, const C: usize>(
-        self,
-        s: S,
-        x: *const u8,
-        w: StoredRows<'_>,
-        len: usize,
-        sums: &mut [S::V; C],
-    ) -> usize {
-        0
+    fn packed_loop(self) -> Option<PackedLoop> {
+        None
     }
 
     /// Reads 32 elements of a group, rounded to bf16.
@@ -151,9 +138,7 @@ pub(crate) unsafe fn load_scales<S: Simd>(s: S, p: *const u8, format: Scales) ->
 // SAFETY (of the blocks below): each passes the caller's promise on to the load of the same width.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument, stated above, covers them all")]
 mod elements {
-    use super::{
-        Affine4, Affine8, Bf16, Bits, E2m1, E4m3, E8m0, Element, F16, F32, Int4, Int8, LANES, Simd, StoredRows,
-    };
+    use super::{Affine4, Affine8, Bf16, E2m1, E4m3, E8m0, Element, F16, F32, Int4, Int8, LANES, PackedLoop, Simd};
 
     impl Element for F32 {
         type Group<S: Simd> = ();
@@ -249,15 +234,8 @@ mod elements {
             s.fma(q, scale, offset)
         }
         #[inline(always)]
-        unsafe fn add_row<S: Simd, const C: usize>(
-            self,
-            s: S,
-            x: *const u8,
-            w: StoredRows<'_>,
-            len: usize,
-            sums: &mut [S::V; C],
-        ) -> usize {
-            if SHORT { unsafe { s.add_packed(Bits::Eight, x, w, self.0, len, sums) } } else { 0 }
+        fn packed_loop(self) -> Option<PackedLoop> {
+            SHORT.then_some(PackedLoop::Bytes)
         }
     }
 
@@ -293,15 +271,8 @@ mod elements {
             s.turn_nibbles_back(v)
         }
         #[inline(always)]
-        unsafe fn add_row<S: Simd, const C: usize>(
-            self,
-            s: S,
-            x: *const u8,
-            w: StoredRows<'_>,
-            len: usize,
-            sums: &mut [S::V; C],
-        ) -> usize {
-            if self.1 { unsafe { s.add_packed(Bits::Four, x, w, self.0, len, sums) } } else { 0 }
+        fn packed_loop(self) -> Option<PackedLoop> {
+            self.1.then_some(PackedLoop::Nibbles)
         }
     }
 

@@ -12,7 +12,7 @@ use crate::buffer::Buffer;
 use crate::exec::Exec;
 use crate::format::Bits;
 use crate::matrix::StoredRows;
-use crate::simd::{LANES, Op, Simd};
+use crate::simd::{LANES, Op, PackedLoop, Simd};
 
 /// Elements of x that share a scale.
 pub(crate) const BLOCK: usize = 32;
@@ -24,12 +24,12 @@ const UNIT_BYTES: usize = 64;
 const SMALLEST: f32 = f32::MIN_POSITIVE * 256.0;
 
 /// Added and subtracted, it rounds a number below 2^22 to the nearest integer, ties to even, which its lowest bits hold.
-const ROUND: f32 = 12_582_912.0;
+pub(crate) const ROUND: f32 = 12_582_912.0;
 
 /// Weights as unsigned integers: 64 bytes of them are a unit.
 pub(crate) trait Integers: Copy {
-    /// Bits of a weight.
-    const BITS: Bits;
+    /// The loop that there may be for one row of x.
+    const LOOP: PackedLoop;
     /// What is added to an integer in storage.
     const OFFSET: i32;
     /// Vectors of 64 bytes of x that a unit of weights meets.
@@ -68,10 +68,10 @@ pub(crate) struct HalfBytes;
 // SAFETY (of the blocks below): each passes the caller's promise on to loads of the same width.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument, stated above, covers them all")]
 mod formats {
-    use super::{Bits, Bytes, HalfBytes, Integers, Simd, UNIT_BYTES};
+    use super::{Bytes, HalfBytes, Integers, PackedLoop, Simd, UNIT_BYTES};
 
     impl Integers for Bytes {
-        const BITS: Bits = Bits::Eight;
+        const LOOP: PackedLoop = PackedLoop::ByteUnits;
         const OFFSET: i32 = 128;
         const PARTS: usize = 1;
         type W<S: Simd> = S::B;
@@ -91,7 +91,7 @@ mod formats {
     }
 
     impl Integers for HalfBytes {
-        const BITS: Bits = Bits::Four;
+        const LOOP: PackedLoop = PackedLoop::NibbleUnits;
         const OFFSET: i32 = 8;
         const PARTS: usize = 2;
         type W<S: Simd> = (S::B, S::B);
@@ -172,7 +172,8 @@ pub(crate) unsafe fn accumulate<S: Simd, W: Integers, const R: usize, const C: u
         match groups {
             Groups::Units(per_group) => {
                 if R == 1 {
-                    u = s.add_units(W::BITS, x, w, per_group, whole, &mut acc[0]);
+                    let group = per_group.saturating_mul(W::UNIT);
+                    u = s.add_packed(W::LOOP, x, w, group, whole * W::UNIT, &mut acc[0]) / W::UNIT;
                 }
                 let mut scale = w.scales.add(u / per_group);
                 while u < units {

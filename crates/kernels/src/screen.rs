@@ -7,7 +7,7 @@
 use crate::buffer::{Buffer, PAGE};
 use crate::exec::{Exec, SharedMut};
 use crate::format::{Bits, Format, Packed, Scales};
-use crate::integers::Quantized;
+use crate::integers::{Quantized, ROUND};
 use crate::linear::{Columns, Linear, Rows, linear};
 use crate::matrix::Matrix;
 use crate::simd::{LANES, Op, Simd};
@@ -15,10 +15,10 @@ use crate::widen::widen;
 
 /// Weights of a row that share a scale.
 const GROUP: usize = 128;
+/// How the integers are stored.
+const PACKED: Format = Format::Packed(Packed { bits: Bits::Eight, group: GROUP, scales: Scales::F32 });
 /// Rows that may be left to compute: more would take as long as all.
 const MOST_LEFT: usize = 1024;
-/// Added and subtracted, it rounds a number below 2^22 to the nearest integer.
-const ROUND: f32 = 12_582_912.0;
 /// A row of x that is shorter may have products that are no normal numbers.
 const SHORTEST: f64 = 1.0 / (1u64 << 60) as f64;
 /// What an f32 may be off by when it is rounded, of its size, twice.
@@ -42,15 +42,6 @@ pub struct Screen {
     products: Vec<f32>,
 }
 
-fn packed() -> Packed {
-    Packed { bits: Bits::Eight, group: GROUP, scales: Scales::F32 }
-}
-
-/// f32 elements of a row's integers.
-fn row_elements(cols: usize) -> usize {
-    cols.div_ceil(size_of::<f32>())
-}
-
 impl Screen {
     /// Whether there is a screen for weights of `format`: numbers, output after output.
     #[must_use]
@@ -61,8 +52,8 @@ impl Screen {
     /// Bytes of memory that a screen of `[rows, cols]` takes.
     #[must_use]
     pub fn bytes(rows: usize, cols: usize) -> u64 {
-        let of_row = row_elements(cols) + cols.div_ceil(GROUP) + 2;
-        let of_x = Quantized::elements(1, cols) + cols + 2 * MOST_LEFT;
+        let of_row = PACKED.row_bytes(cols) / size_of::<f32>() + cols.div_ceil(GROUP) + 2;
+        let of_x = Quantized::elements(1, cols) + 2 * MOST_LEFT;
         // Each of four buffers ends with its page.
         (size_of::<f32>() * (rows * of_row + of_x + 4 * PAGE)) as u64
     }
@@ -75,7 +66,7 @@ impl Screen {
     pub fn new(exec: &Exec, weight: &Matrix<'_>) -> Screen {
         assert!(Screen::takes(weight.format()), "a screen of {:?}", weight.format());
         let (rows, cols) = (weight.rows(), weight.cols());
-        let (row, groups) = (row_elements(cols), cols.div_ceil(GROUP));
+        let (row, groups) = (PACKED.row_bytes(cols) / size_of::<f32>(), cols.div_ceil(GROUP));
         let mut buffers = Buffer::side_by_side([rows * row, rows * groups, rows, rows].into_iter());
         let mut next = || buffers.next().expect("one for each length");
         let mut screen = Screen {
@@ -132,19 +123,19 @@ impl Screen {
         let (rows, cols) = (self.rows, self.cols);
         assert!((weight.rows(), weight.cols()) == (rows, cols), "a screen of [{rows}, {cols}]");
         assert!(x.len() == cols && out.len() == rows, "a row of {cols} and room for {rows}");
-        self.x.set(exec, x, 1, cols, Bits::Eight);
-        let bytes = |buffer: &Buffer| {
-            // SAFETY: the same memory; bytes have no alignment, and those of a number no other meaning.
-            unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), size_of_val(&**buffer)) }
-        };
-        let screen = Matrix::new(bytes(&self.integers), bytes(&self.scales), Format::Packed(packed()), rows, cols);
-        let job = Linear { weight: screen, bias: None, out: Columns::new(out, rows, 0) };
-        linear(exec, Rows::Int8(&self.x), 1, &mut [job]);
-
         let length = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
         if length < SHORTEST {
             return false;
         }
+        self.x.set(exec, x, 1, cols, Bits::Eight);
+        let screen = Matrix::new(self.integers.bytes(), self.scales.bytes(), PACKED, rows, cols);
+        linear(
+            exec,
+            Rows::Int8(&self.x),
+            1,
+            &mut [Linear { weight: screen, bias: None, out: Columns::new(out, rows, 0) }],
+        );
+
         let missed = self.x.distance(x);
         // Sums of so many roundings, in either product, of numbers that are together no longer than both vectors' lengths say.
         let slack = (cols + 64) as f64 * EPSILON;

@@ -242,9 +242,12 @@ pub(crate) unsafe fn accumulate<S: Simd, A: Arithmetic, W: Element, const R: usi
         }
     }
     let (mut k, mut index) = (0, 0);
-    if R == 1 && A::X_BYTES == size_of::<f32>() {
+    if R == 1
+        && A::X_BYTES == size_of::<f32>()
+        && let Some(which) = element.packed_loop()
+    {
         // SAFETY: the caller's promise.
-        k = unsafe { element.add_row(s, x, w, len, &mut a[0]) };
+        k = unsafe { s.add_packed(which, x, w, element.group(), len, &mut a[0]) };
         index = k / element.group() * W::SCALES;
     }
     while k < len {

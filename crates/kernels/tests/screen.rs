@@ -2,29 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop")]
 
-use std::num::NonZeroUsize;
+mod support;
 
 use half::{bf16, f16};
-use rheostat_kernels::{Columns, Exec, Format, Isa, Linear, Matrix, Rows, Screen, linear};
+use rheostat_kernels::{Columns, Exec, Format, Linear, Matrix, Rows, Screen, linear};
+use support::{Random, contexts, name};
 
-/// A small generator, so that a failing case is one number.
-struct Random(u64);
-
-impl Random {
-    fn bits(&mut self) -> u32 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 32) as u32
-    }
-
-    /// About normal, of variance one.
-    fn number(&mut self) -> f32 {
-        let sum: f64 = (0..6).map(|_| f64::from(self.bits()) / f64::from(u32::MAX) - 0.5).sum();
-        (sum * 2f64.sqrt()) as f32
-    }
-
-    fn numbers(&mut self, n: usize, scale: f32) -> Vec<f32> {
-        (0..n).map(|_| self.number() * scale).collect()
-    }
+/// Numbers of both signs, `scale` large at the most.
+fn numbers(random: &mut Random, n: usize, scale: f32) -> Vec<f32> {
+    random.vec(n).into_iter().map(|x| x * scale).collect()
 }
 
 fn stored(values: &[f32], format: Format) -> Vec<u8> {
@@ -33,11 +19,6 @@ fn stored(values: &[f32], format: Format) -> Vec<u8> {
         Format::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
         _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
     }
-}
-
-fn contexts() -> Vec<Exec> {
-    let with = |isa, threads| Exec::new(isa, NonZeroUsize::new(threads).unwrap()).unwrap();
-    Isa::available().into_iter().enumerate().map(|(i, isa)| with(isa, 1 + i % 3)).collect()
 }
 
 fn all_products(exec: &Exec, weight: Matrix<'_>, x: &[f32]) -> Vec<f32> {
@@ -86,7 +67,7 @@ fn the_greatest_is_the_same() {
     for (rows, cols) in [(3000, 64), (5000, 100), (2048, 256), (1500, 1030), (40, 48), (1, 16)] {
         for format in [Format::F32, Format::Bf16, Format::F16] {
             for scale in [1.0, 3e-3, 20.0] {
-                let mut values = random.numbers(rows * cols, scale);
+                let mut values = numbers(&mut random, rows * cols, scale);
                 // Equal rows, a zero row, and one with an outlier.
                 if rows > 30 {
                     values.copy_within(3 * cols..4 * cols, 20 * cols);
@@ -97,13 +78,13 @@ fn the_greatest_is_the_same() {
                 let weight = Matrix::new(&bytes, &[], format, rows, cols);
                 for exec in contexts() {
                     let mut screen = Screen::new(&exec, &weight);
-                    let texts: Vec<_> = (0..4).map(|_| random.numbers(cols, 1.0)).collect();
+                    let texts: Vec<_> = (0..4).map(|_| numbers(&mut random, cols, 1.0)).collect();
                     // One along a row that is there twice, and one with an outlier.
                     let twin = values[(3 * cols).min(values.len() - cols)..][..cols].to_vec();
-                    let mut outlier = random.numbers(cols, 0.1);
+                    let mut outlier = numbers(&mut random, cols, 0.1);
                     outlier[cols / 2] = 30.0;
                     for (i, x) in texts.into_iter().chain([twin, outlier]).enumerate() {
-                        let what = format!("[{rows}, {cols}] {format:?} x {scale}, {}, row {i}", exec.isa().name());
+                        let what = format!("[{rows}, {cols}] {format:?} x {scale}, {}, row {i}", name(&exec));
                         tried += 1;
                         if let Some(exact) = check(&exec, weight, &mut screen, &x, &what) {
                             screened += usize::from(exact * 4 < rows);
@@ -123,10 +104,10 @@ fn numbers_that_are_none() {
     let (rows, cols) = (300, 64);
     let mut random = Random(11);
     for exec in contexts() {
-        let x = random.numbers(cols, 1.0);
+        let x = numbers(&mut random, cols, 1.0);
         for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 1e-40] {
             // In a weight: the row is computed, whatever comes out.
-            let mut values = random.numbers(rows * cols, 0.1);
+            let mut values = numbers(&mut random, rows * cols, 0.1);
             values[9 * cols + 5] = odd;
             let bytes = stored(&values, Format::F32);
             let weight = Matrix::new(&bytes, &[], Format::F32, rows, cols);
@@ -150,7 +131,7 @@ fn numbers_that_are_none() {
             assert!(!told || odd.is_normal() || odd.is_subnormal(), "{odd} in x");
         }
         // Nothing but zeros, or next to nothing.
-        let values = random.numbers(5000 * cols, 0.1);
+        let values = numbers(&mut random, 5000 * cols, 0.1);
         let bytes = stored(&values, Format::F32);
         let weight = Matrix::new(&bytes, &[], Format::F32, 5000, cols);
         let mut screen = Screen::new(&exec, &weight);

@@ -74,17 +74,22 @@ fn weights(dir: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Copies a reference checkpoint without what transformers says of it.
+pub fn copy_model(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if !entry.file_name().to_string_lossy().starts_with("reference") {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
 /// A wide model like that in `dir`, which is in the directory `model` of the one that is given.
 pub fn wide(dir: &Path) -> (Package, TempDir) {
     let root = tempfile::tempdir().unwrap();
     let copy = root.path().join("model");
     std::fs::create_dir(&copy).unwrap();
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let entry = entry.unwrap();
-        if !entry.file_name().to_string_lossy().starts_with("reference") {
-            std::fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
-        }
-    }
+    copy_model(dir, &copy);
     let path = copy.join("config.json");
     let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     widen(&mut config);

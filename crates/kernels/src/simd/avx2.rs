@@ -4,8 +4,7 @@ mod loops;
 
 use std::arch::x86_64::*;
 
-use super::{AWQ_SHIFTS, E2M1, Op, RAISE, RAISED_NORMAL, Simd};
-use crate::format::Bits;
+use super::{AWQ_SHIFTS, E2M1, Op, PackedLoop, RAISE, RAISED_NORMAL, Simd};
 use crate::matrix::StoredRows;
 
 /// Proof that the CPU has AVX2, FMA and F16C. Made only by [`run`].
@@ -281,48 +280,35 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn add_packed<const C: usize>(
         self,
-        bits: Bits,
+        which: PackedLoop,
         x: *const u8,
         w: StoredRows<'_>,
         group: usize,
         len: usize,
         sums: &mut [Pair; C],
     ) -> usize {
-        let (groups, rounds) = whole(group, len, loops::PACKED_ROUND);
+        let round = match which {
+            PackedLoop::Nibbles | PackedLoop::Bytes => 32,
+            PackedLoop::ByteUnits => 64,
+            PackedLoop::NibbleUnits => 128,
+        };
+        // Whole groups or, if a single one is longer, the whole rounds of it.
+        let (groups, rounds) = if group <= len { (len / group, group / round) } else { (1, len / round) };
         if groups * rounds == 0 || !C.is_multiple_of(2) {
             return 0;
         }
         for (pair, sums) in sums.as_chunks_mut().0.iter_mut().enumerate() {
             let w = w.skip(2 * pair);
-            match bits {
-                Bits::Four => unsafe { loops::add_nibbles(x, w, groups, rounds, sums) },
-                Bits::Eight => unsafe { loops::add_bytes(x, w, groups, rounds, sums) },
+            unsafe {
+                match which {
+                    PackedLoop::Nibbles => loops::add_nibbles(x, w, groups, rounds, sums),
+                    PackedLoop::Bytes => loops::add_bytes(x, w, groups, rounds, sums),
+                    PackedLoop::NibbleUnits => loops::add_nibble_units(x, w, groups, rounds, sums),
+                    PackedLoop::ByteUnits => loops::add_byte_units(x, w, groups, rounds, sums),
+                }
             }
         }
-        groups * rounds * loops::PACKED_ROUND
-    }
-    #[inline(always)]
-    unsafe fn add_units<const C: usize>(
-        self,
-        bits: Bits,
-        x: *const u8,
-        w: StoredRows<'_>,
-        group: usize,
-        len: usize,
-        sums: &mut [Pair; C],
-    ) -> usize {
-        let (groups, units) = whole(group, len, 1);
-        if groups * units == 0 || !C.is_multiple_of(2) {
-            return 0;
-        }
-        for (pair, sums) in sums.as_chunks_mut().0.iter_mut().enumerate() {
-            let w = w.skip(2 * pair);
-            match bits {
-                Bits::Four => unsafe { loops::add_nibble_units(x, w, groups, units, sums) },
-                Bits::Eight => unsafe { loops::add_byte_units(x, w, groups, units, sums) },
-            }
-        }
-        groups * units
+        groups * rounds * round
     }
     #[inline(always)]
     fn max(self, a: Pair, b: Pair) -> Pair {
@@ -361,11 +347,6 @@ impl Simd for Avx2 {
             ])
         }
     }
-}
-
-/// How many whole groups `len` elements have, and rounds of so many in each; of a single group that is longer, the whole rounds.
-fn whole(group: usize, len: usize, round: usize) -> (usize, usize) {
-    if group <= len { (len / group, group / round) } else { (1, len / round) }
 }
 
 /// Reads sixteen nibbles as numbers, in the order of [`Simd::turn_nibbles`]: of the bytes 0, 1, 4, 5, 2, 3, 6 and 7, the lower ones and the

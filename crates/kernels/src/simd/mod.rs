@@ -19,7 +19,6 @@ mod portable;
 pub(crate) use amx::{AHEAD, Shape, Sums, Tiles};
 use portable::Portable;
 
-use crate::format::Bits;
 use crate::matrix::StoredRows;
 
 /// The magnitudes of an e2m1 number, by its three lower bits.
@@ -169,6 +168,19 @@ pub(crate) trait Op {
     /// Whether it is faster with bf16, VBMI and VNNI: otherwise it is not compiled for them.
     const NARROW: bool = false;
     fn run<S: Simd>(self, s: S) -> Self::Output;
+}
+
+/// What a loop of [`Simd::add_packed`] multiplies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum PackedLoop {
+    /// x in f32 and nibbles whose scales have at most 11 bits; sums in the order of [`Simd::turn_nibbles`].
+    Nibbles,
+    /// x in f32 and bytes whose scales have at most 11 bits.
+    Bytes,
+    /// Whole units of [`crate::integers`], of nibbles.
+    NibbleUnits,
+    /// The same of bytes.
+    ByteUnits,
 }
 
 /// The operations on sixteen f32 lanes. Values of implementing types are proofs that the CPU has the
@@ -427,35 +439,16 @@ pub(crate) trait Simd: Copy {
     }
 
     /// Adds, lane by lane, to each of `sums` the products of one row of x and its row of packed integers in groups of `group` elements, element
-    /// by element, for as many of the `len` elements as this instruction set has a loop of its own for; returns how many: whole groups, or some
-    /// of the only one. The sums of [`Bits::Four`] are in the order of [`Simd::turn_nibbles`].
+    /// by element, for as many of the `len` elements as this instruction set has `which` loop for; returns how many: whole groups, or some of the
+    /// only one.
     ///
     /// # Safety
-    /// `x` is valid for reading `len` f32, and the `C` rows of `w` for reading `len` elements and their scales, each of at most 11 bits.
+    /// `x` and the `C` rows of `w` are valid for reading `len` elements, as `which` has them, and the scales of their groups.
     #[inline(always)]
     #[expect(unused_variables, reason = "most instruction sets have no such loop")]
     unsafe fn add_packed<const C: usize>(
         self,
-        bits: Bits,
-        x: *const u8,
-        w: StoredRows<'_>,
-        group: usize,
-        len: usize,
-        sums: &mut [Self::V; C],
-    ) -> usize {
-        0
-    }
-
-    /// As [`Simd::add_packed`], in integers: of a row of x and `C` rows of `w` as [`crate::integers`] has them, all counted in units. The usual order of
-    /// lanes.
-    ///
-    /// # Safety
-    /// `x` and the rows of `w` are valid for reading `len` units and the scales of their groups.
-    #[inline(always)]
-    #[expect(unused_variables, reason = "most instruction sets have no such loop")]
-    unsafe fn add_units<const C: usize>(
-        self,
-        bits: Bits,
+        which: PackedLoop,
         x: *const u8,
         w: StoredRows<'_>,
         group: usize,

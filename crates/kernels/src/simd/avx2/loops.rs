@@ -1,5 +1,5 @@
 //! The inner loops that are in assembly: what a compiler makes of them spills sums, or reads operands again for every use, depending on
-//! what is around them.
+//! what is around them, and was slower by up to two fifths. In go rows of x and of weights where they lie, and sums, which they add to.
 
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -10,11 +10,10 @@ use crate::matrix::StoredRows;
 /// Elements of a round of [`add_rounds`].
 pub(super) const ROUND: usize = 64;
 
-/// Three rows of x against two of weights, as [`Simd::add_products`] has it.
+/// Three rows of x against two of weights, as [`super::Simd::add_products`] has it.
 ///
-/// In assembly, because twelve registers of sums leave only four: lanes 0 to 7 come first in every step, then the others, so that two
-/// registers of weights and two of x are enough. What a compiler makes of it spills sums, or reads weights again for every use, depending on
-/// what is around it, and was slower by up to two fifths.
+/// Twelve registers of sums leave only four: lanes 0 to 7 come first in every step, then the others, so that two registers of weights and
+/// two of x are enough.
 ///
 /// # Safety
 /// The CPU has AVX2 and FMA; each row is valid for reading `rounds` rounds, of which there is at least one.
@@ -96,8 +95,53 @@ pub(super) unsafe fn add_rounds(
     }
 }
 
-/// Elements of a round of [`add_nibbles`] and [`add_bytes`].
-pub(super) const PACKED_ROUND: usize = 32;
+/// One row of x against two of packed weights, group after group, round after round: broadcasts the scales of a group to `s0` and `s1`, does what
+/// `group` says, and then `round` as often as a group has rounds, after each of which `x` and `w` move on by so many bytes. `t0` and `t1` are free;
+/// `a`, `b` and `c`, `d` hold both halves of both sums. What follows are further operands.
+macro_rules! two_rows {
+    (
+        ($x:ident, $w:ident, $groups:ident, $rounds:ident, $sums:ident),
+        group: [$($group:expr),*],
+        round: [$($round:expr),*],
+        move_on: [$by_x:literal, $by_w:literal],
+        $($operands:tt)*
+    ) => {{
+        let [first, second] = $sums;
+        std::arch::asm!(
+            "2:",
+            "vbroadcastss {s0}, [{scales}]",
+            "vbroadcastss {s1}, [{scales} + 4 * {scale_stride}]",
+            $($group,)*
+            "add {scales}, 4",
+            "mov {left}, {rounds}",
+            "3:",
+            $($round,)*
+            concat!("add {x}, ", $by_x),
+            concat!("add {w}, ", $by_w),
+            "dec {left}",
+            "jnz 3b",
+            "dec {groups}",
+            "jnz 2b",
+            x = inout(reg) $x => _,
+            w = inout(reg) $w.elements => _,
+            w_stride = in(reg) $w.stride,
+            scales = inout(reg) $w.scales => _,
+            scale_stride = in(reg) $w.scale_stride,
+            groups = inout(reg) $groups => _,
+            rounds = in(reg) $rounds,
+            left = out(reg) _,
+            s0 = out(ymm_reg) _,
+            s1 = out(ymm_reg) _,
+            t0 = out(ymm_reg) _,
+            t1 = out(ymm_reg) _,
+            a = inout(ymm_reg) first.0,
+            b = inout(ymm_reg) first.1,
+            c = inout(ymm_reg) second.0,
+            d = inout(ymm_reg) second.1,
+            $($operands)*
+        );
+    }};
+}
 
 /// The bits of 2^15, of whose mantissa the second byte is worth the units: with a byte there, the number is 2^15 more than the byte.
 const RAISE: i32 = 0x4700_0000;
@@ -118,7 +162,7 @@ const fn raised(bytes: [u8; 8]) -> [u8; 32] {
 struct Splats<const N: usize>([[f32; 8]; N]);
 
 /// One row of x against two of nibbles in storage: adds to `sums`, in the order of lanes of [`super::Simd::turn_nibbles`], the products of
-/// `groups` groups of so many `rounds`. Two nibbles lie in one byte, which is raised once for both: of 2^15 + byte, the bits of one nibble
+/// `groups` groups of so many `rounds` of 32 elements. Two nibbles lie in one byte, which is raised once for both: of 2^15 + byte, the bits of one nibble
 /// are masked out.
 ///
 /// # Safety
@@ -161,60 +205,34 @@ pub(super) unsafe fn add_nibbles(x: *const u8, w: StoredRows<'_>, groups: usize,
         };
     }
     let mut offsets = MaybeUninit::<Splats<4>>::uninit();
-    let [first, second] = sums;
     // SAFETY: it reads rows as far as the caller vouches for, and writes the four vectors of `offsets`.
     unsafe {
-        std::arch::asm!(
-            "2:",
-            "vbroadcastss {s0}, [{scales}]",
-            "vbroadcastss {s1}, [{scales} + 4 * {scale_stride}]",
-            "vmulps {t0}, {s0}, [{factors}]",
-            "vmulps {t1}, {s0}, [{factors} + 32]",
-            "vmovaps [{offsets}], {t0}",
-            "vmovaps [{offsets} + 32], {t1}",
-            "vmulps {t0}, {s1}, [{factors}]",
-            "vmulps {t1}, {s1}, [{factors} + 32]",
-            "vmovaps [{offsets} + 64], {t0}",
-            "vmovaps [{offsets} + 96], {t1}",
-            "vmulps {u0}, {s0}, [{factors} + 64]",
-            "vmulps {u1}, {s1}, [{factors} + 64]",
-            "add {scales}, 4",
-            "mov {left}, {rounds}",
-            "3:",
-            step!("0", "32", "0"),
-            step!("64", "96", "8"),
-            "sub {x}, -128",
-            "add {w}, 16",
-            "dec {left}",
-            "jnz 3b",
-            "dec {groups}",
-            "jnz 2b",
-            x = inout(reg) x => _,
-            w = inout(reg) w.elements => _,
-            w_stride = in(reg) w.stride,
-            scales = inout(reg) w.scales => _,
-            scale_stride = in(reg) w.scale_stride,
-            groups = inout(reg) groups => _,
-            rounds = in(reg) rounds,
-            left = out(reg) _,
+        two_rows!(
+            (x, w, groups, rounds, sums),
+            group: [
+                "vmulps {t0}, {s0}, [{factors}]",
+                "vmulps {t1}, {s0}, [{factors} + 32]",
+                "vmovaps [{offsets}], {t0}",
+                "vmovaps [{offsets} + 32], {t1}",
+                "vmulps {t0}, {s1}, [{factors}]",
+                "vmulps {t1}, {s1}, [{factors} + 32]",
+                "vmovaps [{offsets} + 64], {t0}",
+                "vmovaps [{offsets} + 96], {t1}",
+                "vmulps {u0}, {s0}, [{factors} + 64]",
+                "vmulps {u1}, {s1}, [{factors} + 64]"
+            ],
+            round: [step!("0", "32", "0"), step!("64", "96", "8")],
+            move_on: ["128", "16"],
             factors = in(reg) &raw const FACTORS,
             offsets = in(reg) offsets.as_mut_ptr(),
             bytes = in(ymm_reg) _mm256_loadu_si256(BYTES.as_ptr().cast()),
             raise = in(ymm_reg) _mm256_set1_epi32(RAISE),
             low = in(ymm_reg) _mm256_set1_epi32(!0xf000),
             high = in(ymm_reg) _mm256_set1_epi32(!0x0f00),
-            s0 = out(ymm_reg) _,
-            s1 = out(ymm_reg) _,
             u0 = out(ymm_reg) _,
             u1 = out(ymm_reg) _,
-            t0 = out(ymm_reg) _,
-            t1 = out(ymm_reg) _,
             x0 = out(ymm_reg) _,
             x1 = out(ymm_reg) _,
-            a = inout(ymm_reg) first.0,
-            b = inout(ymm_reg) first.1,
-            c = inout(ymm_reg) second.0,
-            d = inout(ymm_reg) second.1,
             options(nostack),
         );
     }
@@ -256,61 +274,35 @@ pub(super) unsafe fn add_bytes(x: *const u8, w: StoredRows<'_>, groups: usize, r
             )
         };
     }
-    let [first, second] = sums;
     // SAFETY: it reads rows as far as the caller vouches for, and writes nothing.
     unsafe {
-        std::arch::asm!(
-            "2:",
-            "vbroadcastss {s0}, [{scales}]",
-            "vbroadcastss {s1}, [{scales} + 4 * {scale_stride}]",
-            "vmulps {o0}, {s0}, {factor}",
-            "vmulps {o1}, {s1}, {factor}",
-            "add {scales}, 4",
-            "mov {left}, {rounds}",
-            "3:",
-            step!("0", "32", "0"),
-            step!("64", "96", "16"),
-            "sub {x}, -128",
-            "add {w}, 32",
-            "dec {left}",
-            "jnz 3b",
-            "dec {groups}",
-            "jnz 2b",
-            x = inout(reg) x => _,
-            w = inout(reg) w.elements => _,
-            w_stride = in(reg) w.stride,
-            scales = inout(reg) w.scales => _,
-            scale_stride = in(reg) w.scale_stride,
-            groups = inout(reg) groups => _,
-            rounds = in(reg) rounds,
-            left = out(reg) _,
+        two_rows!(
+            (x, w, groups, rounds, sums),
+            group: [
+                "vmulps {o0}, {s0}, {factor}",
+                "vmulps {o1}, {s1}, {factor}"
+            ],
+            round: [step!("0", "32", "0"), step!("64", "96", "16")],
+            move_on: ["128", "32"],
             lower = in(ymm_reg) _mm256_loadu_si256(LOWER.as_ptr().cast()),
             upper = in(ymm_reg) _mm256_loadu_si256(UPPER.as_ptr().cast()),
             raise = in(ymm_reg) _mm256_set1_epi32(RAISE),
             factor = in(ymm_reg) _mm256_set1_ps(-(32768.0 + 128.0)),
-            s0 = out(ymm_reg) _,
-            s1 = out(ymm_reg) _,
             o0 = out(ymm_reg) _,
             o1 = out(ymm_reg) _,
-            t0 = out(ymm_reg) _,
-            t1 = out(ymm_reg) _,
             x0 = out(ymm_reg) _,
             x1 = out(ymm_reg) _,
-            a = inout(ymm_reg) first.0,
-            b = inout(ymm_reg) first.1,
-            c = inout(ymm_reg) second.0,
-            d = inout(ymm_reg) second.1,
             options(pure, readonly, nostack),
         );
     }
 }
 
 /// One row of x, rounded to 8-bit integers, against two of weights, unit by unit of [`crate::integers`]: adds to `sums` the products of `groups`
-/// groups of so many units of 64 bytes. Weights count from zero on: of both factors the one takes the sign of the other, so that products of two bytes,
+/// groups of so many `rounds`, each a unit of 64 bytes. Weights count from zero on: of both factors the one takes the sign of the other, so that products of two bytes,
 /// of which none is -128 in x, are summed in 16 bits.
 ///
 /// # Safety
-/// The CPU has AVX2 and FMA; `x` and the rows of `w` are valid for reading `groups * units` units, of which there is at least one, and `groups`
+/// The CPU has AVX2 and FMA; `x` and the rows of `w` are valid for reading `groups * rounds` units, of which there is at least one, and `groups`
 /// scales.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
@@ -318,7 +310,7 @@ pub(super) unsafe fn add_byte_units(
     x: *const u8,
     w: StoredRows<'_>,
     groups: usize,
-    units: usize,
+    rounds: usize,
     sums: &mut [Pair; 2],
 ) {
     #[rustfmt::skip]
@@ -336,48 +328,24 @@ pub(super) unsafe fn add_byte_units(
             )
         };
     }
-    let [first, second] = sums;
     // SAFETY: it reads rows as far as the caller vouches for, and writes nothing.
     unsafe {
-        std::arch::asm!(
-            "2:",
-            "vbroadcastss {s0}, [{scales}]",
-            "vbroadcastss {s1}, [{scales} + 4 * {scale_stride}]",
-            "add {scales}, 4",
-            "mov {left}, {units}",
-            "3:",
-            "vmovdqu {x0}, [{x}]",
-            "vmovdqu {x1}, [{x} + 32]",
-            half!("{w} + ", "0", "x0", "128", "s0", "a"),
-            half!("{w} + ", "32", "x1", "160", "s0", "b"),
-            half!("{w} + {w_stride} + ", "0", "x0", "128", "s1", "c"),
-            half!("{w} + {w_stride} + ", "32", "x1", "160", "s1", "d"),
-            "add {x}, 192",
-            "add {w}, 64",
-            "dec {left}",
-            "jnz 3b",
-            "dec {groups}",
-            "jnz 2b",
-            x = inout(reg) x => _,
-            w = inout(reg) w.elements => _,
-            w_stride = in(reg) w.stride,
-            scales = inout(reg) w.scales => _,
-            scale_stride = in(reg) w.scale_stride,
-            groups = inout(reg) groups => _,
-            units = in(reg) units,
-            left = out(reg) _,
+        two_rows!(
+            (x, w, groups, rounds, sums),
+            group: [],
+            round: [
+                "vmovdqu {x0}, [{x}]",
+                "vmovdqu {x1}, [{x} + 32]",
+                half!("{w} + ", "0", "x0", "128", "s0", "a"),
+                half!("{w} + ", "32", "x1", "160", "s0", "b"),
+                half!("{w} + {w_stride} + ", "0", "x0", "128", "s1", "c"),
+                half!("{w} + {w_stride} + ", "32", "x1", "160", "s1", "d")
+            ],
+            move_on: ["192", "64"],
             middle = in(ymm_reg) _mm256_set1_epi8(-128),
             ones = in(ymm_reg) _mm256_set1_epi16(1),
-            s0 = out(ymm_reg) _,
-            s1 = out(ymm_reg) _,
-            t0 = out(ymm_reg) _,
-            t1 = out(ymm_reg) _,
             x0 = out(ymm_reg) _,
             x1 = out(ymm_reg) _,
-            a = inout(ymm_reg) first.0,
-            b = inout(ymm_reg) first.1,
-            c = inout(ymm_reg) second.0,
-            d = inout(ymm_reg) second.1,
             options(pure, readonly, nostack),
         );
     }
@@ -393,7 +361,7 @@ pub(super) unsafe fn add_nibble_units(
     x: *const u8,
     w: StoredRows<'_>,
     groups: usize,
-    units: usize,
+    rounds: usize,
     sums: &mut [Pair; 2],
 ) {
     #[rustfmt::skip]
@@ -415,44 +383,20 @@ pub(super) unsafe fn add_nibble_units(
             )
         };
     }
-    let [first, second] = sums;
     // SAFETY: it reads rows as far as the caller vouches for, and writes nothing.
     unsafe {
-        std::arch::asm!(
-            "2:",
-            "vbroadcastss {s0}, [{scales}]",
-            "vbroadcastss {s1}, [{scales} + 4 * {scale_stride}]",
-            "add {scales}, 4",
-            "mov {left}, {units}",
-            "3:",
-            half!("{w} + ", "0", "0", "64", "128", "192", "s0", "a"),
-            half!("{w} + ", "32", "32", "96", "160", "224", "s0", "b"),
-            half!("{w} + {w_stride} + ", "0", "0", "64", "128", "192", "s1", "c"),
-            half!("{w} + {w_stride} + ", "32", "32", "96", "160", "224", "s1", "d"),
-            "add {x}, 256",
-            "add {w}, 64",
-            "dec {left}",
-            "jnz 3b",
-            "dec {groups}",
-            "jnz 2b",
-            x = inout(reg) x => _,
-            w = inout(reg) w.elements => _,
-            w_stride = in(reg) w.stride,
-            scales = inout(reg) w.scales => _,
-            scale_stride = in(reg) w.scale_stride,
-            groups = inout(reg) groups => _,
-            units = in(reg) units,
-            left = out(reg) _,
+        two_rows!(
+            (x, w, groups, rounds, sums),
+            group: [],
+            round: [
+                half!("{w} + ", "0", "0", "64", "128", "192", "s0", "a"),
+                half!("{w} + ", "32", "32", "96", "160", "224", "s0", "b"),
+                half!("{w} + {w_stride} + ", "0", "0", "64", "128", "192", "s1", "c"),
+                half!("{w} + {w_stride} + ", "32", "32", "96", "160", "224", "s1", "d")
+            ],
+            move_on: ["256", "64"],
             mask = in(ymm_reg) _mm256_set1_epi8(15),
             ones = in(ymm_reg) _mm256_set1_epi16(1),
-            s0 = out(ymm_reg) _,
-            s1 = out(ymm_reg) _,
-            t0 = out(ymm_reg) _,
-            t1 = out(ymm_reg) _,
-            a = inout(ymm_reg) first.0,
-            b = inout(ymm_reg) first.1,
-            c = inout(ymm_reg) second.0,
-            d = inout(ymm_reg) second.1,
             options(pure, readonly, nostack),
         );
     }
