@@ -29,10 +29,16 @@ pub(crate) fn memory_plan(plan: &MemoryPlan) -> Vec<(&'static str, String)> {
     if plan.kv_disk > 0 {
         lines.push(("on disk", format!("{} of keys and values, when the context is full", format_size(plan.kv_disk))));
     }
-    lines.push(match plan.streamed {
-        0 => ("streams", "nothing: all weights stay in memory".to_owned()),
-        bytes => ("streams", format!("{} of weights in every sweep", format_size(bytes))),
-    });
+    let streams = match (plan.streamed, plan.seldom) {
+        (0, 0) => "nothing: all weights stay in memory".to_owned(),
+        (0, _) => "nothing in most sweeps".to_owned(),
+        (bytes, _) => format!("{} of weights in every sweep", format_size(bytes)),
+    };
+    lines.push(("streams", streams));
+    if plan.seldom > 0 {
+        let head = format_size(plan.seldom);
+        lines.push(("", format!("{head} of the output projection where more than the greatest logits is asked for")));
+    }
     if plan.all_experts > plan.experts {
         let all = format_size(plan.all_experts);
         lines.push(("experts", format!("{all} in all: those that a token needs are read if they are not in memory")));

@@ -15,8 +15,8 @@ use rheostat::memory::{self, format_size};
 use rheostat::session::Session;
 use rheostat::tokenizer::{AddSpecial, Tokenizer};
 use rheostat::{
-    Compute, DraftModel, Error, GenerationConfig, Model, Options, Package, Sampling, Sequence, Speculation, Writer,
-    plan_memory,
+    Compute, DraftModel, Error, GenerationConfig, LogitRows, Model, Options, Package, Sampling, Sequence, Speculation,
+    Writer, plan_memory,
 };
 use serde_json::{Map, Value};
 
@@ -146,7 +146,9 @@ impl Guesser {
 
     /// Options of the model, and of the draft model, so that both share the budget of `options`.
     pub(crate) fn options(&self, options: &Options) -> anyhow::Result<(Options, Option<Options>)> {
-        let mut of_model = Options { drafts: self.drafts, ..options.clone() };
+        // Guesses are checked by all of their logits.
+        let logits = if self.drafts > 0 && options.logits == LogitRows::Top { LogitRows::Last } else { options.logits };
+        let mut of_model = Options { drafts: self.drafts, logits, ..options.clone() };
         let Some((draft, path)) = &self.draft else { return Ok((of_model, None)) };
         let decoder = draft.describe()?;
         let context = options.context.map(|tokens| tokens.min(decoder.context.saturating_mul(options.sequences)));

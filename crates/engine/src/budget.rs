@@ -41,7 +41,7 @@ pub(crate) struct Demand {
     pub(crate) logits: LogitRows,
     /// Tokens guessed ahead for each sequence.
     pub(crate) drafts: usize,
-    /// Bytes for weights, instead of what is left.
+    /// Bytes for weights, and for what may be in the place of some, instead of what is left.
     pub(crate) weights: Option<u64>,
     pub(crate) tile: Option<u64>,
     pub(crate) io: Io,
@@ -66,6 +66,9 @@ impl Demand {
 pub enum LogitRows {
     /// The last of each sequence.
     Last,
+    /// The last of each sequence, of which only [the greatest](crate::Want::Top) matter as a rule. Others can be asked for, but take longer where
+    /// weights stream: what finds the greatest is then in memory in the place of the output projection.
+    Top,
     /// All.
     All,
 }
@@ -101,12 +104,14 @@ pub struct MemoryPlan {
     pub all_experts: u64,
     /// Whether all of them have room.
     pub experts_fit: bool,
-    /// What finds the greatest logit where only that is asked for, without reading all of the output projection: where no weights stream, and the
-    /// budget has room for it.
+    /// What finds the greatest logits where only these are asked for, without reading all of the output projection: where the budget has room
+    /// for both, or, if [that is all that matters](LogitRows::Top), in its place.
     pub screen: u64,
+    /// Weights of the output projection, if they have no place in memory because of that: those passes read them that ask for other logits.
+    pub seldom: u64,
     /// Weights that every sweep reads from disk.
     pub streamed: u64,
-    /// All weights that every sweep uses, wherever they are.
+    /// All weights that every sweep uses, wherever they are, and those of the output projection.
     pub weights: u64,
     /// Tokens that the KV cache holds.
     pub tokens: usize,
@@ -127,6 +132,12 @@ impl MemoryPlan {
         self.streamed > 0 || !self.experts_fit
     }
 
+    /// Bytes of weights that the first sweep reads.
+    #[must_use]
+    pub fn first_sweep(&self) -> u64 {
+        self.pinned + self.streamed + self.seldom
+    }
+
     /// Bytes of those that are the model's own, and would come on top if another were there already.
     #[must_use]
     pub fn model(&self) -> u64 {
@@ -144,7 +155,7 @@ pub(crate) struct Residency {
 }
 
 impl Residency {
-    /// Whether a pass reads weights from disk.
+    /// Whether every pass reads weights from disk.
     fn streams(&self) -> bool {
         self.sweep.streamed_bytes() > 0 || self.experts.as_ref().is_some_and(|experts| !experts.fits())
     }
@@ -196,16 +207,25 @@ pub(crate) fn plan(
     // Memory that was taken before, if only for a moment, counts as well: reading a tokenizer is the usual case.
     let taken = memory::peak().map_or(0, |peak| peak + MARGIN);
     let uses = bound.uses();
+    let screen = screen_bytes(decoder, bound, demand.compute).filter(|_| demand.sequences == 1);
     let layers = bound.expert_layers();
     let routed = decoder.blocks.iter().filter_map(|b| b.ffn.experts()).map(|e| e.router.top_k).max().unwrap_or(0);
     let states = kv::state_bytes(decoder) * demand.sequences as u64;
     let fewest = writing_rows(demand);
+    let instead = screen.filter(|_| demand.logits == LogitRows::Top && demand.hooks == Points::NONE);
     let spend = |rows: usize| {
         let activations = activation_bytes(decoder, rows, demand);
         let kv_cache = kv_bytes(decoder, rows, units, demand).saturating_add(states);
         let fixed = (process + threads + vectors + activations).saturating_add(kv_cache);
         let weights = demand.weights.unwrap_or_else(|| budget.saturating_sub(fixed));
-        (activations, kv_cache, fixed, residency(checkpoint, &uses, &layers, routed, weights, demand))
+        let within = |uses: &[Use], weights: u64| residency(checkpoint, uses, &layers, routed, weights, demand);
+        let plan = match (within(&uses, weights), instead) {
+            (Ok(plan), Some(screen)) if plan.streams() => {
+                Ok(within(&bound.uses_seldom_head(), weights.saturating_sub(screen)).unwrap_or(plan))
+            }
+            (plan, _) => plan,
+        };
+        (activations, kv_cache, fixed, plan)
     };
     let within = |rows: usize| rows.min(demand.tokens).max(fewest);
     let mut rows = within(demand.chunk.unwrap_or(CHUNK));
@@ -222,9 +242,10 @@ pub(crate) fn plan(
             Ok(plan) if fits && (!plan.streams() || roomy || rows == fewest) => {
                 let experts = plan.experts.as_ref().map_or(0, ExpertPlan::arena_bytes);
                 let spent = fixed.max(taken) + plan.sweep.pinned_bytes() + plan.sweep.ring_bytes() + experts;
-                let may_screen = !plan.streams() && demand.weights.is_none() && demand.sequences == 1;
-                let screen = screen_bytes(decoder, bound, demand.compute)
-                    .filter(|bytes| may_screen && spent.saturating_add(*bytes) <= budget);
+                let seldom = plan.sweep.seldom_bytes();
+                let may_be_beside = !plan.streams() && demand.weights.is_none();
+                let beside = |bytes: &u64| may_be_beside && spent.saturating_add(*bytes) <= budget;
+                let screen = screen.filter(|bytes| seldom > 0 || beside(bytes));
                 let memory = MemoryPlan {
                     budget,
                     asked: demand.asked,
@@ -240,6 +261,7 @@ pub(crate) fn plan(
                     all_experts: bound.expert_bytes(),
                     experts_fit: plan.experts.as_ref().is_none_or(ExpertPlan::fits),
                     screen: screen.unwrap_or(0),
+                    seldom,
                     streamed: plan.sweep.streamed_bytes(),
                     weights: bound.matrices.iter().map(MatrixInfo::byte_len).sum(),
                     tokens: units.saturating_mul(KV_UNIT),
@@ -309,7 +331,7 @@ fn activation_bytes(decoder: &Decoder, rows: usize, demand: &Demand) -> u64 {
 /// Rows of a pass of `rows` for which logits may be asked.
 pub(crate) fn logit_rows(rows: usize, demand: &Demand) -> usize {
     match demand.logits {
-        LogitRows::Last => writing_rows(demand),
+        LogitRows::Last | LogitRows::Top => writing_rows(demand),
         LogitRows::All => rows,
     }
 }

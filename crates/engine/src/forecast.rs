@@ -156,7 +156,8 @@ impl Forecast {
         let disk_bytes = plan.streamed as f64 + experts * absent + if plan.kv_disk > 0 { cache } else { 0.0 };
         let disk =
             if disk_bytes == 0.0 { Some(0.0) } else { rates.disk_bytes_per_second.map(|rate| disk_bytes / rate) };
-        let bytes = plan.weights as f64 + experts + cache;
+        let weights = plan.weights - plan.seldom + if plan.seldom > 0 { plan.screen } else { 0 };
+        let bytes = weights as f64 + experts + cache;
         let memory = bytes / rates.memory_bytes_per_second / MEMORY_SHARE;
         let operations = many * decoder.operations(rows, depth, 1);
         let arithmetic = operations / rates.operations_per_second / ARITHMETIC_SHARE;
@@ -194,22 +195,24 @@ impl MemoryPlan {
         let head = head.min(self.weights);
         let (weights, all_experts) = (head + scaled(self.weights - head), scaled(self.all_experts));
         let (vectors, kv_cache) = (scaled(self.vectors), scaled(self.kv_cache));
-        let room = self.budget.saturating_sub(self.process + self.threads + self.activations + vectors + kv_cache);
+        let screen = if self.seldom > 0 { self.screen } else { 0 };
+        let other = self.process + self.threads + self.activations + vectors + kv_cache + screen;
+        let room = self.budget.saturating_sub(other);
         let routed = long.blocks.iter().filter_map(|b| b.ffn.experts()).map(|e| e.router.top_k).max().unwrap_or(0);
         let (count, _) = long.routed_experts(0.0);
         let floor = if count > 0.0 { (2 * routed) as u64 * (all_experts as f64 / count) as u64 } else { 0 };
-        let pinned = weights.min(room.saturating_sub(floor));
+        let pinned = (weights - self.seldom).min(room.saturating_sub(floor));
         let plan = MemoryPlan {
             vectors,
             kv_cache,
             kv_disk: scaled(self.kv_disk),
             pinned,
-            streamed: weights - pinned,
+            streamed: weights - self.seldom - pinned,
             weights,
             experts: all_experts.min(room.saturating_sub(pinned)),
             all_experts,
             experts_fit: all_experts <= room.saturating_sub(pinned),
-            screen: 0,
+            screen,
             ..self.clone()
         };
         (long, plan)
@@ -245,6 +248,7 @@ mod tests {
             pinned: weights - streamed,
             ring: 0,
             screen: 0,
+            seldom: 0,
             streamed,
             weights,
             experts: 0,

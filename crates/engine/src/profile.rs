@@ -128,7 +128,7 @@ pub struct Account {
     pub sweeps: u64,
     /// Those of them that went on to the head.
     pub heads: u64,
-    /// Those that found the greatest logit [without computing most of the others](crate::Want::Greatest).
+    /// Those that found the greatest logits [without computing most of the others](crate::Want::Top).
     pub screened: u64,
     /// Rows that passed.
     pub rows: u64,

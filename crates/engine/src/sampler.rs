@@ -4,8 +4,14 @@
 //! temperature, top-k, top-p and min-p, then one draw. The draw for the token at a position depends on the
 //! seed and that position alone, so that it does not matter how the text up to there was computed.
 
+use std::cmp::Ordering;
+
+use crate::budget::LogitRows;
 use crate::error::Error;
 use crate::forward::Want;
+
+/// Among more of the greatest logits too many others might be, for want of a closer look.
+const MOST_DECISIVE: usize = 64;
 
 /// How the next token is chosen.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,9 +42,25 @@ impl Sampling {
         self.temperature == 0.0 && self.repetition_penalty == 1.0
     }
 
+    /// How many of the greatest logits decide, if they alone do.
+    fn decisive(&self) -> Option<usize> {
+        match self {
+            _ if self.takes_greatest() => Some(1),
+            // A penalty can bring others to the top.
+            Sampling { top_k: 1..=MOST_DECISIVE, repetition_penalty: 1.0, .. } => Some(self.top_k),
+            _ => None,
+        }
+    }
+
     /// What it needs of a text's last row.
     pub(crate) fn want(&self) -> Want {
-        if self.takes_greatest() { Want::Greatest } else { Want::Last }
+        self.decisive().map_or(Want::Last, Want::Top)
+    }
+
+    /// For which logits a model that writes this way should be [loaded](crate::Options::logits).
+    #[must_use]
+    pub fn logit_rows(&self) -> LogitRows {
+        if self.decisive().is_some() { LogitRows::Top } else { LogitRows::Last }
     }
 
     /// Whether it makes sense.
@@ -102,9 +124,11 @@ impl Sampler {
         if sampling.temperature == 0.0 {
             return Ok(argmax(&self.scores));
         }
+        self.keep_top(sampling.top_k);
         // In f64 and from the largest down, so that no temperature is too small: 0 is then the largest.
         let max = largest(&self.scores);
-        for score in &mut self.scores {
+        for token in &self.order {
+            let score = &mut self.scores[*token as usize];
             *score = (f64::from(*score - max) / sampling.temperature) as f32;
         }
         self.keep_likeliest(sampling);
@@ -129,18 +153,21 @@ impl Sampler {
         }
     }
 
-    /// Leaves in `order` the tokens that may be drawn, by falling score.
-    fn keep_likeliest(&mut self, sampling: &Sampling) {
-        let Sampling { top_k, top_p, min_p, .. } = *sampling;
-        let scores = &self.scores;
-        let falling = |a: &u32, b: &u32| scores[*b as usize].total_cmp(&scores[*a as usize]).then(a.cmp(b));
+    /// Sets `order` to the `top_k` tokens of the greatest scores, or to all.
+    fn keep_top(&mut self, top_k: usize) {
         self.order.clear();
-        self.order.extend(0..scores.len() as u32);
+        self.order.extend(0..self.scores.len() as u32);
         if top_k > 0 && top_k < self.order.len() {
-            self.order.select_nth_unstable_by(top_k - 1, falling);
+            self.order.select_nth_unstable_by(top_k - 1, falling(&self.scores));
             self.order.truncate(top_k);
         }
-        self.order.sort_unstable_by(falling);
+    }
+
+    /// Leaves in `order` the tokens that may be drawn, by falling score.
+    fn keep_likeliest(&mut self, sampling: &Sampling) {
+        let Sampling { top_p, min_p, .. } = *sampling;
+        let scores = &self.scores;
+        self.order.sort_unstable_by(falling(scores));
         let top = scores[self.order[0] as usize];
         let weight = |t: &u32| libm::exp(f64::from(scores[*t as usize] - top));
         if top_p < 1.0 {
@@ -174,6 +201,11 @@ impl Sampler {
         }
         self.order[self.order.len() - 1]
     }
+}
+
+/// Tokens by falling score, equals by their ids.
+fn falling(scores: &[f32]) -> impl Fn(&u32, &u32) -> Ordering {
+    |a, b| scores[*b as usize].total_cmp(&scores[*a as usize]).then(a.cmp(b))
 }
 
 /// Scores that are looked at together.

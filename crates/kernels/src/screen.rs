@@ -1,8 +1,8 @@
-//! The greatest of many dot products, without computing most of them.
+//! Which of many dot products can be the greatest, without computing most of them.
 //!
 //! A copy of the weights in 8-bit integers takes half of their bytes, or less, and tells each product within a bound, by the inequality of
-//! Cauchy and Schwarz. Those that can be the greatest, few as a rule, are then computed as [`linear`] computes them. So the greatest has the
-//! same bits, and stands where it would.
+//! Cauchy and Schwarz. Those that can be among the greatest, few as a rule, are left to be computed as [`linear`] computes them. So the
+//! greatest have the same bits, and stand where they would.
 
 use crate::buffer::{Buffer, PAGE};
 use crate::exec::{Exec, SharedMut};
@@ -17,8 +17,8 @@ use crate::widen::widen;
 const GROUP: usize = 128;
 /// How the integers are stored.
 const PACKED: Format = Format::Packed(Packed { bits: Bits::Eight, group: GROUP, scales: Scales::F32 });
-/// Rows that may be left to compute: more would take as long as all.
-const MOST_LEFT: usize = 1024;
+/// Rows that may be left to compute: of more, a screen is no help.
+const MOST_LEFT: usize = 4096;
 /// A row of x that is shorter may have products that are no normal numbers.
 const SHORTEST: f64 = 1.0 / (1u64 << 60) as f64;
 /// What an f32 may be off by when it is rounded, of its size, twice.
@@ -37,9 +37,10 @@ pub struct Screen {
     /// The length of each row and of what it is off by, or more.
     lengths: Buffer,
     x: Quantized,
-    /// Rows that can have the greatest product, and the products.
+    /// The greatest of what products are at the least, falling.
+    top: Vec<f32>,
+    /// Rows that are left.
     left: Vec<u32>,
-    products: Vec<f32>,
 }
 
 impl Screen {
@@ -53,23 +54,18 @@ impl Screen {
     #[must_use]
     pub fn bytes(rows: usize, cols: usize) -> u64 {
         let of_row = PACKED.row_bytes(cols) / size_of::<f32>() + cols.div_ceil(GROUP) + 2;
-        let of_x = Quantized::elements(1, cols) + 2 * MOST_LEFT;
+        let of_x = Quantized::elements(1, cols) + MOST_LEFT;
         // Each of four buffers ends with its page.
         (size_of::<f32>() * (rows * of_row + of_x + 4 * PAGE)) as u64
     }
 
-    /// Reads `weight` once.
-    ///
-    /// # Panics
-    /// When there is none for its format.
+    /// One of weights `[rows, cols]`, which are to be [read](Screen::read_rows).
     #[must_use]
-    pub fn new(exec: &Exec, weight: &Matrix<'_>) -> Screen {
-        assert!(Screen::takes(weight.format()), "a screen of {:?}", weight.format());
-        let (rows, cols) = (weight.rows(), weight.cols());
+    pub fn new(rows: usize, cols: usize) -> Screen {
         let (row, groups) = (PACKED.row_bytes(cols) / size_of::<f32>(), cols.div_ceil(GROUP));
         let mut buffers = Buffer::side_by_side([rows * row, rows * groups, rows, rows].into_iter());
         let mut next = || buffers.next().expect("one for each length");
-        let mut screen = Screen {
+        Screen {
             rows,
             cols,
             integers: next(),
@@ -77,27 +73,39 @@ impl Screen {
             off: next(),
             lengths: next(),
             x: Quantized::new(Quantized::elements(1, cols)),
+            top: Vec::new(),
             left: Vec::with_capacity(MOST_LEFT),
-            products: vec![0.0; MOST_LEFT],
-        };
-        let (integers, scales) = (SharedMut::new(&mut screen.integers), SharedMut::new(&mut screen.scales));
-        let (off, lengths) = (SharedMut::new(&mut screen.off), SharedMut::new(&mut screen.lengths));
+        }
+    }
+
+    /// Reads `weight`, rows of the matrix from `first` on.
+    ///
+    /// # Panics
+    /// When there is no screen for its format, or shapes do not agree.
+    pub fn read_rows(&mut self, exec: &Exec, first: usize, weight: &Matrix<'_>) {
+        assert!(Screen::takes(weight.format()), "a screen of {:?}", weight.format());
+        let (rows, cols) = (weight.rows(), weight.cols());
+        assert!(cols == self.cols && first + rows <= self.rows, "rows of a screen of [{}, {}]", self.rows, self.cols);
+        let (row, groups) = (PACKED.row_bytes(cols) / size_of::<f32>(), cols.div_ceil(GROUP));
+        let (integers, scales) = (SharedMut::new(&mut self.integers), SharedMut::new(&mut self.scales));
+        let (off, lengths) = (SharedMut::new(&mut self.off), SharedMut::new(&mut self.lengths));
         let (stored, row_bytes) = (weight.parts()[0], weight.format().row_bytes(cols));
         // As many rows as make it worth while to hand them out.
-        let step = 256;
+        let step = 64;
         exec.pool().run(rows.div_ceil(step), &|item, _| {
             let mut from = vec![0.0; cols.next_multiple_of(LANES)];
             for r in item * step..((item + 1) * step).min(rows) {
                 let (own, beyond) = from.split_at_mut(cols);
                 widen(exec, &stored[r * row_bytes..(r + 1) * row_bytes], weight.format(), own);
                 beyond.fill(0.0);
+                let to = first + r;
                 // SAFETY: each row is written once.
                 let (to, scales, off, lengths) = unsafe {
                     (
-                        integers.slice(r * row..(r + 1) * row),
-                        scales.slice(r * groups..(r + 1) * groups),
-                        off.slice(r..r + 1),
-                        lengths.slice(r..r + 1),
+                        integers.slice(to * row..(to + 1) * row),
+                        scales.slice(to * groups..(to + 1) * groups),
+                        off.slice(to..to + 1),
+                        lengths.slice(to..to + 1),
                     )
                 };
                 let (missed, length) = exec.isa().run(Round { from: &mut from, cols, to, scales });
@@ -110,75 +118,64 @@ impl Screen {
                 lengths[0] = at_least(missed) + at_least(length);
             }
         });
-        screen
     }
 
-    /// Sets `out: [rows]` to the products of `x: [cols]` with `weight`, of which this is a screen: as [`linear`] has them wherever they can be
-    /// the greatest, and elsewhere about so, and less than the greatest. Tells whether it did: where numbers are not finite, or too many
-    /// products are nearly equal, `out` is without meaning, and they have to be computed.
+    /// The rows whose products with `x: [cols]` can be among the `most` greatest, in order. Sets `about: [rows]` to about what products are: of
+    /// all other rows, what it is about and the product are both less than each of these greatest. `None` where numbers are not finite, all rows or
+    /// none are asked for, or too many products are nearly equal; `about` is then without meaning.
     ///
     /// # Panics
     /// When shapes do not agree.
-    pub fn greatest(&mut self, exec: &Exec, weight: &Matrix<'_>, x: &[f32], out: &mut [f32]) -> bool {
+    pub fn left(&mut self, exec: &Exec, x: &[f32], most: usize, about: &mut [f32]) -> Option<&[u32]> {
         let (rows, cols) = (self.rows, self.cols);
-        assert!((weight.rows(), weight.cols()) == (rows, cols), "a screen of [{rows}, {cols}]");
-        assert!(x.len() == cols && out.len() == rows, "a row of {cols} and room for {rows}");
+        assert!(x.len() == cols && about.len() == rows, "a row of {cols} and room for {rows}");
         let length = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-        if length < SHORTEST {
-            return false;
+        if length < SHORTEST || !(1..rows).contains(&most) {
+            return None;
         }
         self.x.set(exec, x, 1, cols, Bits::Eight);
-        let screen = Matrix::new(self.integers.bytes(), self.scales.bytes(), PACKED, rows, cols);
-        linear(
-            exec,
-            Rows::Int8(&self.x),
-            1,
-            &mut [Linear { weight: screen, bias: None, out: Columns::new(out, rows, 0) }],
-        );
+        let weight = Matrix::new(self.integers.bytes(), self.scales.bytes(), PACKED, rows, cols);
+        linear(exec, Rows::Int8(&self.x), 1, &mut [Linear { weight, bias: None, out: Columns::new(about, rows, 0) }]);
 
         let missed = self.x.distance(x);
         // Sums of so many roundings, in either product, of numbers that are together no longer than both vectors' lengths say.
         let slack = (cols + 64) as f64 * EPSILON;
         let (a, b) = ((length * (1.0 + EPSILON)) as f32, (missed + slack * (length + missed)) as f32 * 1.0001);
         let bound = |off: f32, length: f32| (off * a + length * b) * 1.0001;
-        let mut most = [f32::NEG_INFINITY; LANES];
-        for ((about, off), length) in out.chunks(LANES).zip(self.off.chunks(LANES)).zip(self.lengths.chunks(LANES)) {
-            for (((most, about), off), length) in most.iter_mut().zip(about).zip(off).zip(length) {
-                let least = about - bound(*off, *length);
-                *most = if least > *most { least } else { *most };
+        self.top.clear();
+        self.top.resize(most, f32::NEG_INFINITY);
+        for ((about, off), length) in about.chunks(LANES).zip(self.off.chunks(LANES)).zip(self.lengths.chunks(LANES)) {
+            let mut some = [f32::NEG_INFINITY; LANES];
+            for (((least, about), off), length) in some.iter_mut().zip(about).zip(off).zip(length) {
+                *least = about - bound(*off, *length);
+            }
+            let threshold = *self.top.last()?;
+            if some.iter().fold(false, |any, least| any | (*least > threshold)) {
+                for least in some {
+                    let at = self.top.partition_point(|top| *top >= least);
+                    if at < most && !least.is_nan() {
+                        self.top.pop();
+                        self.top.insert(at, least);
+                    }
+                }
             }
         }
-        let least = most.into_iter().fold(f32::NEG_INFINITY, f32::max);
-        if !least.is_finite() {
-            return false;
+        let least = *self.top.last()?;
+        if !(least.is_finite() && self.top[0].is_finite()) {
+            return None;
         }
         self.left.clear();
-        for (r, ((about, off), length)) in out.iter().zip(&*self.off).zip(&*self.lengths).enumerate() {
+        for (r, ((about, off), length)) in about.iter().zip(&*self.off).zip(&*self.lengths).enumerate() {
             // What is no number may be anything.
             let is_less = about + bound(*off, *length) < least;
             if !is_less {
                 if self.left.len() == MOST_LEFT {
-                    return false;
+                    return None;
                 }
                 self.left.push(r as u32);
             }
         }
-        let products = &mut self.products[..self.left.len()];
-        let mut jobs: Vec<_> = self
-            .left
-            .iter()
-            .zip(products.iter_mut())
-            .map(|(r, product)| Linear {
-                weight: weight.some_rows(*r as usize, 1),
-                bias: None,
-                out: Columns::new(std::slice::from_mut(product), 1, 0),
-            })
-            .collect();
-        linear(exec, Rows::F32(x), 1, &mut jobs);
-        for (r, product) in self.left.iter().zip(products) {
-            out[*r as usize] = *product;
-        }
-        true
+        Some(&self.left)
     }
 }
 

@@ -190,6 +190,40 @@ impl Checkpoint {
         tensor.read_range(self.source_of(tensor)?, start, buf)
     }
 
+    /// Fills each of `pieces` with the bytes of `tensor` from the one that is said on: several at once, which is faster where they come from a
+    /// disk.
+    ///
+    /// # Errors
+    ///
+    /// As [`Checkpoint::read_range`]; `OutOfMemory` if no thread can be started.
+    pub fn read_pieces(&self, tensor: &TensorInfo, pieces: &mut [(u64, &mut [u8])]) -> Result<(), StoreError> {
+        /// Threads that read, at most.
+        const AT_ONCE: usize = 16;
+        let read = |pieces: &mut [(u64, &mut [u8])]| {
+            pieces.iter_mut().try_for_each(|(start, piece)| self.read_range(tensor, *start, piece))
+        };
+        if pieces.len() <= 1 {
+            return read(pieces);
+        }
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = pieces
+                .chunks_mut(pieces.len().div_ceil(AT_ONCE))
+                .map(|some| {
+                    let thread = std::thread::Builder::new().stack_size(256 << 10);
+                    thread.spawn_scoped(scope, move || read(some)).map_err(|e| {
+                        let what = "a thread that reads cannot be started";
+                        StoreError::new(Kind::OutOfMemory, what).at(&self.path).in_tensor(&tensor.name).caused_by(e)
+                    })
+                })
+                .collect();
+            // The scope waits for all of them, whatever one says.
+            threads.into_iter().try_for_each(|thread| match thread?.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        })
+    }
+
     /// Fills `out` with the elements of `tensor` from element `start` on, widened exactly to `f32`:
     /// row `r` of an embedding `[rows, width]` is `width` elements from `r × width` on.
     ///

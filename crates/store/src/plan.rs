@@ -47,6 +47,8 @@ pub enum Phase {
     Body,
     /// At the end, and only in sweeps that ask for it.
     Head,
+    /// As [`Phase::Head`], in sweeps that are so few that memory is better spent on something else: it always streams.
+    SeldomHead,
 }
 
 /// A matrix that sweeps use, in order of use.
@@ -56,7 +58,7 @@ pub struct Use {
     pub rows: usize,
     /// Its tensors, up to [`MOST_PARTS`], and how they are cut.
     pub parts: Vec<(TensorInfo, Cut)>,
-    /// When it is used. Every [`Phase::Head`] comes after every [`Phase::Body`].
+    /// When it is used. Every head comes after every [`Phase::Body`].
     pub phase: Phase,
 }
 
@@ -133,6 +135,7 @@ pub struct Plan {
     ranges: Vec<std::ops::Range<usize>>,
     pinned: u64,
     streamed: u64,
+    seldom: u64,
     statics: u64,
     ring: u64,
     io: Io,
@@ -241,12 +244,14 @@ impl Plan {
         assert!(uses.iter().all(Use::is_sound), "a matrix of up to {MOST_PARTS} tensors with as many rows as it has");
         let is_static = |u: &Use| u.parts.iter().all(|(t, _)| checkpoint.sources()[t.shard()].as_static().is_some());
         let on_disk = || uses.iter().filter(|u| !is_static(u));
+        let has_room = |u: &Use| !is_static(u) && u.phase != Phase::SeldomHead;
         let direct = matches!(io, Io::Uring | Io::Direct);
         let parts = uses.iter().map(|u| u.parts.len()).max().unwrap_or(0);
         let (tiles, ranges) = (Vec::new(), Vec::new());
-        let mut plan = Plan { tiles, ranges, pinned: 0, streamed: 0, statics: 0, ring: 0, io, direct, parts };
-        let total = |slack: u64| on_disk().map(|u| u.byte_len() + slack).sum::<u64>();
-        if total(plan.slack()) <= budget {
+        let mut plan =
+            Plan { tiles, ranges, pinned: 0, streamed: 0, seldom: 0, statics: 0, ring: 0, io, direct, parts };
+        let total = |slack: u64| uses.iter().filter(|u| has_room(u)).map(|u| u.byte_len() + slack).sum::<u64>();
+        if on_disk().all(has_room) && total(plan.slack()) <= budget {
             // One tile a matrix.
             for u in uses {
                 let place = if is_static(u) { Place::Static } else { Place::Pinned(0) };
@@ -273,18 +278,22 @@ impl Plan {
         let ring = (budget / RING_SHARE).clamp(*RINGS.start(), *RINGS.end()).min(budget / 4);
         plan.ring = ring.max(2 * largest).min(budget);
         let share = (budget - plan.ring) as f64 / total as f64;
+        let all_stay = share >= 1.0;
         let (mut seen, mut pinned) = (0.0, 0u64);
         for u in uses {
-            let fixed = is_static(u);
+            let (fixed, seldom) = (is_static(u), u.phase == Phase::SeldomHead);
             let mut again = 0;
-            plan.push(u, u.tile_rows(tile), |len| {
+            plan.push(u, if all_stay && !seldom { usize::MAX } else { u.tile_rows(tile) }, |len| {
                 if fixed {
                     return Place::Static;
+                }
+                if seldom {
+                    return Place::Streamed;
                 }
                 // What every tile has counts once: these sum up to the total.
                 seen += (len - again) as f64;
                 again = u.shared_bytes();
-                if (pinned + len + slack) as f64 <= seen * share {
+                if all_stay || (pinned + len + slack) as f64 <= seen * share {
                     pinned += len + slack;
                     Place::Pinned(0)
                 } else {
@@ -336,6 +345,7 @@ impl Plan {
             }
             match &mut tile.place {
                 Place::Static => self.statics += tile.len as u64,
+                Place::Streamed if u.phase == Phase::SeldomHead => self.seldom += tile.len as u64,
                 Place::Streamed => self.streamed += tile.len as u64,
                 Place::Pinned(at) => {
                     self.pinned = self.pinned.next_multiple_of(align);
@@ -365,10 +375,16 @@ impl Plan {
         self.pinned
     }
 
-    /// Bytes that every full sweep reads.
+    /// Bytes that every full sweep reads, but for those of a [`Phase::SeldomHead`].
     #[must_use]
     pub fn streamed_bytes(&self) -> u64 {
         self.streamed
+    }
+
+    /// Bytes of a [`Phase::SeldomHead`], which sweeps that use it read.
+    #[must_use]
+    pub fn seldom_bytes(&self) -> u64 {
+        self.seldom
     }
 
     /// Bytes that are part of the program's image.

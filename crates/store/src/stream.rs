@@ -85,7 +85,7 @@ impl Head {
         match self {
             Head::Skip => phase == Phase::Body,
             Head::Use => true,
-            Head::Alone => phase == Phase::Head,
+            Head::Alone => phase != Phase::Body,
         }
     }
 }
@@ -435,7 +435,7 @@ impl Shared {
                     Some(Job { tile: index, to, slot: None, begun: state.clock.begin_read() })
                 }
                 Place::Pinned(_) => None,
-                Place::Streamed if sweep > state.sweep && (tile.phase == Phase::Head || state.head == Head::Alone) => {
+                Place::Streamed if sweep > state.sweep && (tile.phase != Phase::Body || state.head == Head::Alone) => {
                     return None;
                 }
                 Place::Streamed if sweep == state.sweep && !state.head.uses(tile.phase) => None,
@@ -469,7 +469,7 @@ impl Feed for Shared {
     }
 
     fn reads(&self) -> bool {
-        self.plan.pinned_bytes() + self.plan.streamed_bytes() > 0
+        self.plan.pinned_bytes() + self.plan.streamed_bytes() + self.plan.seldom_bytes() > 0
     }
 
     fn room(&self) -> usize {

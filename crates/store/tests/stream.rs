@@ -44,11 +44,15 @@ fn checkpoint(dir: &Path) -> Checkpoint {
 
 /// All matrices in order; the last is the head.
 fn uses(checkpoint: &Checkpoint) -> Vec<Use> {
+    uses_with(checkpoint, Phase::Head)
+}
+
+fn uses_with(checkpoint: &Checkpoint, head: Phase) -> Vec<Use> {
     (0..ROWS.len())
         .map(|i| {
             let parts =
                 [format!("w{i}"), format!("s{i}")].iter().filter_map(|t| checkpoint.tensor(t)).cloned().collect();
-            Use::by_rows(parts, if i == ROWS.len() - 1 { Phase::Head } else { Phase::Body })
+            Use::by_rows(parts, if i == ROWS.len() - 1 { head } else { Phase::Body })
         })
         .collect()
 }
@@ -57,13 +61,9 @@ fn uses(checkpoint: &Checkpoint) -> Vec<Use> {
 fn sweep(weights: &Weights, checkpoint: &Checkpoint, uses: &[Use], head: Head) {
     weights.begin_sweep(head);
     for (i, u) in uses.iter().enumerate() {
-        let unused = match head {
-            Head::Skip => Some(Phase::Head),
-            Head::Alone => Some(Phase::Body),
-            Head::Use => None,
-        };
-        if unused == Some(u.phase) {
-            continue;
+        match (head, u.phase == Phase::Body) {
+            (Head::Skip, false) | (Head::Alone, true) => continue,
+            _ => {}
         }
         let mut got = [const { Vec::new() }; MOST_PARTS];
         let mut rows = 0;
@@ -100,10 +100,12 @@ fn sweep(weights: &Weights, checkpoint: &Checkpoint, uses: &[Use], head: Head) {
 fn every_way_of_reading_gives_the_same_bytes() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let checkpoint = checkpoint(dir.path());
-    let uses = uses(&checkpoint);
     let total = checkpoint.total_bytes();
-    for (io, way) in [(Io::Uring, Way::Uring), (Io::Direct, Way::Direct), (Io::Buffered, Way::Buffered)] {
+    let ways = [(Io::Uring, Way::Uring), (Io::Direct, Way::Direct), (Io::Buffered, Way::Buffered)];
+    for ((io, way), last) in ways.into_iter().flat_map(|way| [(way, Phase::Head), (way, Phase::SeldomHead)]) {
+        let uses = uses_with(&checkpoint, last);
         for (budget, tile) in [
+            (total * 8, None),
             (total * 2, None),
             (total * 9 / 10, Some(1000)),
             (total * 9 / 10, Some(30_000)),
@@ -113,6 +115,13 @@ fn every_way_of_reading_gives_the_same_bytes() {
         ] {
             let plan = Plan::with_tiles(&checkpoint, &uses, budget, tile, io).unwrap();
             assert!(plan.pinned_bytes() + plan.ring_bytes() <= budget, "{budget}: {plan:?}");
+            if last == Phase::SeldomHead {
+                let head = &plan.tiles()[plan.tiles_of(uses.len() - 1)];
+                assert!(head.iter().all(|tile| tile.place == Place::Streamed), "{budget}: {plan:?}");
+                // Beside the ring, too.
+                assert!(plan.streamed_bytes() == 0 || budget < total * 8, "{budget}: {plan:?}");
+                assert!(plan.streamed_bytes() > 0 || budget > total, "{budget}: {plan:?}");
+            }
             let weights = match Weights::new(&checkpoint, plan) {
                 Ok(weights) => weights,
                 // In some containers, and on some file systems.

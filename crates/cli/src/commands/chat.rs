@@ -57,7 +57,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     conversation.clear(system);
     // A template argument that the template does not read is found now, not after the first message.
     conversation.tokens_with("hello")?;
-    let options = Options { context, ..session::options(&args.run) };
+    let options = Options { context, logits: conversation.sampling.logit_rows(), ..session::options(&args.run) };
     let (mut model, mut writer) = session::Guesser::open(&package, &args.speculation)?.load(&package, &options)?;
     interrupt::listen(model.cancel_switch())?;
     if let (Some(loaded), Some(messages)) = (&loaded, messages) {
@@ -183,7 +183,7 @@ impl Conversation {
         let mut text = Text::new(model, sequence, tokens, request)?;
         let status = Status::new(model.reading_watch());
         let (read, streamed, watch) = (model.reading().bytes, model.plan().streamed, model.reading_watch());
-        let first_sweep = if read == 0 { model.plan().pinned + streamed } else { streamed };
+        let first_sweep = if read == 0 { model.plan().first_sweep() } else { streamed };
         status.begin("reading", watch(), first_sweep);
         let mut decoded = self.tokenizer.stream(ShowSpecial::Skip);
         let (mut answer, mut first, mut failed) = (String::new(), None, None);

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use rheostat::decoder::{Decoder, Head};
 use rheostat::memory::format_size;
 use rheostat::rope::{Rope, RopeScaling};
-use rheostat::{MemoryPlan, Options, Package, plan_memory};
+use rheostat::{MemoryPlan, Options, Package, Sampling, plan_memory};
 use serde_json::json;
 
 use crate::args::InspectArgs;
@@ -15,7 +15,11 @@ use crate::{output, report, session};
 pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let package = session::open(&args.model)?;
     let decoder = package.describe()?;
-    let options = Options { context: session::context(args.context, &decoder)?, ..session::options(&args.run) };
+    let options = Options {
+        context: session::context(args.context, &decoder)?,
+        logits: Sampling::default().logit_rows(),
+        ..session::options(&args.run)
+    };
     // A budget that is too small is part of the answer, not the end of it.
     let plan = plan_memory(&package, &options);
     let plan = match plan {

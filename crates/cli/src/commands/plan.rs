@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rheostat::decoder::Decoder;
-use rheostat::{Bottleneck, Forecast, MemoryPlan, Options, Package, Rates, head_bytes, plan_memory};
+use rheostat::{Bottleneck, Forecast, MemoryPlan, Options, Package, Rates, Sampling, head_bytes, plan_memory};
 use serde_json::json;
 
 use crate::args::PlanArgs;
@@ -21,6 +21,7 @@ pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<()> {
     let options = Options {
         context: context.map(|context| context.saturating_mul(batch)),
         sequences: batch,
+        logits: Sampling::default().logit_rows(),
         ..session::options(&args.run)
     };
     let plan = plan_memory(&package, &options)?;

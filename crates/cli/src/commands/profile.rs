@@ -29,15 +29,16 @@ pub(crate) fn run(args: &ProfileCommandArgs) -> anyhow::Result<()> {
     check_tokens(&decoder, &prompt, 0)?;
     let looker = Looker::new(&args.trace, Profile::Wanted)?;
     let context = prompt.len().saturating_add(args.max_new_tokens).min(decoder.context);
-    let options = Options { context: Some(context), ..session::options(&args.run) };
+    let sampling = Sampling::default();
+    let options = Options { context: Some(context), logits: sampling.logit_rows(), ..session::options(&args.run) };
     let mut model = Model::load(&package, &looker.options(&options))?;
     interrupt::listen(model.cancel_switch())?;
     let status = Status::new(model.reading_watch());
     let streamed = model.plan().streamed;
-    status.begin("reading the prompt", 0, model.plan().pinned + streamed);
+    status.begin("reading the prompt", 0, model.plan().first_sweep());
     let watch = model.reading_watch();
     // Nothing ends it early, so that runs can be compared.
-    let request = Request { max_new_tokens: args.max_new_tokens, eos: Vec::new(), sampling: Sampling::default() };
+    let request = Request { max_new_tokens: args.max_new_tokens, eos: Vec::new(), sampling };
     let len = prompt.len();
     let mut text = Text::new(&model, model.sequence(len), prompt, request)?;
     let result = generate(&mut model, &mut Writer::new(Speculation::Off), &mut text, |_| {

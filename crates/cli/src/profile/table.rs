@@ -48,7 +48,8 @@ impl Report {
             self.kv.name()
         );
         let streams = match plan.streamed {
-            0 => "all of them stay in memory".to_owned(),
+            0 if plan.seldom == 0 => "all of them stay in memory".to_owned(),
+            0 => format!("all but {} of the head stay in memory", format_size(plan.seldom)),
             bytes => format!("{} of them stream in every sweep", format_size(bytes)),
         };
         let read =

@@ -156,8 +156,17 @@ impl Bound {
 
     /// The matrices as the store plans them.
     pub(crate) fn uses(&self) -> Vec<Use> {
+        self.uses_with(Phase::Head)
+    }
+
+    /// The same where sweeps that use the head are few.
+    pub(crate) fn uses_seldom_head(&self) -> Vec<Use> {
+        self.uses_with(Phase::SeldomHead)
+    }
+
+    fn uses_with(&self, head: Phase) -> Vec<Use> {
         let last = self.matrices.len() - 1;
-        let phase = |i| if i == last { Phase::Head } else { Phase::Body };
+        let phase = |i| if i == last { head } else { Phase::Body };
         self.matrices.iter().enumerate().map(|(i, m)| m.as_use(phase(i))).collect()
     }
 

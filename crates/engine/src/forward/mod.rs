@@ -96,9 +96,9 @@ pub enum Want {
     Nothing,
     /// For the last.
     Last,
-    /// For the last, of which only the greatest logit matters: that one, and whatever else might be it, are computed. The others are about what
-    /// they are, and less.
-    Greatest,
+    /// For the last, of which only so many of the greatest logits matter: they, and whatever else might be one of them, are what they are. The
+    /// others are about what they are, and less.
+    Top(usize),
     /// For the last so many, or all if they are fewer.
     Tail(usize),
     /// For all.
@@ -171,7 +171,9 @@ impl<H: Look> Pass<'_, H> {
             input.sequence.reserve(input.tokens.len())?;
         }
         kv::expect(inputs);
-        self.weights.begin_sweep(if wanted > 0 { Head::Use } else { Head::Skip });
+        let top = self.top(inputs);
+        let head = if wanted == 0 || top.is_some() && self.is_headless() { Head::Skip } else { Head::Use };
+        self.weights.begin_sweep(head);
         self.embed(inputs, ws)?;
         self.done(Op::Embed);
         self.angles(inputs, ws);
@@ -186,7 +188,7 @@ impl<H: Look> Pass<'_, H> {
             self.block(i, block, n, inputs, ws)?;
         }
         self.recorder.borrow_mut().layer(None);
-        self.head(inputs, wanted, ws)?;
+        self.head(inputs, wanted, top, ws)?;
         Ok(wanted)
     }
 
@@ -199,8 +201,8 @@ impl<H: Look> Pass<'_, H> {
     fn embed(&self, inputs: &[Input<'_>], ws: &mut Workspace) -> Result<(), Error> {
         let hidden = self.decoder.hidden_size;
         let embed = &self.decoder.embed;
-        let tokens = inputs.iter().flat_map(|i| i.tokens).map(|token| *token as usize);
-        self.gather(&self.bound.embed, tokens, &mut ws.x, &mut ws.row, &mut ws.gathered)?;
+        let tokens: Vec<u32> = inputs.iter().flat_map(|i| i.tokens).copied().collect();
+        self.gather(&self.bound.embed, &tokens, &mut ws.x, &mut ws.stored, &mut ws.gathered)?;
         let n: usize = inputs.iter().map(|i| i.tokens.len()).sum();
         let x = &mut ws.x[..n * hidden];
         if embed.scale != 1.0 {
@@ -209,41 +211,65 @@ impl<H: Look> Pass<'_, H> {
         self.hook(Point::Embed, None, [1, hidden], x)?;
         if let Some(table) = &self.bound.positions {
             let positions = inputs.iter().flat_map(|i| i.sequence.len()..i.sequence.len() + i.tokens.len());
-            self.gather(table, positions, &mut ws.normed, &mut ws.row, &mut ws.gathered)?;
+            let positions: Vec<u32> = positions.map(|pos| pos as u32).collect();
+            self.gather(table, &positions, &mut ws.normed, &mut ws.stored, &mut ws.gathered)?;
             self.hook(Point::PosEmbed, None, [1, hidden], &mut ws.normed[..n * hidden])?;
             kernels::add_assign(self.exec, x, &ws.normed[..n * hidden]);
         }
         Ok(())
     }
 
-    /// Rows of a table `[…, hidden]`, from memory if it is there, else from disk.
+    /// `rows` of a table `[…, hidden]`, widened.
     fn gather(
         &self,
         table: &TensorInfo,
-        rows: impl Iterator<Item = usize>,
+        rows: &[u32],
         to: &mut [f32],
-        row: &mut Vec<u8>,
+        stored: &mut Vec<u8>,
         gathered: &mut u64,
     ) -> Result<(), Error> {
         let hidden = self.decoder.hidden_size;
         let format = bind::format(table.dtype());
         let row_bytes = format.row_bytes(hidden);
-        for (index, x) in rows.zip(to.chunks_exact_mut(hidden)) {
-            let start = index * row_bytes;
-            let stored = match self.weights.resident(table, start, row_bytes) {
-                Some(stored) => stored,
-                None => {
-                    row.resize(row_bytes, 0);
-                    self.recorder.borrow_mut().pause();
-                    self.checkpoint.read_range(table, start as u64, row)?;
-                    *gathered += row_bytes as u64;
-                    self.recorder.borrow_mut().resume();
-                    self.recorder.borrow_mut().gathered(row_bytes);
-                    &*row
-                }
-            };
-            kernels::widen(self.exec, stored, format, x);
+        let some = stored_together(row_bytes);
+        for (rows, to) in rows.chunks(some).zip(to.chunks_mut(some * hidden)) {
+            self.stored_rows(table, row_bytes, rows, stored, gathered)?;
+            for (stored, x) in stored.chunks_exact(row_bytes).zip(to.chunks_exact_mut(hidden)) {
+                kernels::widen(self.exec, stored, format, x);
+            }
         }
+        Ok(())
+    }
+
+    /// Sets `stored` to `rows` of a table, of `row_bytes` each: from memory if they are there, else from disk.
+    fn stored_rows(
+        &self,
+        table: &TensorInfo,
+        row_bytes: usize,
+        rows: &[u32],
+        stored: &mut Vec<u8>,
+        gathered: &mut u64,
+    ) -> Result<(), Error> {
+        stored.resize(rows.len() * row_bytes, 0);
+        let mut absent = Vec::new();
+        for (row, to) in rows.iter().zip(stored.chunks_exact_mut(row_bytes)) {
+            let start = *row as usize * row_bytes;
+            match self.weights.resident(table, start, row_bytes) {
+                Some(stored) => to.copy_from_slice(stored),
+                None => absent.push((start as u64, to)),
+            }
+        }
+        if absent.is_empty() {
+            return Ok(());
+        }
+        self.recorder.borrow_mut().pause();
+        let result = self.checkpoint.read_pieces(table, &mut absent);
+        let mut recorder = self.recorder.borrow_mut();
+        recorder.resume();
+        result?;
+        let bytes = absent.len() * row_bytes;
+        *gathered += bytes as u64;
+        recorder.gathered(bytes);
         Ok(())
     }
 
@@ -379,7 +405,7 @@ impl<H: Look> Pass<'_, H> {
     }
 
     /// The final norm and the output projection, for the wanted rows only.
-    fn head(&self, inputs: &[Input<'_>], wanted: usize, ws: &mut Workspace) -> Result<(), Error> {
+    fn head(&self, inputs: &[Input<'_>], wanted: usize, top: Option<usize>, ws: &mut Workspace) -> Result<(), Error> {
         if wanted == 0 {
             return Ok(());
         }
@@ -393,18 +419,18 @@ impl<H: Look> Pass<'_, H> {
             ws.delta[to * hidden..(to + count) * hidden].copy_from_slice(from);
             (row, to) = (end, to + count);
         }
-        let greatest = matches!(inputs, [Input { want: Want::Greatest, .. }]);
-        self.head_of_rows(wanted, greatest, ws)
+        self.head_of_rows(wanted, top, ws)
     }
 
-    /// The same of the first rows of `delta`, so many as are wanted; of a single one perhaps only the `greatest` logit.
-    fn head_of_rows(&self, wanted: usize, greatest: bool, ws: &mut Workspace) -> Result<(), Error> {
+    /// The same of the first rows of `delta`, so many as are wanted; of a single one perhaps only the `top` greatest logits.
+    fn head_of_rows(&self, wanted: usize, top: Option<usize>, ws: &mut Workspace) -> Result<(), Error> {
         let hidden = self.decoder.hidden_size;
         let final_hidden = &mut ws.final_hidden[..wanted * hidden];
         let (norm, x) = (Some(&self.bound.norm), &ws.delta[..wanted * hidden]);
         self.norm_into(NormPoints::LN_FINAL, None, norm, x, final_hidden, &mut ws.seen)?;
-        // Who looks on may want to see all of them.
-        if greatest && !H::ACTIVE && self.screened(ws)? {
+        if let Some(most) = top
+            && self.screened(most, ws)?
+        {
             self.done(Op::Head);
             return Ok(());
         }
@@ -428,10 +454,15 @@ impl<H: Look> Pass<'_, H> {
 pub(crate) fn wanted_rows(input: &Input<'_>) -> usize {
     match input.want {
         Want::Nothing => 0,
-        Want::Last | Want::Greatest => 1,
+        Want::Last | Want::Top(_) => 1,
         Want::Tail(rows) => rows.min(input.tokens.len()),
         Want::All => input.tokens.len(),
     }
+}
+
+/// How many rows of a table are looked up together.
+fn stored_together(row_bytes: usize) -> usize {
+    ((256 << 10) / row_bytes).max(1)
 }
 
 /// What a pass is for. A sequence whose guesses are checked wants the logits of all of its rows.

@@ -2,7 +2,7 @@
 
 use rheostat_kernels as kernels;
 use rheostat_kernels::{Buffer, Columns, Linear, Matrix, Rows};
-use rheostat_store::{Place, TileBytes};
+use rheostat_store::{Place, Tile, TileBytes};
 
 use super::Pass;
 use super::workspace::Prepared;
@@ -113,17 +113,26 @@ impl<H: Look> Pass<'_, H> {
             return Ok(());
         }
         for p in products {
-            let info = &self.bound.matrices[p.linear.matrix];
-            for t in range(p) {
-                let tile = self.acquire(t)?;
-                let (first, rows) = (tiles[t].first_row, tiles[t].rows);
+            let rows = self.bound.matrices[p.linear.matrix].rows;
+            self.tile_by_tile(p.linear.matrix, |first, weight| {
                 let job = Linear {
-                    weight: info.matrix(tile.parts(), rows),
-                    bias: p.linear.bias.as_deref().map(|b| &b[first..first + rows]),
-                    out: Columns::new(p.out, info.rows, first),
+                    weight,
+                    bias: p.linear.bias.as_deref().map(|b| &b[first..first + weight.rows()]),
+                    out: Columns::new(p.out, rows, first),
                 };
                 kernels::linear(self.exec, x, n, &mut [job]);
-            }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Calls `each` with the rows of a matrix, tile after tile, and with which of them is the tile's first.
+    pub(super) fn tile_by_tile(&self, matrix: usize, mut each: impl FnMut(usize, Matrix<'_>)) -> Result<(), Error> {
+        let plan = self.weights.plan();
+        for t in plan.tiles_of(matrix) {
+            let tile = self.acquire(t)?;
+            let Tile { first_row, rows, .. } = plan.tiles()[t];
+            each(first_row, self.bound.matrices[matrix].matrix(tile.parts(), rows));
         }
         Ok(())
     }

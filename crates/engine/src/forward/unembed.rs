@@ -20,7 +20,7 @@ impl<H: Look> Pass<'_, H> {
         let n = residuals.len() / self.decoder.hidden_size;
         self.with_head(n, || {
             ws.delta[..residuals.len()].copy_from_slice(residuals);
-            self.head_of_rows(n, false, ws)
+            self.head_of_rows(n, None, ws)
         })?;
         Ok(ws.output(self.decoder, n))
     }

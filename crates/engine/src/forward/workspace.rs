@@ -35,14 +35,14 @@ pub(crate) struct Workspace {
     pub(super) logits: Buffer,
     /// The input of the products at hand, in the form that the mode wants.
     pub(super) prepared: Prepared,
-    /// Stored bytes of an embedding row.
-    pub(super) row: Vec<u8>,
+    /// Rows of a table as they are stored.
+    pub(super) stored: Vec<u8>,
     pub(super) spans: Vec<Span>,
     /// With a cache on disk, of attention that takes its blocks from there: `[rows, n_heads, 2]`.
     pub(super) gathering: Buffer,
     /// The spans that need none of them in a layer.
     pub(super) in_memory: Vec<Span>,
-    /// Bytes of embedding rows read from disk so far.
+    /// Bytes of rows of tables read from disk so far.
     pub(super) gathered: u64,
     /// For those who look on.
     pub(super) seen: Seen,
@@ -344,7 +344,7 @@ impl Workspace {
             final_hidden: Buffer::new(logit_rows * hidden),
             logits: Buffer::new(logit_rows * decoder.vocab_size),
             prepared: Prepared::new(compute, prepared),
-            row: Vec::new(),
+            stored: Vec::new(),
             spans: Vec::new(),
             gathering: Buffer::new(gathering_elements(&w, rows, place)),
             in_memory: Vec::new(),

@@ -147,6 +147,22 @@ fn ranges_are_read_by_bytes_and_by_elements() {
     assert!(checkpoint.read_range_f32(a, 40_000, &mut []).is_ok());
     let error = checkpoint.read_range(a, 159_999, &mut [0; 2]).unwrap_err();
     assert_eq!(error.kind(), Kind::OutOfRange);
+
+    // Several pieces at once: as many as one thread takes, and many more, of any length.
+    for count in [0, 1, 2, 16, 17, 100] {
+        let starts = (0..count).map(|i| (i * 1_579 % 39_000, i % 7));
+        let mut pieces: Vec<(usize, Vec<u8>)> = starts.map(|(start, len)| (start, vec![0; len])).collect();
+        let mut wanted: Vec<_> = pieces.iter_mut().map(|(start, piece)| (*start as u64, &mut piece[..])).collect();
+        checkpoint.read_pieces(a, &mut wanted).unwrap();
+        assert!(pieces.iter().all(|(start, piece)| *piece == data[*start..start + piece.len()]));
+        if count > 0 {
+            let mut wanted: Vec<_> = pieces.iter_mut().map(|(start, piece)| (*start as u64, &mut piece[..])).collect();
+            let mut beyond = [0; 2];
+            wanted.insert(count / 2, (159_999, &mut beyond));
+            let error = checkpoint.read_pieces(a, &mut wanted).unwrap_err();
+            assert_eq!((error.kind(), error.tensor()), (Kind::OutOfRange, Some("a")));
+        }
+    }
 }
 
 #[test]

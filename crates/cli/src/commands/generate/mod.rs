@@ -66,12 +66,16 @@ fn one(args: &GenerateArgs) -> anyhow::Result<()> {
     session::check_sampling(&sampling, &args.sampling)?;
     let tokens = prompt.len().saturating_add(args.max_new_tokens).min(decoder.context);
     let looker = Looker::new(&args.trace, profile(args))?;
-    let options = looker.options(&Options { context: Some(tokens), ..session::options(&args.run) });
+    let options = looker.options(&Options {
+        context: Some(tokens),
+        logits: sampling.logit_rows(),
+        ..session::options(&args.run)
+    });
     let (mut model, mut writer) = session::Guesser::open(&package, &args.speculation)?.load(&package, &options)?;
     interrupt::listen(model.cancel_switch())?;
 
     let status = Status::new(model.reading_watch());
-    let first_sweep = model.plan().pinned + model.plan().streamed;
+    let first_sweep = model.plan().first_sweep();
     status.begin("reading the prompt", 0, first_sweep);
     if args.model.is_none() && !args.json {
         output::print(&text)?;
