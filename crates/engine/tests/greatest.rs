@@ -178,7 +178,8 @@ fn texts_are_the_same() {
                 kinds.insert(what_streams(planned));
             }
             // Where there is just room for the weights, and all logits are as likely to be asked for, the model does without.
-            let from = plan.total() - 4 * plan.screen;
+            // What the process takes by now is part of a plan.
+            let from = plan_memory(&package, &all).unwrap().total() - 4 * plan.screen;
             let budgets = (0..100).map(|i| Options { memory: Some(from + i * plan.screen / 4), ..all.clone() });
             let loaded = budgets.filter_map(|options| Model::load(&package, &options).ok());
             let mut model = loaded.into_iter().find(|model| !model.plan().streams()).unwrap();
