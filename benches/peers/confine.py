@@ -111,15 +111,18 @@ def bytes_read(pid):
     return int(dict(line.split(": ") for line in text.splitlines())["read_bytes"])
 
 
-def confined(groups, bytes_, command, *, what, timeout, env=None):
-    """Run a command to its end in a group of its own; `Unavailable` says why it did not end well."""
+def confined(groups, bytes_, command, *, what, timeout, env=None, meanwhile=None):
+    """Run a command to its end in a group of its own; `Unavailable` says why it did not end well.
+
+    `meanwhile` is called with the number of the process, again and again while it runs.
+    """
     # The shell joins the group before it becomes the program, so that all memory of the program counts.
     program = ["sh", "-c", 'echo $$ > "$0" && exec "$@"']
     with groups.group(bytes_) as folder, tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         whole = [*program, str(folder / "cgroup.procs"), *map(str, command)]
         child = subprocess.Popen(whole, stdout=out, stderr=errors, env={**os.environ, **(env or {})})
         try:
-            status, usage, reads = watch(child, what, timeout)
+            status, usage, reads = watch(child, what, timeout, meanwhile)
         except BaseException:
             child.kill()
             child.wait()
@@ -134,7 +137,7 @@ def confined(groups, bytes_, command, *, what, timeout, env=None):
         return Run(out.read(), usage.ru_maxrss * 1024, number(folder / groups.peak), reads)
 
 
-def watch(child, what, timeout):
+def watch(child, what, timeout, meanwhile):
     """Exit status, resources used, and the bytes read over time, of a child that this waits for."""
     reads, end = [], time.monotonic() + timeout
     while True:
@@ -148,6 +151,8 @@ def watch(child, what, timeout):
             return child.returncode, usage, reads
         if time.monotonic() > end:
             raise Unavailable(f"{what}: not done after {timeout} s (--timeout)")
+        if meanwhile:
+            meanwhile(child.pid)
         time.sleep(LOOK)
 
 

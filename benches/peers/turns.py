@@ -8,16 +8,15 @@ for dense models. Needs Linux, root, fio, and Python's standard library.
 """
 
 import argparse
+import os
 import pathlib
 import signal
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 
 from common import ROOT, Unavailable, end_on_terminate, parsed, processor, say, wait_for_quiet, weights
-from confine import Groups
+from confine import Groups, confined
 from disk import Disk
 from stream import forget, middle, sizes, written
 
@@ -45,25 +44,26 @@ def arguments():
     return args
 
 
-def turns(args, disk, child):
-    """Stops the process again and again while fio reads; the rates of each turn, and for how long it stood still at the least."""
-    rates, still = [], float("inf")
-    end, next_ = time.monotonic() + args.timeout, time.monotonic() + args.warm_seconds
-    while child.poll() is None:
-        time.sleep(min(0.2, max(0, next_ - time.monotonic())))
-        if time.monotonic() > end:
-            raise Unavailable(f"not done after {args.timeout} s (--timeout)")
-        if time.monotonic() < next_ or child.poll() is not None:
-            continue
-        child.send_signal(signal.SIGSTOP)
+class Turns:
+    """Stops a process again and again while fio reads."""
+
+    def __init__(self, args, disk):
+        self.disk, self.every = disk, args.turn_seconds
+        # Rates of each turn, and for how long the process stood still at the least.
+        self.rates, self.still = [], float("inf")
+        self.next = time.monotonic() + args.warm_seconds
+
+    def __call__(self, pid):
+        start = time.monotonic()
+        if start < self.next:
+            return
+        os.kill(pid, signal.SIGSTOP)
         try:
-            start = time.monotonic()
-            rates.append(disk.measure())
-            still = min(still, time.monotonic() - start)
+            self.rates.append(self.disk.measure())
+            self.still = min(self.still, time.monotonic() - start)
         finally:
-            child.send_signal(signal.SIGCONT)
-        next_ = time.monotonic() + args.turn_seconds
-    return rates, still
+            os.kill(pid, signal.SIGCONT)
+        self.next = time.monotonic() + self.every
 
 
 def between(sweeps, still):
@@ -85,19 +85,9 @@ def main():
     disk.scan()
     forget(args, weights(args.model))
     command = [args.rheostat, "profile", args.model, "-p", 8, "-n", args.n_gen, "--memory", args.memory, "--json"]
-    program = ["sh", "-c", 'echo $$ > "$0" && exec "$@"']
-    with groups.group(args.memory) as folder, tempfile.TemporaryFile("w+") as out:
-        whole = [*program, folder / "cgroup.procs", *command]
-        child = subprocess.Popen(list(map(str, whole)), stdout=out)
-        try:
-            rates, still = turns(args, disk, child)
-        finally:
-            child.kill()
-            child.wait()
-        if child.returncode:
-            raise Unavailable(f"rheostat profile: failed with {child.returncode}")
-        out.seek(0)
-        answer = parsed(out.read(), "rheostat profile")
+    turns, what = Turns(args, disk), "rheostat profile"
+    run = confined(groups, args.memory, command, what=what, timeout=args.timeout, meanwhile=turns)
+    answer, rates, still = parsed(run.output, what), turns.rates, turns.still
     found = between(answer["sweeps"], still)
     # Turns in the first sweep, which reads the prompt and may take long, are one there.
     early = len(rates) - (len(found) - 1)
@@ -121,7 +111,7 @@ def main():
     print(f"its time / what the disk needs: {middle(ratios, '{:.3f}')}")
     if experts:
         print(f"experts in memory when asked for: {100 * experts['hit'] / experts['asked']:.1f} %")
-    print(f"peak: {written(answer['peak_memory_bytes'])}")
+    print(f"peak: {written(run.resident)}")
 
 
 if __name__ == "__main__":

@@ -132,6 +132,11 @@ impl MemoryPlan {
         self.streamed > 0 || !self.experts_fit
     }
 
+    /// Bytes of the screen, if it is in the place of the output projection.
+    pub(crate) fn screen_instead(&self) -> u64 {
+        if self.seldom > 0 { self.screen } else { 0 }
+    }
+
     /// Bytes of weights that the first sweep reads.
     #[must_use]
     pub fn first_sweep(&self) -> u64 {

@@ -156,7 +156,7 @@ impl Forecast {
         let disk_bytes = plan.streamed as f64 + experts * absent + if plan.kv_disk > 0 { cache } else { 0.0 };
         let disk =
             if disk_bytes == 0.0 { Some(0.0) } else { rates.disk_bytes_per_second.map(|rate| disk_bytes / rate) };
-        let weights = plan.weights - plan.seldom + if plan.seldom > 0 { plan.screen } else { 0 };
+        let weights = plan.weights - plan.seldom + plan.screen_instead();
         let bytes = weights as f64 + experts + cache;
         let memory = bytes / rates.memory_bytes_per_second / MEMORY_SHARE;
         let operations = many * decoder.operations(rows, depth, 1);
@@ -195,7 +195,7 @@ impl MemoryPlan {
         let head = head.min(self.weights);
         let (weights, all_experts) = (head + scaled(self.weights - head), scaled(self.all_experts));
         let (vectors, kv_cache) = (scaled(self.vectors), scaled(self.kv_cache));
-        let screen = if self.seldom > 0 { self.screen } else { 0 };
+        let screen = self.screen_instead();
         let other = self.process + self.threads + self.activations + vectors + kv_cache + screen;
         let room = self.budget.saturating_sub(other);
         let routed = long.blocks.iter().filter_map(|b| b.ffn.experts()).map(|e| e.router.top_k).max().unwrap_or(0);
@@ -289,6 +289,24 @@ mod tests {
         let on_disk = MemoryPlan { kv_disk: 1, ..resident };
         let cache = decoder.cache_bytes(1000, KvFormat::F32);
         assert_eq!(forecast(&on_disk, &rates, (2, 1, 1000)).disk_seconds, Some(2.0 * cache / 1e9));
+    }
+
+    #[test]
+    fn a_head_that_is_seldom_used_takes_no_part() {
+        let decoder = Package::embedded().unwrap().describe().unwrap();
+        let (seldom, screen) = (500_000_000, 250_000_000);
+        let short = MemoryPlan { budget: 2_000_000_000, seldom, screen, ..plan(0, 2_000_000_000) };
+        let rates = Rates {
+            disk_bytes_per_second: None,
+            memory_bytes_per_second: 1e10 / MEMORY_SHARE,
+            operations_per_second: 1e12,
+        };
+        let one = Forecast::new(&decoder, &short, KvFormat::F32, &rates, (1, 1, 0));
+        assert!((one.memory_seconds - 0.175).abs() < 1e-9, "the screen in its place: {}", one.memory_seconds);
+        // Of the rest there is twice as much, and what is in the head's place takes its room.
+        let (_, long) = short.with_layers(&decoder, 2 * decoder.blocks.len(), seldom);
+        assert_eq!((long.weights, long.pinned, long.streamed), (3_500_000_000, 1_750_000_000, 1_250_000_000));
+        assert_eq!((long.seldom, long.screen), (seldom, screen));
     }
 
     #[test]

@@ -320,6 +320,16 @@ mod tests {
     }
 
     #[test]
+    fn the_likeliest_are_found_before_the_temperature_rounds() {
+        // Less the largest, the first two are one number in f32.
+        let logits = [5.0, 5.000_001, 1000.0];
+        assert_eq!(logits[0] - 1000.0f32, logits[1] - 1000.0f32);
+        let mut sampler = sampler(Sampling { temperature: 1000.0, top_k: 2, ..Sampling::default() });
+        let draws: Vec<u32> = (0..200).map(|n| sampler.next(&logits, &vec![0; n]).unwrap()).collect();
+        assert!(draws.contains(&1) && draws.contains(&2) && !draws.contains(&0), "{draws:?}");
+    }
+
+    #[test]
     fn the_smallest_temperature_is_greedy() {
         for temperature in [1e-3, 1e-40, 1e-300, f64::MIN_POSITIVE] {
             let sampling = Sampling { temperature, ..Sampling::default() };
