@@ -16,7 +16,7 @@ import sys
 import time
 
 from common import ROOT, Unavailable, end_on_terminate, parsed, processor, say, wait_for_quiet, weights
-from confine import Groups, confined
+from confine import Groups, at, confined
 from disk import Disk
 from stream import forget, middle, sizes, written
 
@@ -29,7 +29,7 @@ def arguments():
     add("--rheostat", type=pathlib.Path, default=ROOT / "target" / "release" / "rheostat", metavar="PATH")
     add("--n-gen", type=int, default=400, help="tokens; default: %(default)s")
     add("--warm-seconds", type=float, default=30, help="before the first turn; default: %(default)s")
-    add("--turn-seconds", type=float, default=4, help="of rheostat, between two turns of fio; default: %(default)s")
+    add("--turn-seconds", type=float, default=6, help="of rheostat, between two turns of fio; default: %(default)s")
     add("--scan-seconds", type=int, default=1, help="for each way in which fio is tried; default: %(default)s")
     add("--limit-ways", type=int, default=2, help="so many of the fastest take part in turns; default: %(default)s")
     add("--limit-seconds", type=int, default=1, help="for each of them, in each turn; default: %(default)s")
@@ -40,8 +40,14 @@ def arguments():
     args = parser.parse_args()
     if len(args.memory) != 1:
         parser.error("--memory: one budget")
+    if args.turn_seconds <= 2 * SETTLE:
+        parser.error(f"--turn-seconds: more than {2 * SETTLE}")
     args.memory = args.memory[0]
     return args
+
+
+# Seconds after a stop in which it finds its way again, which do not count.
+SETTLE = 1
 
 
 class Turns:
@@ -49,9 +55,10 @@ class Turns:
 
     def __init__(self, args, disk):
         self.disk, self.every = disk, args.turn_seconds
-        # Rates of each turn, and for how long the process stood still at the least.
-        self.rates, self.still = [], float("inf")
-        self.next = time.monotonic() + args.warm_seconds
+        # When each turn of fio began and ended, and its rates.
+        self.taken = []
+        self.start = time.monotonic()
+        self.next = self.start + args.warm_seconds
 
     def __call__(self, pid):
         start = time.monotonic()
@@ -59,22 +66,12 @@ class Turns:
             return
         os.kill(pid, signal.SIGSTOP)
         try:
-            self.rates.append(self.disk.measure())
-            self.still = min(self.still, time.monotonic() - start)
+            rates = self.disk.measure()
         finally:
             os.kill(pid, signal.SIGCONT)
-        self.next = time.monotonic() + self.every
-
-
-def between(sweeps, still):
-    """The sweeps between two stops: those that were stopped are longer than any stop, and nobody knows by how much."""
-    groups = [[]]
-    for sweep in sweeps:
-        if sweep["seconds"] >= still:
-            groups.append([])
-        elif sweep["phase"] == "decode":
-            groups[-1].append(sweep)
-    return groups
+        end = time.monotonic()
+        self.taken.append((start, end, rates))
+        self.next = end + self.every
 
 
 def main():
@@ -87,27 +84,26 @@ def main():
     command = [args.rheostat, "profile", args.model, "-p", 8, "-n", args.n_gen, "--memory", args.memory, "--json"]
     turns, what = Turns(args, disk), "rheostat profile"
     run = confined(groups, args.memory, command, what=what, timeout=args.timeout, meanwhile=turns)
-    answer, rates, still = parsed(run.output, what), turns.rates, turns.still
-    found = between(answer["sweeps"], still)
-    # Turns in the first sweep, which reads the prompt and may take long, are one there.
-    early = len(rates) - (len(found) - 1)
-    if early and answer["sweeps"][0]["seconds"] < (early + 1) * still:
-        raise Unavailable(f"{len(found) - 1} sweeps were stopped in {len(rates)} turns; more --limit-seconds tell them apart")
-    rates = rates[early:]
+    answer = parsed(run.output, what)
+    # What begins while the prompt is read does not count, nor does the last one, in which `profile` may be measuring the machine.
+    decodes = turns.start + answer["phases"]["prefill"]["seconds"] + 1
+    taken = [turn for turn in turns.taken if turn[0] > decodes][:-1]
+    if len(taken) < 2:
+        raise Unavailable("too few turns for a comparison; more --n-gen")
     # Not by its best moment, but over all turns.
-    best = max(disk.ways, key=lambda way: statistics.fmean(rate[way] for rate in rates))
-    seconds, read, ratios = [], [], []
-    for before, after, sweeps in zip(rates, rates[1:], found[1:]):
-        if not sweeps:
-            continue
-        took, bytes_ = sum(s["seconds"] for s in sweeps), sum(s["bytes"]["streamed"] for s in sweeps)
-        seconds.append(took / len(sweeps))
-        read.append(bytes_ / len(sweeps))
-        ratios.append(took * statistics.fmean((before[best], after[best])) / bytes_)
-    experts = answer["experts"]
+    best = max(disk.ways, key=lambda way: statistics.fmean(rates[way] for *_, rates in taken))
+    ratios = []
+    for (_, start, before), (end, _, after) in zip(taken, taken[1:]):
+        start += SETTLE
+        bytes_ = at(run.reads, end) - at(run.reads, start)
+        ratios.append((end - start) * statistics.fmean((before[best], after[best])) / bytes_)
+    # A sweep in which it was stopped is much longer: the median does not see it.
+    seconds = statistics.median(s["seconds"] for s in answer["sweeps"] if s["phase"] == "decode")
+    decode, experts = answer["phases"]["decode"], answer["experts"]
+    read = decode["bytes"]["streamed"] / decode["sweeps"]
     print(f"{args.model.name}, {written(args.memory)}, {answer['threads']} threads, {processor()}; {len(ratios)} turns\n")
-    print(f"a token: {middle(seconds, '{:.3f}')} s; read for it: {middle([r / 1e6 for r in read], '{:.0f}')} MB")
-    print(f"the disk: {middle([rate[best] / 1e9 for rate in rates])} GB/s ({best})")
+    print(f"a token: {seconds:.3f} s, the median; read for it: {read / 1e6:.0f} MB, the mean")
+    print(f"the disk: {middle([rates[best] / 1e9 for *_, rates in taken])} GB/s ({best})")
     print(f"its time / what the disk needs: {middle(ratios, '{:.3f}')}")
     if experts:
         print(f"experts in memory when asked for: {100 * experts['hit'] / experts['asked']:.1f} %")
