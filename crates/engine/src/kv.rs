@@ -197,19 +197,32 @@ impl Sequence {
     /// Makes room for `n` more tokens.
     pub(crate) fn reserve(&mut self, n: usize) -> Result<(), Error> {
         let len = self.len + n;
-        let units = len.div_ceil(KV_UNIT);
+        // Blocks that will be full. Those that are put away go one by one, and do not share memory.
+        let full = if self.pool.disk.is_none() { len.max(self.prompt_len) / KV_BLOCK } else { 0 };
+        let units = len.next_multiple_of(KV_BLOCK).min(full * KV_BLOCK).max(len).div_ceil(KV_UNIT);
         if units > self.units {
             self.pool.take(units - self.units, len)?;
             self.units = units;
         }
         self.reserve_on_disk(len)?;
-        let blocks = len.div_ceil(KV_BLOCK);
-        for (layer, shape) in self.layers.iter_mut().zip(&self.shape) {
-            let Some(shape) = *shape else { continue };
-            let (format, in_memory) = (self.pool.format, blocks - layer.first);
-            layer.blocks.resize_with(in_memory, || shape.block(format));
+        let (format, blocks) = (self.pool.format, len.div_ceil(KV_BLOCK));
+        let whole = self.layers_with_blocks().map(|(layer, _)| layer.first + layer.blocks.len()).max().unwrap_or(0);
+        let shapes: Vec<_> = self.shape.iter().flatten().map(|s| (s.n_kv_heads, s.head_dim, s.value_dim)).collect();
+        for _ in whole..full.min(blocks) {
+            let side_by_side = KvBlock::side_by_side(format, shapes.iter().copied());
+            for ((layer, _), block) in self.layers_with_blocks().zip(side_by_side) {
+                layer.blocks.push(block);
+            }
+        }
+        for (layer, shape) in self.layers_with_blocks() {
+            layer.blocks.resize_with(blocks - layer.first, || shape.block(format));
         }
         Ok(())
+    }
+
+    /// Those layers that keep something of a position, and what.
+    fn layers_with_blocks(&mut self) -> impl Iterator<Item = (&mut Layer, KvShape)> {
+        self.layers.iter_mut().zip(&self.shape).filter_map(|(layer, shape)| Some((layer, (*shape)?)))
     }
 
     /// Makes ready for a pass that ends at `len`: the block that grows is in memory, and those that will be full have a slot.

@@ -243,7 +243,7 @@ fn widest(decoder: &Decoder) -> [usize; 2] {
 /// The blocks of the ring.
 fn side_by_side(blocks: usize, format: KvFormat, decoder: &Decoder) -> Vec<KvBlock> {
     let [keys, values] = widest(decoder);
-    KvBlock::side_by_side(blocks, format, 1, keys, values)
+    KvBlock::side_by_side(format, std::iter::repeat_n((1, keys, values), blocks)).collect()
 }
 
 /// Bytes of a block of the ring.

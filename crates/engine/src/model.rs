@@ -332,8 +332,8 @@ impl Model {
         Arc::clone(&self.cancel)
     }
 
-    /// A new, empty sequence, whose first `prompt_len` tokens are known to come. (The number matters only to
-    /// dynamic rotary embeddings.) It takes memory as it grows.
+    /// A new, empty sequence, whose first `prompt_len` tokens are known to come. (The number matters to dynamic rotary embeddings, and
+    /// says which blocks of the cache will be full.) It takes memory as it grows, a block that will be full as a whole.
     #[must_use]
     pub fn sequence(&self, prompt_len: usize) -> Sequence {
         Sequence::new(&self.decoder, prompt_len, &self.kv)

@@ -399,6 +399,33 @@ fn rolled_back_memory_is_free_again() {
     }
 }
 
+/// A block that a prompt will fill takes its memory as a whole, and a text takes no more than it needs in the end; the bits are the same.
+#[test]
+fn blocks_that_will_be_full() {
+    let (case, _dir) = common::stretched(&common::case(common::testdata().join("text_qwen3")));
+    let tokens: Vec<u32> = (0..1100).map(|i| i % 50).collect();
+    for kv in [KvFormat::F32, KvFormat::Bf16] {
+        let mut model = case.load(&Options { context: Some(1152), chunk: Some(100), kv, ..options() });
+        let mut unforeseen = model.sequence(1);
+        let want = model.prefill(&mut unforeseen, &tokens).unwrap().logits.to_vec();
+        let mut foreseen = model.sequence(tokens.len());
+        let full = model.prefill(&mut foreseen, &tokens[..1]).unwrap_err();
+        assert!(matches!(full, rheostat::Error::CacheFull { .. }), "{full}");
+        // 640 positions are left to others: 512 of the 1152 are spoken for as soon as the first token is read.
+        unforeseen.truncate(640);
+        foreseen.truncate(0);
+        model.prefill(&mut foreseen, &tokens[..1]).unwrap();
+        let mut third = model.sequence(1);
+        let full = model.prefill(&mut third, &[1]).unwrap_err();
+        assert!(matches!(full, rheostat::Error::CacheFull { planned: 1152, .. }), "{full}");
+        // All of a text that was foreseen fits a cache of its length, after a step back into a full block, too.
+        unforeseen.truncate(0);
+        assert_bits("foreseen", model.prefill(&mut foreseen, &tokens[1..]).unwrap().logits, &want);
+        foreseen.truncate(300);
+        assert_bits("again", model.prefill(&mut foreseen, &tokens[300..]).unwrap().logits, &want);
+    }
+}
+
 /// A pass that cannot be made says why, and leaves everything as it was.
 #[test]
 fn passes_that_are_refused() {

@@ -14,12 +14,12 @@ use std::ops::Range;
 
 use crate::exec::{Exec, SharedMut};
 use crate::kv::{KvBlock, KvFormat, KvSource, padded};
-use crate::matrix::{Bf16, Element, F32};
+use crate::matrix::{Bf16, F32};
 use crate::simd::{Isa, LANES, Op, Simd};
 
 mod chunk;
 
-use chunk::{Chunk, Query, scalar_exp};
+use chunk::{Chunk, Kept, Query, scalar_exp};
 
 /// Query rows in a [`Span`], at most: one item of parallel work for each key-value head.
 pub const SPAN_ROWS: usize = 48;
@@ -210,7 +210,7 @@ struct Item<'a> {
 /// An item over keys and values of one element type.
 struct Of<'a, W>(Item<'a>, PhantomData<W>);
 
-impl<W: Element> Op for Of<'_, W> {
+impl<W: Kept> Op for Of<'_, W> {
     type Output = ();
 
     #[inline(always)]

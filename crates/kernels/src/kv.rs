@@ -68,19 +68,17 @@ impl KvBlock {
         KvBlock { format, head_dim, value_dim, keys, values }
     }
 
-    /// `n` blocks whose memory is used as a whole, over and over: what others are read into.
-    #[must_use]
+    /// A block for each of `shapes`, `(n_kv_heads, head_dim, value_dim)`, in memory that is used as a whole and goes back when all of them do. It is in
+    /// huge pages where the system has them, which are read faster.
     pub fn side_by_side(
-        n: usize,
         format: KvFormat,
-        n_kv_heads: usize,
-        head_dim: usize,
-        value_dim: usize,
-    ) -> Vec<KvBlock> {
-        let lens = KvBlock::part_lens(format, n_kv_heads, head_dim, value_dim).map(|bytes| bytes / size_of::<f32>());
-        let mut buffers = Buffer::side_by_side(lens.into_iter().cycle().take(2 * n));
-        let pairs = std::iter::from_fn(|| Some((buffers.next()?, buffers.next()?)));
-        pairs.map(|(keys, values)| KvBlock { format, head_dim, value_dim, keys, values }).collect()
+        shapes: impl Iterator<Item = (usize, usize, usize)> + Clone,
+    ) -> impl Iterator<Item = KvBlock> {
+        let lens = move |(heads, head_dim, value_dim)| KvBlock::part_lens(format, heads, head_dim, value_dim);
+        let mut buffers = Buffer::side_by_side(shapes.clone().flat_map(lens).map(|bytes| bytes / size_of::<f32>()));
+        shapes.map_while(move |(_, head_dim, value_dim)| {
+            Some(KvBlock { format, head_dim, value_dim, keys: buffers.next()?, values: buffers.next()? })
+        })
     }
 
     /// The bytes of the keys and of the values, to be kept somewhere else.

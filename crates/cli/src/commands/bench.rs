@@ -187,7 +187,7 @@ impl Bench<'_> {
         };
         let disk = |limits: Limits| limits.disk_bytes_per_second.unwrap_or(0.0);
         let (mut runs, mut captured) = (Vec::new(), Vec::new());
-        let mut sequences: Vec<_> = (0..texts).map(|_| self.model.sequence(1)).collect();
+        let mut sequences: Vec<_> = (0..texts).map(|_| self.model.sequence(depth)).collect();
         for sequence in sequences.iter_mut().filter(|_| depth > 0) {
             self.model.prefill(sequence, &tokens[..depth])?;
         }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::Attention;
 use crate::kv::{KV_BLOCK, KvBlock, padded};
 use crate::math;
-use crate::matrix::Element;
+use crate::matrix::{Bf16, Element, F32};
 use crate::simd::{LANES, Simd};
 
 /// Terms of a score that are added one to the next. A longer score is the sum of such sums, which keeps more of its bits.
@@ -17,8 +17,46 @@ const PART: usize = 128;
 /// Queries that go over keys together in registers, at most.
 pub(super) const TILE: usize = 6;
 
+/// Positions of values that one part of the lanes goes over before the other, so that both find them in the innermost cache.
+const NEAR: usize = 32;
+
 /// Queries that go over a block together.
 const QUERIES: usize = 96;
+
+/// A format of keys and values, with the order of lanes in which most is done with them.
+pub(super) trait Kept: Element {
+    /// As [`Element::load`], with the lanes in an order that takes fewest instructions.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn load_mixed<S: Simd>(s: S, p: *const u8) -> S::V;
+    /// The lanes of that in their usual order.
+    fn in_order<S: Simd>(s: S, v: S::V) -> S::V;
+}
+
+impl Kept for F32 {
+    #[inline(always)]
+    unsafe fn load_mixed<S: Simd>(s: S, p: *const u8) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { F32::load(s, p, ()) }
+    }
+    #[inline(always)]
+    fn in_order<S: Simd>(_s: S, v: S::V) -> S::V {
+        v
+    }
+}
+
+impl Kept for Bf16 {
+    #[inline(always)]
+    unsafe fn load_mixed<S: Simd>(s: S, p: *const u8) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_mixed_bf16(p) }
+    }
+    #[inline(always)]
+    fn in_order<S: Simd>(s: S, v: S::V) -> S::V {
+        s.bf16_in_order(v)
+    }
+}
 
 /// The queries that go over the blocks together, and their running results.
 pub(super) struct Chunk<'a> {
@@ -97,7 +135,7 @@ impl<'a> Chunk<'a> {
 
     /// Merges what the queries see of `block`, which is block `b` of the sequence.
     #[inline(always)]
-    pub(super) fn over_block<S: Simd, W: Element>(&mut self, s: S, b: usize, block: &KvBlock, kv_head: usize) {
+    pub(super) fn over_block<S: Simd, W: Kept>(&mut self, s: S, b: usize, block: &KvBlock, kv_head: usize) {
         let start = b * KV_BLOCK;
         let keys = of_head(block.keys.bytes(), kv_head, W::bytes(KV_BLOCK * self.d));
         let values = of_head(block.values.bytes(), kv_head, W::bytes(KV_BLOCK * self.value_stride));
@@ -121,17 +159,10 @@ impl<'a> Chunk<'a> {
                 let row = i * KV_BLOCK..(i + 1) * KV_BLOCK;
                 let (first, end) = (seen[i].0 / LANES * LANES, seen[i].1.next_multiple_of(LANES));
                 let row = &mut self.scores[row][first..end];
-                // Capped scores are ready; times 1 they stay as they are.
-                let scale = match self.softcap {
-                    None => self.scale,
-                    Some(cap) => {
-                        cap_scores(s, row, self.scale, cap);
-                        1.0
-                    }
-                };
+                finish_scores::<S, W>(s, row, self.scale, self.softcap);
                 row[..seen[i].0 - first].fill(f32::NEG_INFINITY);
                 row[seen[i].1 - first..].fill(f32::NEG_INFINITY);
-                stats[i] = softmax_block(s, row, scale);
+                stats[i] = softmax_block(s, row);
             }
         }
         self.part.fill(0.0);
@@ -140,15 +171,15 @@ impl<'a> Chunk<'a> {
         }
         for i in 0..self.n {
             if seen[i].0 < seen[i].1 {
-                self.merge(s, i, stats[i]);
+                self.merge::<S, W>(s, i, stats[i]);
             }
         }
     }
 
-    /// Dot products of every query with the keys of `part` that it sees, and with some that it does not see; the rest of `scores`
-    /// is left as it was.
+    /// Dot products of every query with the keys of `part` that it sees, and with some that it does not see, with the lanes of each vector in the
+    /// order of [`Kept::load_mixed`]; the rest of `scores` is left as it was.
     #[inline(always)]
-    fn score<S: Simd, W: Element>(&mut self, s: S, keys: &[u8], part: Range<usize>, seen: &[(usize, usize); QUERIES]) {
+    fn score<S: Simd, W: Kept>(&mut self, s: S, keys: &[u8], part: Range<usize>, seen: &[(usize, usize); QUERIES]) {
         let mut i = 0;
         while i < self.n {
             let left = self.n - i;
@@ -167,9 +198,10 @@ impl<'a> Chunk<'a> {
                 }
             } else {
                 match left {
-                    1 => self.score_rows::<S, W, 1, 4>(s, i, keys, part.clone(), seen),
-                    2 => self.score_rows::<S, W, 2, 2>(s, i, keys, part.clone(), seen),
-                    _ => self.score_rows::<S, W, 3, 2>(s, i, keys, part.clone(), seen),
+                    1 => self.score_rows::<S, W, 1, 8>(s, i, keys, part.clone(), seen),
+                    2 => self.score_rows::<S, W, 2, 4>(s, i, keys, part.clone(), seen),
+                    3..=5 => self.score_rows::<S, W, 3, 4>(s, i, keys, part.clone(), seen),
+                    _ => self.score_rows::<S, W, 6, 2>(s, i, keys, part.clone(), seen),
                 }
             };
         }
@@ -177,7 +209,7 @@ impl<'a> Chunk<'a> {
 
     /// `R` queries from `i` on, `C` vectors of keys at once. Returns `R`.
     #[inline(always)]
-    fn score_rows<S: Simd, W: Element, const R: usize, const C: usize>(
+    fn score_rows<S: Simd, W: Kept, const R: usize, const C: usize>(
         &mut self,
         s: S,
         i: usize,
@@ -206,7 +238,7 @@ impl<'a> Chunk<'a> {
 
     /// The vectors of keys `g`, `g + step`, ….
     #[inline(always)]
-    fn score_tile<S: Simd, W: Element, const R: usize, const C: usize>(
+    fn score_tile<S: Simd, W: Kept, const R: usize, const C: usize>(
         &mut self,
         s: S,
         i: usize,
@@ -222,35 +254,30 @@ impl<'a> Chunk<'a> {
         assert!(d <= stride && (g + step * (C - 1) + 1) * LANES <= KV_BLOCK);
         // SAFETY: `keys` holds `C` groups of `d` vectors, `step` groups apart, `q` and `scores` hold `R` rows, and the tile lies in them.
         unsafe {
-            let group = W::open(s, std::ptr::null());
             for first in (0..d).step_by(TERMS) {
-                let mut sums = [[s.zero(); C]; R];
-                for k in first..d.min(first + TERMS) {
-                    let mut key = [s.zero(); C];
-                    for c in 0..C {
-                        key[c] = W::load(s, keys.as_ptr().add(c * step * size + W::bytes(k * LANES)), group);
-                    }
-                    for r in 0..R {
-                        let q = s.splat(*q.get_unchecked(r * stride + k));
-                        for c in 0..C {
-                            sums[r][c] = s.fma(q, key[c], sums[r][c]);
-                        }
-                    }
-                }
-                for r in 0..R {
-                    for c in 0..C {
-                        let score = scores.as_mut_ptr().add(r * KV_BLOCK + (g + c * step) * LANES);
-                        let before = if first == 0 { s.zero() } else { s.load(score) };
-                        s.store(score, s.add(before, sums[r][c]));
-                    }
+                let terms = first..d.min(first + TERMS);
+                let scores = scores.as_mut_ptr().add(g * LANES);
+                add_terms::<S, W, R, C, 0>(
+                    s,
+                    q.as_ptr(),
+                    stride,
+                    keys.as_ptr(),
+                    step * size,
+                    terms.clone(),
+                    scores,
+                    step,
+                );
+                if S::PARTS == 2 {
+                    add_terms::<S, W, R, C, 1>(s, q.as_ptr(), stride, keys.as_ptr(), step * size, terms, scores, step);
                 }
             }
         }
     }
 
-    /// `self.part += weights · values` for every query, over what it sees of `part`, in order.
+    /// `self.part += weights · values` for every query, over what it sees of `part`, in order, with the lanes of each vector in the order of
+    /// [`Kept::load_mixed`].
     #[inline(always)]
-    fn weigh_all<S: Simd, W: Element>(
+    fn weigh_all<S: Simd, W: Kept>(
         &mut self,
         s: S,
         values: &[u8],
@@ -267,10 +294,16 @@ impl<'a> Chunk<'a> {
                     4 | 5 => self.weigh::<S, W, 4>(s, i, values, part.clone(), seen),
                     _ => self.weigh::<S, W, 6>(s, i, values, part.clone(), seen),
                 }
-            } else {
+            } else if S::SMALL_TILE {
                 match left {
                     1 => self.weigh::<S, W, 1>(s, i, values, part.clone(), seen),
                     _ => self.weigh::<S, W, 2>(s, i, values, part.clone(), seen),
+                }
+            } else {
+                match left {
+                    1 => self.weigh::<S, W, 1>(s, i, values, part.clone(), seen),
+                    2..=5 => self.weigh::<S, W, 2>(s, i, values, part.clone(), seen),
+                    _ => self.weigh::<S, W, 6>(s, i, values, part.clone(), seen),
                 }
             };
         }
@@ -278,7 +311,7 @@ impl<'a> Chunk<'a> {
 
     /// The same for `R` queries from `i` on. Returns `R`.
     #[inline(always)]
-    fn weigh<S: Simd, W: Element, const R: usize>(
+    fn weigh<S: Simd, W: Kept, const R: usize>(
         &mut self,
         s: S,
         i: usize,
@@ -307,24 +340,17 @@ impl<'a> Chunk<'a> {
     }
 
     #[inline(always)]
-    fn weigh_range<S: Simd, W: Element, const R: usize>(
-        &mut self,
-        s: S,
-        i: usize,
-        values: &[u8],
-        lo: usize,
-        hi: usize,
-    ) {
+    fn weigh_range<S: Simd, W: Kept, const R: usize>(&mut self, s: S, i: usize, values: &[u8], lo: usize, hi: usize) {
         if lo >= hi {
             return;
         }
         let mut k = 0;
         // As much of a value at once as there are registers for.
-        while S::WIDE_TILE && R <= 2 && k + 8 * LANES <= self.value_stride {
+        while (S::WIDE_TILE && R <= 2 || !S::SMALL_TILE && R == 1) && k + 8 * LANES <= self.value_stride {
             self.weigh_columns::<S, W, R, 8>(s, i, values, lo, hi, k);
             k += 8 * LANES;
         }
-        while (S::WIDE_TILE || R == 1) && k + 4 * LANES <= self.value_stride {
+        while (S::WIDE_TILE || !S::SMALL_TILE && R <= 2) && k + 4 * LANES <= self.value_stride {
             self.weigh_columns::<S, W, R, 4>(s, i, values, lo, hi, k);
             k += 4 * LANES;
         }
@@ -341,7 +367,7 @@ impl<'a> Chunk<'a> {
     /// `D` vectors of the value dimension from element `k` on.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "the coordinates of a tile")]
-    fn weigh_columns<S: Simd, W: Element, const R: usize, const D: usize>(
+    fn weigh_columns<S: Simd, W: Kept, const R: usize, const D: usize>(
         &mut self,
         s: S,
         i: usize,
@@ -356,43 +382,33 @@ impl<'a> Chunk<'a> {
         let part = &mut self.part[i * stride..(i + R) * stride];
         // SAFETY: by the checks and slices above, every access lies within `values` and `part`.
         unsafe {
-            let group = W::open(s, std::ptr::null());
-            let mut acc = [[s.zero(); D]; R];
-            for r in 0..R {
-                for c in 0..D {
-                    acc[r][c] = s.load(part.as_ptr().add(r * stride + k + c * LANES));
-                }
+            let (values, part) = (values.as_ptr().add(W::bytes(k * KV_BLOCK)), part.as_mut_ptr().add(k));
+            if S::PARTS == 1 {
+                return add_values::<S, W, R, D, 0>(s, weights.as_ptr(), values, lo..hi, part, stride);
             }
-            for j in lo..hi {
-                let row = values.as_ptr().add(W::bytes(k * KV_BLOCK + j * LANES));
-                let mut v = [s.zero(); D];
-                for c in 0..D {
-                    v[c] = W::load(s, row.add(W::bytes(c * KV_BLOCK * LANES)), group);
-                }
-                for r in 0..R {
-                    let w = s.splat(*weights.get_unchecked(r * KV_BLOCK + j));
-                    for c in 0..D {
-                        acc[r][c] = s.fma(w, v[c], acc[r][c]);
-                    }
-                }
-            }
-            for r in 0..R {
-                for c in 0..D {
-                    s.store(part.as_mut_ptr().add(r * stride + k + c * LANES), acc[r][c]);
-                }
+            // What one part of the lanes was read for is near when the other's turn comes.
+            for first in (lo..hi).step_by(NEAR) {
+                let range = first..hi.min(first + NEAR);
+                add_values::<S, W, R, D, 0>(s, weights.as_ptr(), values, range.clone(), part, stride);
+                add_values::<S, W, R, D, 1>(s, weights.as_ptr(), values, range, part, stride);
             }
         }
     }
 
     /// Merges the block's partial result of query `i` into its running one.
     #[inline(always)]
-    fn merge<S: Simd>(&mut self, s: S, i: usize, (max, sum): (f32, f32)) {
+    fn merge<S: Simd, W: Kept>(&mut self, s: S, i: usize, (max, sum): (f32, f32)) {
         let range = i * self.value_stride..(i + 1) * self.value_stride;
         let total = &mut self.total[range.clone()];
         let part = &self.part[range];
         let state = &mut self.state[i];
+        // SAFETY: `part` holds whole vectors.
+        let part_at = |k: usize| W::in_order(s, unsafe { s.load(part[k..k + LANES].as_ptr()) });
         if state.max == f32::NEG_INFINITY {
-            total.copy_from_slice(part);
+            for (to, k) in total.chunks_exact_mut(LANES).zip((0..).step_by(LANES)) {
+                // SAFETY: whole vectors.
+                unsafe { s.store(to.as_mut_ptr(), part_at(k)) };
+            }
             (state.max, state.sum) = (max, sum);
             return;
         }
@@ -403,10 +419,10 @@ impl<'a> Chunk<'a> {
         state.sum = (sum * new) + (state.sum * old);
         let (old, new) = (s.splat(old), s.splat(new));
         for k in (0..total.len()).step_by(LANES) {
-            // SAFETY: `total` and `part` hold `value_stride` elements, a multiple of 16.
+            // SAFETY: `total` holds `value_stride` elements, a multiple of 16.
             unsafe {
                 let scaled = s.mul(s.load(total.as_ptr().add(k)), old);
-                let merged = s.fma(s.load(part.as_ptr().add(k)), new, scaled);
+                let merged = s.fma(part_at(k), new, scaled);
                 s.store(total.as_mut_ptr().add(k), merged);
             }
         }
@@ -431,19 +447,114 @@ pub(super) fn scalar_exp<S: Simd>(s: S, x: f32) -> f32 {
     s.max_lane(math::exp(s, s.splat(x)))
 }
 
-/// Turns a block's raw dot products into `e^(score − max)`; returns `(max, Σ)`.
+/// `terms` of the dot products of `R` queries, `stride` apart, with `C` vectors of keys, `apart` bytes from each other: part `P` of the lanes is added to
+/// `scores`, of which those of neighbouring vectors lie `step` vectors apart.
+///
+/// # Safety
+/// All of that lies in what the pointers are valid for.
 #[inline(always)]
-fn softmax_block<S: Simd>(s: S, row: &mut [f32], scale: f32) -> (f32, f32) {
+#[allow(clippy::too_many_arguments, reason = "pointers and strides of three operands")]
+unsafe fn add_terms<S: Simd, W: Kept, const R: usize, const C: usize, const P: usize>(
+    s: S,
+    q: *const f32,
+    stride: usize,
+    keys: *const u8,
+    apart: usize,
+    terms: Range<usize>,
+    scores: *mut f32,
+    step: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [[s.splat_part(0.0); C]; R];
+        for k in terms.clone() {
+            let mut key = [s.splat_part(0.0); C];
+            for c in 0..C {
+                key[c] = s.part::<P>(W::load_mixed(s, keys.add(c * apart + W::bytes(k * LANES))));
+            }
+            for r in 0..R {
+                let q = s.splat_part(*q.add(r * stride + k));
+                for c in 0..C {
+                    sums[r][c] = s.fma_part(q, key[c], sums[r][c]);
+                }
+            }
+        }
+        for r in 0..R {
+            for c in 0..C {
+                let score = scores.add(r * KV_BLOCK + c * step * LANES);
+                let before = if terms.start == 0 { s.splat_part(0.0) } else { s.part::<P>(s.load(score)) };
+                s.store_part::<P>(score, s.add_part(before, sums[r][c]));
+            }
+        }
+    }
+}
+
+/// Adds the values of `range`, each times its weight, to part `P` of the lanes of `D` vectors of each of `R` queries: `to`, whose rows are `stride` apart.
+///
+/// # Safety
+/// All of that lies in what the pointers are valid for.
+#[inline(always)]
+unsafe fn add_values<S: Simd, W: Kept, const R: usize, const D: usize, const P: usize>(
+    s: S,
+    weights: *const f32,
+    values: *const u8,
+    range: Range<usize>,
+    to: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [[s.splat_part(0.0); D]; R];
+        for r in 0..R {
+            for c in 0..D {
+                sums[r][c] = s.part::<P>(s.load(to.add(r * stride + c * LANES)));
+            }
+        }
+        for j in range {
+            let row = values.add(W::bytes(j * LANES));
+            let mut v = [s.splat_part(0.0); D];
+            for c in 0..D {
+                v[c] = s.part::<P>(W::load_mixed(s, row.add(W::bytes(c * KV_BLOCK * LANES))));
+            }
+            for r in 0..R {
+                let w = s.splat_part(*weights.add(r * KV_BLOCK + j));
+                for c in 0..D {
+                    sums[r][c] = s.fma_part(w, v[c], sums[r][c]);
+                }
+            }
+        }
+        for r in 0..R {
+            for c in 0..D {
+                s.store_part::<P>(to.add(r * stride + c * LANES), sums[r][c]);
+            }
+        }
+    }
+}
+
+/// Turns a block's raw dot products into scores: their lanes in order, scaled and capped.
+#[inline(always)]
+fn finish_scores<S: Simd, W: Kept>(s: S, row: &mut [f32], scale: f32, cap: Option<f32>) {
+    let scale = s.splat(scale);
+    for vector in row.chunks_exact_mut(LANES) {
+        let p = vector.as_mut_ptr();
+        // SAFETY: a whole vector.
+        unsafe {
+            let score = s.mul(W::in_order(s, s.load(p)), scale);
+            s.store(p, cap.map_or(score, |cap| math::soft_cap(s, score, s.splat(cap))));
+        }
+    }
+}
+
+/// Turns a block's scores into `e^(score − max)`; returns `(max, Σ)`.
+#[inline(always)]
+fn softmax_block<S: Simd>(s: S, row: &mut [f32]) -> (f32, f32) {
     assert!(row.len().is_multiple_of(LANES), "whole vectors");
     let p = row.as_mut_ptr();
     // SAFETY: `row` holds whole vectors.
     unsafe {
-        let scale = s.splat(scale);
         let mut max = s.splat(f32::NEG_INFINITY);
         for k in (0..row.len()).step_by(LANES) {
-            let v = s.mul(s.load(p.add(k)), scale);
-            s.store(p.add(k), v);
-            max = s.max(max, v);
+            max = s.max(max, s.load(p.add(k)));
         }
         let max = s.max_lane(max);
         let top = s.splat(max);
@@ -454,17 +565,5 @@ fn softmax_block<S: Simd>(s: S, row: &mut [f32], scale: f32) -> (f32, f32) {
             sum = s.add(sum, e);
         }
         (max, s.sum(sum))
-    }
-}
-
-/// Turns a block's raw dot products into capped scores.
-#[inline(always)]
-fn cap_scores<S: Simd>(s: S, row: &mut [f32], scale: f32, cap: f32) {
-    assert!(row.len().is_multiple_of(LANES), "whole vectors");
-    let p = row.as_mut_ptr();
-    let (scale, cap) = (s.splat(scale), s.splat(cap));
-    for k in (0..row.len()).step_by(LANES) {
-        // SAFETY: `row` holds whole vectors.
-        unsafe { s.store(p.add(k), math::soft_cap(s, s.mul(s.load(p.add(k)), scale), cap)) }
     }
 }

@@ -35,7 +35,9 @@ impl Simd for Avx2 {
     type E2m1 = __m256;
     type B = IntPair;
     type I = IntPair;
+    type Part = __m256;
     const WIDE_TILE: bool = false;
+    const PARTS: usize = 2;
 
     #[inline(always)]
     fn zero(self) -> Pair {
@@ -56,6 +58,18 @@ impl Simd for Avx2 {
             let hi = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(16).cast()));
             (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(lo)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(hi)))
         }
+    }
+    #[inline(always)]
+    unsafe fn load_mixed_bf16(self, p: *const u8) -> Pair {
+        unsafe {
+            let both = _mm256_loadu_si256(p.cast());
+            let odd = _mm256_and_si256(both, _mm256_set1_epi32(!0xffff));
+            (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(both)), _mm256_castsi256_ps(odd))
+        }
+    }
+    #[inline(always)]
+    fn bf16_in_order(self, (even, odd): Pair) -> Pair {
+        self.turn_nibbles_back((swap_middle(even), swap_middle(odd)))
     }
     #[inline(always)]
     unsafe fn load_f16(self, p: *const u8) -> Pair {
@@ -311,6 +325,26 @@ impl Simd for Avx2 {
         groups * rounds * round
     }
     #[inline(always)]
+    fn part<const P: usize>(self, v: Pair) -> __m256 {
+        if P == 0 { v.0 } else { v.1 }
+    }
+    #[inline(always)]
+    fn splat_part(self, x: f32) -> __m256 {
+        unsafe { _mm256_set1_ps(x) }
+    }
+    #[inline(always)]
+    fn add_part(self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma_part(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn store_part<const P: usize>(self, p: *mut f32, v: __m256) {
+        unsafe { _mm256_storeu_ps(p.add(8 * P), v) }
+    }
+    #[inline(always)]
     fn max(self, a: Pair, b: Pair) -> Pair {
         unsafe { (_mm256_max_ps(a.0, b.0), _mm256_max_ps(a.1, b.1)) }
     }
@@ -469,6 +503,13 @@ unsafe fn fma_flushed(a: __m256, b: __m256, c: __m256) -> __m256 {
         let small = _mm256_cmp_ps::<_CMP_LT_OQ>(_mm256_andnot_ps(sign, raised), _mm256_set1_ps(RAISED_NORMAL));
         _mm256_andnot_ps(_mm256_andnot_ps(sign, small), _mm256_fmadd_ps(a, b, c))
     }
+}
+
+/// The four quarters of a register, the middle two of them swapped.
+#[inline(always)]
+fn swap_middle(v: __m256) -> __m256 {
+    // SAFETY: as above.
+    unsafe { _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(_mm256_castps_pd(v))) }
 }
 
 /// Rounds sixteen f32 to bf16, to nearest, ties to even; subnormal numbers become zeros, no number stays none.

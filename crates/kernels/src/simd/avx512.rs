@@ -77,7 +77,9 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     type E2m1 = __m512;
     type B = __m512i;
     type I = __m512i;
+    type Part = __m512;
     const WIDE_TILE: bool = true;
+    const PARTS: usize = 1;
 
     #[inline(always)]
     fn zero(self) -> __m512 {
@@ -361,6 +363,26 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn part<const P: usize>(self, v: __m512) -> __m512 {
+        v
+    }
+    #[inline(always)]
+    fn splat_part(self, x: f32) -> __m512 {
+        self.splat(x)
+    }
+    #[inline(always)]
+    fn add_part(self, a: __m512, b: __m512) -> __m512 {
+        self.add(a, b)
+    }
+    #[inline(always)]
+    fn fma_part(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        self.fma(a, b, c)
+    }
+    #[inline(always)]
+    unsafe fn store_part<const P: usize>(self, p: *mut f32, v: __m512) {
+        unsafe { self.store(p, v) }
     }
     #[inline(always)]
     fn max(self, a: __m512, b: __m512) -> __m512 {

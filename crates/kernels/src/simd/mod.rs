@@ -200,11 +200,16 @@ pub(crate) trait Simd: Copy {
     type B: Copy;
     /// Sixteen lanes of i32.
     type I: Copy;
+    /// What of sixteen lanes of f32 one register holds.
+    type Part: Copy;
 
     /// Whether this instruction set has registers for large tiles.
     const WIDE_TILE: bool;
     /// Whether nobody chooses this instruction set for its speed, so that small tiles will do.
     const SMALL_TILE: bool = false;
+
+    /// Registers that sixteen lanes take.
+    const PARTS: usize;
 
     fn zero(self) -> Self::V;
     fn splat(self, x: f32) -> Self::V;
@@ -220,6 +225,22 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// `p` is valid for reading 32 bytes; it need not be aligned.
     unsafe fn load_bf16(self, p: *const u8) -> Self::V;
+
+    /// As [`Simd::load_bf16`], with the lanes in the order in which bf16 are widened with fewest instructions.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn load_mixed_bf16(self, p: *const u8) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { self.load_bf16(p) }
+    }
+
+    /// The lanes of [`Simd::load_mixed_bf16`] in their usual order.
+    #[inline(always)]
+    fn bf16_in_order(self, v: Self::V) -> Self::V {
+        v
+    }
 
     /// Reads 16 f16 and widens them exactly.
     ///
@@ -457,6 +478,18 @@ pub(crate) trait Simd: Copy {
     ) -> usize {
         0
     }
+
+    /// Part `P` of the lanes. What makes the others of `v` is left out, if nothing else needs it.
+    fn part<const P: usize>(self, v: Self::V) -> Self::Part;
+    fn splat_part(self, x: f32) -> Self::Part;
+    fn add_part(self, a: Self::Part, b: Self::Part) -> Self::Part;
+    /// `a * b + c`, rounded once.
+    fn fma_part(self, a: Self::Part, b: Self::Part, c: Self::Part) -> Self::Part;
+    /// Writes part `P` of 16 f32.
+    ///
+    /// # Safety
+    /// `p` is valid for writing 64 bytes; it need not be aligned.
+    unsafe fn store_part<const P: usize>(self, p: *mut f32, v: Self::Part);
 
     /// Lane-wise `if a > b { a } else { b }`.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;

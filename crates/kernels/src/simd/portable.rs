@@ -88,7 +88,9 @@ impl Simd for Portable {
     type E2m1 = f32;
     type B = Bytes;
     type I = Ints;
+    type Part = Lanes;
     const WIDE_TILE: bool = false;
+    const PARTS: usize = 1;
     const SMALL_TILE: bool = cfg!(target_arch = "x86_64");
 
     #[inline(always)]
@@ -258,6 +260,27 @@ impl Simd for Portable {
     #[inline(always)]
     fn fma(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
         Lanes(std::array::from_fn(|l| a.0[l].mul_add(b.0[l], c.0[l])))
+    }
+    #[inline(always)]
+    fn part<const P: usize>(self, v: Lanes) -> Lanes {
+        v
+    }
+    #[inline(always)]
+    fn splat_part(self, x: f32) -> Lanes {
+        self.splat(x)
+    }
+    #[inline(always)]
+    fn add_part(self, a: Lanes, b: Lanes) -> Lanes {
+        self.add(a, b)
+    }
+    #[inline(always)]
+    fn fma_part(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
+        self.fma(a, b, c)
+    }
+    #[inline(always)]
+    unsafe fn store_part<const P: usize>(self, p: *mut f32, v: Lanes) {
+        // SAFETY: the caller's promise.
+        unsafe { self.store(p, v) }
     }
     #[inline(always)]
     fn max(self, a: Lanes, b: Lanes) -> Lanes {

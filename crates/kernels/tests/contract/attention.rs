@@ -167,7 +167,8 @@ fn gather(exec: &Exec, shape: &Attention<'_>, q: &[f32], spans: &[Span], blocks:
         let (heads, d, value_dim) = (shape.n_kv_heads, shape.head_dim, shape.value_dim);
         let lens = KvBlock::part_lens(block_format(block, heads, d), heads, d, value_dim);
         assert_eq!(block.parts().map(<[u8]>::len), lens);
-        let mut elsewhere = KvBlock::side_by_side(2, block_format(block, heads, d), heads, d, value_dim);
+        let shapes = std::iter::repeat_n((heads, d, value_dim), 2);
+        let mut elsewhere: Vec<_> = KvBlock::side_by_side(block_format(block, heads, d), shapes).collect();
         for (from, to) in block.parts().into_iter().zip(elsewhere[i % 2].parts_mut()) {
             to.copy_from_slice(from);
         }
