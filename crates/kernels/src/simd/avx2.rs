@@ -69,7 +69,9 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn bf16_in_order(self, (even, odd): Pair) -> Pair {
-        self.turn_nibbles_back((swap_middle(even), swap_middle(odd)))
+        // Both with the middle two of their quarters swapped.
+        let swapped = |v| unsafe { _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(_mm256_castps_pd(v))) };
+        self.turn_nibbles_back((swapped(even), swapped(odd)))
     }
     #[inline(always)]
     unsafe fn load_f16(self, p: *const u8) -> Pair {
@@ -503,13 +505,6 @@ unsafe fn fma_flushed(a: __m256, b: __m256, c: __m256) -> __m256 {
         let small = _mm256_cmp_ps::<_CMP_LT_OQ>(_mm256_andnot_ps(sign, raised), _mm256_set1_ps(RAISED_NORMAL));
         _mm256_andnot_ps(_mm256_andnot_ps(sign, small), _mm256_fmadd_ps(a, b, c))
     }
-}
-
-/// The four quarters of a register, the middle two of them swapped.
-#[inline(always)]
-fn swap_middle(v: __m256) -> __m256 {
-    // SAFETY: as above.
-    unsafe { _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(_mm256_castps_pd(v))) }
 }
 
 /// Rounds sixteen f32 to bf16, to nearest, ties to even; subnormal numbers become zeros, no number stays none.
