@@ -64,7 +64,7 @@ pub struct Sequence {
     len: usize,
     /// Units of positions that were taken from the pool.
     units: usize,
-    /// Tokens known to come from the start: what frequencies that depend on the length go by.
+    /// Tokens known to come from the start: what frequencies that depend on the length go by, and which blocks will be full.
     prompt_len: usize,
     pool: Arc<KvPool>,
     /// Where on disk the first blocks are, or will be when the pass is over: as many as the layer that has most.
@@ -206,23 +206,19 @@ impl Sequence {
         }
         self.reserve_on_disk(len)?;
         let (format, blocks) = (self.pool.format, len.div_ceil(KV_BLOCK));
-        let whole = self.layers_with_blocks().map(|(layer, _)| layer.first + layer.blocks.len()).max().unwrap_or(0);
-        let shapes: Vec<_> = self.shape.iter().flatten().map(|s| (s.n_kv_heads, s.head_dim, s.value_dim)).collect();
-        for _ in whole..full.min(blocks) {
-            let side_by_side = KvBlock::side_by_side(format, shapes.iter().copied());
-            for ((layer, _), block) in self.layers_with_blocks().zip(side_by_side) {
+        let so_far = self.layers.iter().map(|layer| layer.blocks.len()).max().unwrap_or(0);
+        for _ in so_far..full.min(blocks) {
+            let shapes = self.shape.iter().flatten().map(|s| (s.n_kv_heads, s.head_dim, s.value_dim));
+            let layers = self.layers.iter_mut().zip(&self.shape).filter(|(_, shape)| shape.is_some());
+            for ((layer, _), block) in layers.zip(KvBlock::side_by_side(format, shapes)) {
                 layer.blocks.push(block);
             }
         }
-        for (layer, shape) in self.layers_with_blocks() {
+        for (layer, shape) in self.layers.iter_mut().zip(&self.shape) {
+            let Some(shape) = *shape else { continue };
             layer.blocks.resize_with(blocks - layer.first, || shape.block(format));
         }
         Ok(())
-    }
-
-    /// Those layers that keep something of a position, and what.
-    fn layers_with_blocks(&mut self) -> impl Iterator<Item = (&mut Layer, KvShape)> {
-        self.layers.iter_mut().zip(&self.shape).filter_map(|(layer, shape)| Some((layer, (*shape)?)))
     }
 
     /// Makes ready for a pass that ends at `len`: the block that grows is in memory, and those that will be full have a slot.

@@ -294,16 +294,11 @@ impl<'a> Chunk<'a> {
                     4 | 5 => self.weigh::<S, W, 4>(s, i, values, part.clone(), seen),
                     _ => self.weigh::<S, W, 6>(s, i, values, part.clone(), seen),
                 }
-            } else if S::SMALL_TILE {
-                match left {
-                    1 => self.weigh::<S, W, 1>(s, i, values, part.clone(), seen),
-                    _ => self.weigh::<S, W, 2>(s, i, values, part.clone(), seen),
-                }
             } else {
                 match left {
                     1 => self.weigh::<S, W, 1>(s, i, values, part.clone(), seen),
-                    2..=5 => self.weigh::<S, W, 2>(s, i, values, part.clone(), seen),
-                    _ => self.weigh::<S, W, 6>(s, i, values, part.clone(), seen),
+                    6.. if !S::SMALL_TILE => self.weigh::<S, W, 6>(s, i, values, part.clone(), seen),
+                    _ => self.weigh::<S, W, 2>(s, i, values, part.clone(), seen),
                 }
             };
         }
@@ -346,11 +341,11 @@ impl<'a> Chunk<'a> {
         }
         let mut k = 0;
         // As much of a value at once as there are registers for.
-        while (S::WIDE_TILE && R <= 2 || !S::SMALL_TILE && R == 1) && k + 8 * LANES <= self.value_stride {
+        while !S::SMALL_TILE && (R == 1 || S::WIDE_TILE && R == 2) && k + 8 * LANES <= self.value_stride {
             self.weigh_columns::<S, W, R, 8>(s, i, values, lo, hi, k);
             k += 8 * LANES;
         }
-        while (S::WIDE_TILE || !S::SMALL_TILE && R <= 2) && k + 4 * LANES <= self.value_stride {
+        while !S::SMALL_TILE && (R <= 2 || S::WIDE_TILE) && k + 4 * LANES <= self.value_stride {
             self.weigh_columns::<S, W, R, 4>(s, i, values, lo, hi, k);
             k += 4 * LANES;
         }
@@ -447,6 +442,34 @@ pub(super) fn scalar_exp<S: Simd>(s: S, x: f32) -> f32 {
     s.max_lane(math::exp(s, s.splat(x)))
 }
 
+/// Adds to `sums` the products of `R` factors, `stride` apart, and part `P` of the lanes of `C` vectors, `apart` bytes from each other.
+///
+/// # Safety
+/// The pointers are valid for reading as much.
+#[inline(always)]
+unsafe fn add_products<S: Simd, W: Kept, const R: usize, const C: usize, const P: usize>(
+    s: S,
+    factors: *const f32,
+    stride: usize,
+    vectors: *const u8,
+    apart: usize,
+    sums: &mut [[S::Part; C]; R],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut v = [s.splat_part(0.0); C];
+        for c in 0..C {
+            v[c] = s.part::<P>(W::load_mixed(s, vectors.add(c * apart)));
+        }
+        for r in 0..R {
+            let factor = s.splat_part(*factors.add(r * stride));
+            for c in 0..C {
+                sums[r][c] = s.fma_part(factor, v[c], sums[r][c]);
+            }
+        }
+    }
+}
+
 /// `terms` of the dot products of `R` queries, `stride` apart, with `C` vectors of keys, `apart` bytes from each other: part `P` of the lanes is added to
 /// `scores`, of which those of neighbouring vectors lie `step` vectors apart.
 ///
@@ -468,16 +491,7 @@ unsafe fn add_terms<S: Simd, W: Kept, const R: usize, const C: usize, const P: u
     unsafe {
         let mut sums = [[s.splat_part(0.0); C]; R];
         for k in terms.clone() {
-            let mut key = [s.splat_part(0.0); C];
-            for c in 0..C {
-                key[c] = s.part::<P>(W::load_mixed(s, keys.add(c * apart + W::bytes(k * LANES))));
-            }
-            for r in 0..R {
-                let q = s.splat_part(*q.add(r * stride + k));
-                for c in 0..C {
-                    sums[r][c] = s.fma_part(q, key[c], sums[r][c]);
-                }
-            }
+            add_products::<S, W, R, C, P>(s, q.add(k), stride, keys.add(W::bytes(k * LANES)), apart, &mut sums);
         }
         for r in 0..R {
             for c in 0..C {
@@ -511,17 +525,8 @@ unsafe fn add_values<S: Simd, W: Kept, const R: usize, const D: usize, const P: 
             }
         }
         for j in range {
-            let row = values.add(W::bytes(j * LANES));
-            let mut v = [s.splat_part(0.0); D];
-            for c in 0..D {
-                v[c] = s.part::<P>(W::load_mixed(s, row.add(W::bytes(c * KV_BLOCK * LANES))));
-            }
-            for r in 0..R {
-                let w = s.splat_part(*weights.add(r * KV_BLOCK + j));
-                for c in 0..D {
-                    sums[r][c] = s.fma_part(w, v[c], sums[r][c]);
-                }
-            }
+            let (weights, values) = (weights.add(j), values.add(W::bytes(j * LANES)));
+            add_products::<S, W, R, D, P>(s, weights, KV_BLOCK, values, W::bytes(KV_BLOCK * LANES), &mut sums);
         }
         for r in 0..R {
             for c in 0..D {

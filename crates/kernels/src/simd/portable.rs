@@ -6,6 +6,11 @@ use super::{AWQ_SHIFTS, E2M1, LANES, RAISE, RAISED_NORMAL, Simd};
 #[derive(Clone, Copy)]
 pub(super) struct Portable;
 
+/// Lanes of a part.
+const HALF: usize = LANES / 2;
+
+type Half = [f32; HALF];
+
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 pub(crate) struct Lanes([f32; LANES]);
@@ -88,9 +93,9 @@ impl Simd for Portable {
     type E2m1 = f32;
     type B = Bytes;
     type I = Ints;
-    type Part = Lanes;
+    type Part = Half;
     const WIDE_TILE: bool = false;
-    const PARTS: usize = 1;
+    const PARTS: usize = 2;
     const SMALL_TILE: bool = cfg!(target_arch = "x86_64");
 
     #[inline(always)]
@@ -262,25 +267,25 @@ impl Simd for Portable {
         Lanes(std::array::from_fn(|l| a.0[l].mul_add(b.0[l], c.0[l])))
     }
     #[inline(always)]
-    fn part<const P: usize>(self, v: Lanes) -> Lanes {
-        v
+    fn part<const P: usize>(self, v: Lanes) -> Half {
+        std::array::from_fn(|l| v.0[P * HALF + l])
     }
     #[inline(always)]
-    fn splat_part(self, x: f32) -> Lanes {
-        self.splat(x)
+    fn splat_part(self, x: f32) -> Half {
+        [x; HALF]
     }
     #[inline(always)]
-    fn add_part(self, a: Lanes, b: Lanes) -> Lanes {
-        self.add(a, b)
+    fn add_part(self, a: Half, b: Half) -> Half {
+        std::array::from_fn(|l| a[l] + b[l])
     }
     #[inline(always)]
-    fn fma_part(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
-        self.fma(a, b, c)
+    fn fma_part(self, a: Half, b: Half, c: Half) -> Half {
+        std::array::from_fn(|l| a[l].mul_add(b[l], c[l]))
     }
     #[inline(always)]
-    unsafe fn store_part<const P: usize>(self, p: *mut f32, v: Lanes) {
-        // SAFETY: the caller's promise.
-        unsafe { self.store(p, v) }
+    unsafe fn store_part<const P: usize>(self, p: *mut f32, v: Half) {
+        // SAFETY: the caller vouches for 64 writable bytes.
+        unsafe { p.add(P * HALF).cast::<Half>().write_unaligned(v) }
     }
     #[inline(always)]
     fn max(self, a: Lanes, b: Lanes) -> Lanes {
