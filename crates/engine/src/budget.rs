@@ -3,7 +3,7 @@
 //! First comes what cannot be avoided (the process itself, the KV cache of the promised context, the buffers of
 //! a pass, norms and biases); what is left goes to weights: as many as fit stay, the rest streams.
 
-use rheostat_kernels::{Exec, KV_BLOCK, KV_UNIT, KvFormat};
+use rheostat_kernels::{Exec, Isa, KV_BLOCK, KV_UNIT, KvFormat};
 use rheostat_store::{Checkpoint, Expert, ExpertPlan, Io, Plan, TooSmall, Use, memory};
 
 use crate::bind::{Bound, MatrixInfo};
@@ -32,6 +32,7 @@ pub(crate) struct Demand {
     pub(crate) memory: u64,
     /// What the caller asked for, if anything.
     pub(crate) asked: Option<u64>,
+    pub(crate) isa: Isa,
     pub(crate) threads: std::num::NonZeroUsize,
     /// Tokens that sequences will hold together.
     pub(crate) tokens: usize,
@@ -206,7 +207,7 @@ pub(crate) fn plan(
         .map(MatrixInfo::byte_len)
         .sum();
     let process = memory::resident().unwrap_or(0) + SLACK + statics + demand.reserve;
-    let threads = Exec::memory(demand.threads);
+    let threads = Exec::memory(demand.isa, demand.threads);
     let vectors = bound.vector_bytes();
     let units = demand.tokens.div_ceil(KV_UNIT) + demand.sequences - 1;
     // Memory that was taken before, if only for a moment, counts as well: reading a tokenizer is the usual case.

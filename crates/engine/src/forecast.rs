@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use rheostat_kernels::{Exec, Isa, KvFormat, probe};
+use rheostat_kernels::{Exec, KvFormat, probe};
 use rheostat_store::{disk_rate, memory};
 
 use crate::budget::MemoryPlan;
 use crate::decoder::{Block, Decoder, KvShape};
 use crate::error::Error;
 use crate::forward::Compute;
-use crate::model::{Limits, Options, threads};
+use crate::model::{Limits, Options, isa, threads};
 use crate::package::Package;
 
 /// Bytes that are read over and over to measure the memory: far more than caches hold, if there is as much.
@@ -84,7 +84,7 @@ impl Rates {
     /// # Errors
     /// When the system refuses to start a thread.
     pub fn measure(options: &Options, time: Duration) -> Result<Rates, Error> {
-        let exec = Exec::new(options.isa.unwrap_or_else(Isa::detect), threads(options)).map_err(Error::Threads)?;
+        let exec = Exec::new(isa(options), threads(options)).map_err(Error::Threads)?;
         let free = memory::available().unwrap_or(u64::MAX);
         let memory = vec![1u8; MEMORY_PROBE.min(free / 4).max(1 << 20) as usize];
         let operations = match options.compute {

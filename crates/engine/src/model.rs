@@ -174,7 +174,7 @@ impl Model {
             // All of them will stay: they arrive while work begins.
             experts.fill();
         }
-        let exec = Exec::new(options.isa.unwrap_or_else(Isa::detect), demand.threads).map_err(Error::Threads)?;
+        let exec = Exec::new(demand.isa, demand.threads).map_err(Error::Threads)?;
         if let Some(room) = room {
             exec.pool().record(room.origin, room.most);
         }
@@ -411,6 +411,11 @@ pub fn head_bytes(package: &Package) -> Result<u64, Error> {
     Ok(bound.matrices.last().map_or(0, MatrixInfo::byte_len))
 }
 
+/// The instruction set that a model computes with: the one asked for, or the widest.
+pub(crate) fn isa(options: &Options) -> Isa {
+    options.isa.unwrap_or_else(Isa::detect)
+}
+
 /// Threads that a model computes with: as many as asked for, or one for each core.
 pub(crate) fn threads(options: &Options) -> NonZeroUsize {
     options.threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
@@ -465,6 +470,7 @@ fn plan(
         let demand = Demand {
             memory,
             asked,
+            isa: isa(options),
             threads,
             tokens,
             sequences: options.sequences.max(1),

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::buffer::Buffer;
 use crate::cache::l2_bytes;
@@ -12,6 +12,9 @@ use crate::simd::Isa;
 
 /// f32 elements in each thread's scratch buffer: 1 MiB, for a panel of weights and the scales that belong to it.
 pub(crate) const SCRATCH: usize = 1 << 18;
+
+/// f32 elements of rows that lie interleaved while they are multiplied: 4 MiB, which stay in a shared cache.
+pub(crate) const INTERLEAVED: usize = 1 << 20;
 
 /// Bytes of a panel, at most, which leaves room for scales in the scratch buffer.
 const MOST_PANEL: usize = SCRATCH * size_of::<f32>() / 4 * 3;
@@ -27,6 +30,8 @@ pub struct Exec {
     isa: Isa,
     pool: Pool,
     scratch: Vec<Mutex<Buffer>>,
+    /// [`INTERLEAVED`], where the instruction set wants that.
+    interleaved: Mutex<Buffer>,
     /// [`Exec::panel_bytes`]
     panel: usize,
 }
@@ -38,7 +43,8 @@ impl Exec {
     /// When the system refuses to start a thread.
     pub fn new(isa: Isa, threads: NonZeroUsize) -> std::io::Result<Exec> {
         let scratch = (0..threads.get()).map(|_| Mutex::new(Buffer::new(SCRATCH))).collect();
-        Ok(Exec { isa, pool: Pool::new(threads)?, scratch, panel: (l2_bytes() / 2).min(MOST_PANEL) })
+        let interleaved = Mutex::new(Buffer::new(if isa.interleaves() { INTERLEAVED } else { 0 }));
+        Ok(Exec { isa, pool: Pool::new(threads)?, scratch, interleaved, panel: (l2_bytes() / 2).min(MOST_PANEL) })
     }
 
     /// The instruction set in use.
@@ -60,8 +66,14 @@ impl Exec {
 
     /// Bytes of memory that a context of `threads` threads takes.
     #[must_use]
-    pub fn memory(threads: NonZeroUsize) -> u64 {
-        (threads.get() * (SCRATCH * size_of::<f32>() + STACK)) as u64
+    pub fn memory(isa: Isa, threads: NonZeroUsize) -> u64 {
+        let shared = if isa.interleaves() { INTERLEAVED } else { 0 };
+        ((shared + threads.get() * SCRATCH) * size_of::<f32>() + threads.get() * STACK) as u64
+    }
+
+    /// Room for rows that lie interleaved.
+    pub(crate) fn interleaved(&self) -> MutexGuard<'_, Buffer> {
+        self.interleaved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The crew.

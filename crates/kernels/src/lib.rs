@@ -50,6 +50,7 @@ mod format;
 mod input_major;
 mod integers;
 mod kv;
+mod layout;
 mod linear;
 mod math;
 mod matrix;

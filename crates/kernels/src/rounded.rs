@@ -3,9 +3,10 @@
 use crate::buffer::Buffer;
 use crate::element::F32;
 use crate::exec::Exec;
+use crate::layout::{RowByRow, store_widened};
 use crate::matrix::StoredRows;
 use crate::simd::{LANES, Op, Simd};
-use crate::tile::{InBf16, store_widened};
+use crate::tile::InBf16;
 
 /// Rows of activations rounded to bf16, to nearest, ties to even; subnormal numbers become zeros.
 pub struct Rounded {
@@ -72,12 +73,8 @@ impl Op for Round<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        store_widened::<S, InBf16, F32>(
-            s,
-            F32,
-            StoredRows::plain(self.from.as_ptr().cast(), 0),
-            self.from.len(),
-            self.to,
-        );
+        let Round { from, to } = self;
+        let (row, stride) = (StoredRows::plain(from.as_ptr().cast(), 0), to.len());
+        store_widened::<S, RowByRow<InBf16>, F32>(s, F32, row, from.len(), (to, stride, 0));
     }
 }

@@ -343,37 +343,6 @@ unsafe fn add_step<S: Simd, A: Arithmetic, W: Element, const R: usize, const C: 
     }
 }
 
-/// Widens the first of `row`'s rows to the elements that `A` computes with, padded with zeros to whole steps.
-#[inline(always)]
-pub(crate) fn store_widened<S: Simd, A: Arithmetic, W: Element>(
-    s: S,
-    element: W,
-    row: StoredRows<'_>,
-    cols: usize,
-    to: &mut [f32],
-) {
-    assert!(size_of_val(to) >= cols.next_multiple_of(A::STEP) * A::X_BYTES);
-    let to: *mut u8 = to.as_mut_ptr().cast();
-    let (mut k, mut index) = (0, 0);
-    while k < cols {
-        let end = k.saturating_add(element.group()).min(cols);
-        // SAFETY: the row holds `cols` elements and the scales of their groups; `to` has room for whole steps.
-        unsafe {
-            let group = W::open(s, row.scales.wrapping_add(index));
-            while k + A::STEP <= end {
-                A::store_x(s, to.add(k * A::X_BYTES), A::load_w::<S, W>(s, row.elements.add(W::bytes(k)), group));
-                k += A::STEP;
-            }
-            if k < end {
-                let rest = A::load_w_first::<S, W>(s, row.elements.add(W::bytes(k)), end - k, group);
-                A::store_x(s, to.add(k * A::X_BYTES), rest);
-                k = end;
-            }
-        }
-        index += W::SCALES;
-    }
-}
-
 /// The sums of the accumulators.
 #[inline(always)]
 pub(crate) fn finish<S: Simd, const R: usize, const C: usize>(s: S, acc: &[[S::V; C]; R]) -> [[f32; C]; R] {

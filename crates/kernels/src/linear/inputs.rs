@@ -9,11 +9,10 @@
 use std::marker::PhantomData;
 
 use super::Strip;
-use super::ordered::store_steps;
 use crate::buffer::as_bytes_mut;
 use crate::input_major::{InputMajor, Near};
+use crate::layout::{Layout, place, store_values};
 use crate::simd::{LANES, Op, Simd};
-use crate::tile::Arithmetic;
 
 /// Inputs of sixteen outputs that are widened together for few rows: so many that reading and writing their sums is little.
 const RUN: usize = 128;
@@ -141,16 +140,16 @@ fn put_sums<S: Simd>(s: S, strip: &Strip<'_>, r: usize, o: usize, sums: &[[f32; 
 }
 
 /// Widens the strip's weights into a panel.
-pub(super) struct WidenInputs<'a, A: Arithmetic, I: InputMajor> {
+pub(super) struct WidenInputs<'a, L: Layout, I: InputMajor> {
     pub(super) strip: &'a Strip<'a>,
     pub(super) inputs: I,
     pub(super) panel: &'a mut [f32],
     /// f32 elements from row to row of the panel.
     pub(super) stride: usize,
-    pub(super) arithmetic: PhantomData<A>,
+    pub(super) layout: PhantomData<L>,
 }
 
-impl<A: Arithmetic, I: InputMajor> Op for WidenInputs<'_, A, I> {
+impl<L: Layout, I: InputMajor> Op for WidenInputs<'_, L, I> {
     type Output = ();
     const NARROW: bool = true;
 
@@ -158,8 +157,6 @@ impl<A: Arithmetic, I: InputMajor> Op for WidenInputs<'_, A, I> {
     fn run<S: Simd>(self, s: S) {
         let WidenInputs { strip, inputs, panel, stride, .. } = self;
         let cols = strip.job.weight.cols();
-        let panel = &mut panel[..(strip.last - strip.first) * stride];
-        assert!(stride * size_of::<f32>() >= cols.next_multiple_of(A::STEP) * A::X_BYTES);
         let mut weights = [[0.0; LANES]; BLOCK];
         let mut copy = [0; BLOCK * LANES * size_of::<f32>()];
         // Outputs are read from multiples of eight on.
@@ -176,9 +173,9 @@ impl<A: Arithmetic, I: InputMajor> Op for WidenInputs<'_, A, I> {
                     for (to, weights) in row.iter_mut().zip(&weights) {
                         *to = weights[o - base];
                     }
-                    let to = panel[(o - strip.first) * stride..].as_mut_ptr().cast::<u8>();
-                    // SAFETY: the row of the panel has room for whole steps of `cols`, by the check above.
-                    unsafe { store_steps::<S, A>(s, &row, count, to.add(k * A::X_BYTES)) };
+                    let to = place::<S, L>(panel, stride, cols, o - strip.first);
+                    // SAFETY: the row of the panel has room for whole steps of `cols`.
+                    unsafe { store_values::<S, L>(s, &row, count, to, k) };
                 }
             }
         }

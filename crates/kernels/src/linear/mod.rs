@@ -2,13 +2,15 @@
 //!
 //! Few rows (up to some tens): the time goes into reading each weight once, so tiles read and widen the stored weights
 //! directly (`direct.rs`). Many rows: the time goes into multiply-adds, so a thread widens a panel of weight rows
-//! into its scratch buffer once and runs wide register tiles over it (`panel.rs`). Weights that are stored input after input
+//! into its scratch buffer once and runs wide register tiles over it (`panel.rs`), or small ones over rows that lie interleaved
+//! (`interleaved.rs`). Weights that are stored input after input
 //! have ways of their own to a panel and past it (`inputs.rs`). All compute the same dot products in the same order (see
 //! [`crate::tile`]), so nobody can tell them apart by the bits. Products in integers have an order of their own (see
 //! [`crate::integers`]) and always take the first way: their weights are small and need no widening.
 
 mod direct;
 mod inputs;
+mod interleaved;
 mod ordered;
 mod panel;
 mod rows;
@@ -31,6 +33,7 @@ use crate::exec::{Exec, SCRATCH};
 use crate::format::{Affine, Bits, Float, Format, Order, Scales};
 use crate::input_major::{Awqs, Floats, Gptqs, InputMajor};
 use crate::integers::{BLOCK, Bytes, Groups, HalfBytes, Integers, Quantized};
+use crate::layout::{Interleaved, RowByRow};
 use crate::matrix::{Matrix, StoredRows};
 use crate::rounded::Rounded;
 use crate::simd::{Isa, LANES, Simd, TILE};
@@ -62,13 +65,16 @@ enum Route {
     Direct,
     /// Weights are widened into a panel.
     Panel,
+    /// The same, with rows of x and of the panel interleaved.
+    Interleaved,
     /// All outputs at once, input after input.
     Inputs,
 }
 
 /// Widening a panel waits for memory, which pays where enough is computed with it afterwards; the cheaper the widening, the
 /// later.
-fn route(mode: Rows<'_>, n: usize, format: Format, cols: usize) -> Route {
+fn route(isa: Isa, mode: Rows<'_>, n: usize, weight: &Matrix<'_>) -> Route {
+    let (format, cols) = (weight.format(), weight.cols());
     let direct_rows = match (mode, format) {
         (_, Format::Affine(Affine { order: Order::Stored, .. })) => 0,
         // Whole steps of what is bf16 already.
@@ -78,6 +84,10 @@ fn route(mode: Rows<'_>, n: usize, format: Format, cols: usize) -> Route {
         (Rows::F32(_), Format::Transposed(_) | Format::Gptq(_) | Format::Awq(_)) => INPUT_ROWS,
         (Rows::Int8(_) | Rows::Bf16(_), _) => X_ROWS,
         (Rows::F32(_), Format::Bf16 | Format::F16) => 32,
+        // With few registers a tile widens its weights for two or three rows of x.
+        (Rows::F32(_), Format::Packed(_) | Format::Affine(_) | Format::Fp8(_) | Format::Mxfp4) if isa.interleaves() => {
+            X_ROWS
+        }
         (Rows::F32(_), Format::Packed(packed)) if packed.bits == Bits::Eight => 32,
         (Rows::F32(_), Format::F32 | Format::Packed(_) | Format::Affine(_) | Format::Fp8(_) | Format::Mxfp4) => 16,
     };
@@ -86,6 +96,9 @@ fn route(mode: Rows<'_>, n: usize, format: Format, cols: usize) -> Route {
         _ if matches!(mode, Rows::Int8(_)) => Route::Direct,
         true if format.is_input_major() => Route::Inputs,
         true => Route::Direct,
+        false if matches!(mode, Rows::F32(_)) && isa.interleaves() && interleaved::fits(n, format, cols) => {
+            Route::Interleaved
+        }
         false => Route::Panel,
     }
 }
@@ -176,33 +189,40 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
     let total: usize = jobs.iter().map(|job| job.weight.byte_len()).sum();
     // Long streams rather than many items: a stream begins slowly.
     let share = total / (exec.threads() * 2) + 1;
-    let route = |job: &Linear<'_>| route(mode, n, job.weight.format(), job.weight.cols());
+    let route = |job: &Linear<'_>| route(exec.isa(), mode, n, &job.weight);
     let rows_per_item = |job: &Linear<'_>| rows_per_item(exec, mode, n, route(job), &job.weight, share);
-    let blocks =
-        if jobs.iter().all(|job| route(job) != Route::Panel) { 1 } else { (n * x_stride).div_ceil(X_BLOCK).max(1) };
-    let unit = if matches!(mode, Rows::Tiles(_)) { tiles::X_ROWS } else { X_ROWS };
+    let any = |which| jobs.iter().any(|job| route(job) == which);
+    let (blocks, unit) = match mode {
+        Rows::F32(x) if any(Route::Interleaved) => {
+            (n.div_ceil(interleaved::most_rows(x.len() / n)), interleaved::X_ROWS)
+        }
+        Rows::Tiles(_) if any(Route::Panel) => ((n * x_stride).div_ceil(X_BLOCK).max(1), tiles::X_ROWS),
+        _ if any(Route::Panel) => ((n * x_stride).div_ceil(X_BLOCK).max(1), X_ROWS),
+        _ => (1, 1),
+    };
     let block = n.div_ceil(blocks).next_multiple_of(unit);
     let blocks = n.div_ceil(block);
     let cut = |index: usize| {
         let job = &jobs[index];
         // Who is done first waits for the others, so the last items are small.
         let cut_up = if index + 1 == jobs.len() && route(job) == Route::Direct { exec.threads() } else { 0 };
-        let unit = if matches!(mode, Rows::Tiles(_)) { n.next_multiple_of(TILE).min(unit) } else { 8 };
+        let unit = if matches!(mode, Rows::Tiles(_)) { n.next_multiple_of(TILE).min(tiles::X_ROWS) } else { 8 };
         Cut::new(job.weight.rows(), rows_per_item(job), cut_up, unit)
     };
     let strips: usize = (0..jobs.len()).map(|index| cut(index).count()).sum();
     let isa = exec.isa();
-    exec.run_with_scratch(blocks * strips, &|item, scratch| {
-        let (block_index, mut item) = (item / strips, item % strips);
-        let x_rows = block_index * block..((block_index + 1) * block).min(n);
+    let rows = |index: usize| index * block..((index + 1) * block).min(n);
+    let run = |x_rows: Range<usize>, interleaved: SharedRows, mut item: usize, scratch: &mut [f32]| {
         for (index, job) in jobs.iter().enumerate() {
             let cut = cut(index);
             let count = cut.count();
             if item < count {
                 let Range { start: first, end: last } = cut.rows(item);
-                let tiled = matches!(mode, Rows::Tiles(_));
-                let strip = Strip { x, x_rows, job, first, last, route: route(job), tiled, scales: &[] };
+                let (tiled, route) = (matches!(mode, Rows::Tiles(_)), route(job));
+                let x = if route == Route::Interleaved { interleaved } else { x };
+                let strip = Strip { x, x_rows, job, first, last, route, tiled, scales: &[] };
                 match mode {
+                    Rows::F32(_) if route == Route::Interleaved => run_interleaved(isa, &strip, scratch),
                     Rows::F32(_) => run_format::<InF32>(isa, strip, scratch),
                     Rows::Bf16(_) | Rows::Tiles(_) => run_format::<InBf16>(isa, strip, scratch),
                     Rows::Int8(_) => run_integers(isa, strip, scratch),
@@ -211,7 +231,21 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
             }
             item -= count;
         }
-    });
+    };
+    match mode {
+        Rows::F32(x) if any(Route::Interleaved) => {
+            let mut room = exec.interleaved();
+            for rows in (0..blocks).map(rows) {
+                let interleaved = interleaved::lay_out(exec, x, x.len() / n, rows.clone(), &mut room);
+                exec.run_with_scratch(strips, &|item, scratch| run(rows.clone(), interleaved, item, scratch));
+            }
+        }
+        _ => {
+            exec.run_with_scratch(blocks * strips, &|item, scratch| {
+                run(rows(item / strips), x, item % strips, scratch);
+            });
+        }
+    }
 }
 
 /// The rows of a matrix, cut into items: coarse ones, and fine ones after them.
@@ -256,6 +290,13 @@ fn rows_per_item(exec: &Exec, mode: Rows<'_>, n: usize, route: Route, weight: &M
             let most = INPUT_WIDTH.min((SCRATCH - COPY_ENDS) / few_rows_elements(n, size_of::<f32>()));
             rows.div_ceil(exec.threads() * 2).max(1).next_multiple_of(4 * LANES).min(most)
         }
+        Route::Interleaved => {
+            let row = interleaved::row_elements(cols);
+            let whole = |count: usize| count - count % interleaved::W_ROWS;
+            let fit = exec.panel_bytes() / (row * size_of::<f32>());
+            let count = rows.div_ceil(exec.threads() * 4).min(PANEL_ROWS).min(fit);
+            whole(count).max(interleaved::W_ROWS).min(whole(SCRATCH / (row + format.scratch_of_row(cols))))
+        }
         Route::Panel => {
             let row = match mode {
                 Rows::F32(_) => panel_stride::<InF32>(cols),
@@ -292,6 +333,12 @@ struct SharedRows {
 
 // SAFETY: made from a shared borrow that lasts as long as the job, and only read.
 unsafe impl Sync for SharedRows {}
+
+fn run_interleaved(isa: Isa, strip: &Strip<'_>, scratch: &mut [f32]) {
+    let stride = interleaved::row_elements(strip.job.weight.cols());
+    let panel = rows::widen::<Interleaved<{ interleaved::W_ROWS }>>(isa, strip, stride, scratch);
+    isa.run(interleaved::Multiply { strip, panel });
+}
 
 fn run_format<A: Arithmetic>(isa: Isa, strip: Strip<'_>, scratch: &mut [f32]) {
     let weight = strip.job.weight;
@@ -335,7 +382,7 @@ fn run<A: Arithmetic, W: Element>(isa: Isa, strip: Strip<'_>, element: W, scratc
     } else if !strip.tiled && (strip.route == Route::Direct || panel.len() < (strip.last - strip.first) * stride) {
         isa.run(Direct { strip, element, arithmetic: PhantomData::<A> });
     } else {
-        isa.run(Widen { strip, element, panel: &mut *panel, stride, arithmetic: PhantomData::<A> });
+        isa.run(Widen { strip, element, panel: &mut *panel, stride, layout: PhantomData::<RowByRow<A>> });
         multiply_panel::<A>(isa, strip, panel, stride);
     }
 }
@@ -353,7 +400,7 @@ fn run_ordered<A: Arithmetic, W: Element>(isa: Isa, strip: Strip<'_>, scratch: &
     let (scales, panel) = widen_row_scales(isa, &strip, scratch);
     let stride = panel_stride::<A>(strip.job.weight.cols());
     let strip = &Strip { scales, ..strip };
-    isa.run(WidenOrdered { strip, panel: &mut *panel, stride, types: PhantomData::<(A, W)> });
+    isa.run(WidenOrdered { strip, panel: &mut *panel, stride, types: PhantomData::<(RowByRow<A>, W)> });
     multiply_panel::<A>(isa, strip, panel, stride);
 }
 
@@ -362,7 +409,7 @@ fn run_inputs<A: Arithmetic, I: InputMajor>(isa: Isa, strip: &Strip<'_>, inputs:
         isa.run(FewRows { strip, inputs, scratch });
     } else {
         let stride = panel_stride::<A>(strip.job.weight.cols());
-        isa.run(WidenInputs { strip, inputs, panel: &mut *scratch, stride, arithmetic: PhantomData::<A> });
+        isa.run(WidenInputs { strip, inputs, panel: &mut *scratch, stride, layout: PhantomData::<RowByRow<A>> });
         multiply_panel::<A>(isa, strip, scratch, stride);
     }
 }
@@ -429,8 +476,7 @@ impl Strip<'_> {
     #[inline(always)]
     fn x_rows(&self, r: usize, count: usize) -> *const u8 {
         assert!(r + count <= self.x_rows.end);
-        // SAFETY: `linear` checked that there are as many rows.
-        unsafe { self.x.start.add(r * self.x.stride) }
+        self.x.start.wrapping_add(r * self.x.stride)
     }
 
     /// Writes the sums of the rows from `r` on and the columns `o`, `o + step`, ….
@@ -443,25 +489,39 @@ impl Strip<'_> {
         step: usize,
         acc: &[[S::V; C]; R],
     ) {
-        debug_assert!(r + R <= self.x_rows.end && o + (C - 1) * step < self.last);
+        self.put_some(s, r, o, step, acc, (R, C));
+    }
+
+    /// As [`Strip::put`], of the first `rows` and `cols` alone.
+    #[inline(always)]
+    fn put_some<S: Simd, const R: usize, const C: usize>(
+        &self,
+        s: S,
+        r: usize,
+        o: usize,
+        step: usize,
+        acc: &[[S::V; C]; R],
+        (rows, cols): (usize, usize),
+    ) {
+        debug_assert!(r + rows <= self.x_rows.end && o + (cols - 1) * step < self.last);
         let mut sums = tile::finish(s, acc);
         if let Some(bias) = self.job.bias {
-            for c in 0..C {
+            for c in 0..cols {
                 let bias = bias[o + c * step];
                 for sums in &mut sums {
                     sums[c] += bias;
                 }
             }
         }
-        for (i, sums) in sums.iter().enumerate() {
+        for (i, sums) in sums[..rows].iter().enumerate() {
             // SAFETY: `linear` checked that the destination has room for `[n, rows]`; these elements belong to this
             // item alone.
             unsafe {
                 let out = self.job.out.start.add((r + i) * self.job.out.stride + o);
-                if step == 1 {
+                if step == 1 && cols == C {
                     out.cast::<[f32; C]>().write(*sums);
                 } else {
-                    for (c, sum) in sums.iter().enumerate() {
+                    for (c, sum) in sums[..cols].iter().enumerate() {
                         out.add(c * step).write(*sum);
                     }
                 }

@@ -3,28 +3,29 @@
 use std::marker::PhantomData;
 
 use super::Strip;
-use crate::element::{Element, F32};
+use crate::element::Element;
 use crate::format::{Affine, Format, Zeros};
+use crate::layout::{Layout, place, store_values};
 use crate::simd::{LANES, Op, Simd};
-use crate::tile::Arithmetic;
+use crate::tile::Arithmetic as _;
 
 /// Elements that are widened together: a step of any arithmetic is a part of them.
 const BLOCK: usize = 2 * LANES;
 
 /// Widens the strip's weights, of which every column says to which group it belongs, into a panel.
-pub(super) struct WidenOrdered<'a, A: Arithmetic, W: Element> {
+pub(super) struct WidenOrdered<'a, L: Layout, W: Element> {
     /// With a scale and a zero point for each group.
     pub(super) strip: &'a Strip<'a>,
     pub(super) panel: &'a mut [f32],
     /// f32 elements from row to row of the panel.
     pub(super) stride: usize,
-    /// The arithmetic, and the integers: with a scale of one, these are their values.
-    pub(super) types: PhantomData<(A, W)>,
+    /// How they lie, and the integers: with a scale of one, these are their values.
+    pub(super) types: PhantomData<(L, W)>,
 }
 
-impl<A: Arithmetic, W: Element> Op for WidenOrdered<'_, A, W> {
+impl<L: Layout, W: Element> Op for WidenOrdered<'_, L, W> {
     type Output = ();
-    const NARROW: bool = A::NARROW || W::NARROW;
+    const NARROW: bool = L::In::NARROW || W::NARROW;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -40,11 +41,10 @@ impl<A: Arithmetic, W: Element> Op for WidenOrdered<'_, A, W> {
         let groups = pairs.len() / (strip.last - strip.first);
         // SAFETY: a scale to read.
         let ones = unsafe { W::open(s, [1.0].as_ptr()) };
-        for (i, to) in panel.chunks_exact_mut(stride).take(strip.last - strip.first).enumerate() {
+        for i in 0..strip.last - strip.first {
             let elements = strip.stored_rows(strip.first + i, 1, 1).elements;
             let pairs = &pairs[i * groups..(i + 1) * groups];
-            assert!(size_of_val(to) >= cols.next_multiple_of(A::STEP) * A::X_BYTES);
-            let to: *mut u8 = to.as_mut_ptr().cast();
+            let to = place::<S, L>(panel, stride, cols, i);
             for k in (0..cols).step_by(BLOCK) {
                 let count = BLOCK.min(cols - k);
                 let (mut scales, mut zeros) = ([0.0; BLOCK], [0.0; BLOCK]);
@@ -66,24 +66,9 @@ impl<A: Arithmetic, W: Element> Op for WidenOrdered<'_, A, W> {
                         s.store(values.as_mut_ptr().add(h), value);
                     }
                 }
-                // SAFETY: whole steps of the array, and of the row of the panel, which has room for those of `cols`.
-                unsafe { store_steps::<S, A>(s, &values, count, to.add(k * A::X_BYTES)) };
+                // SAFETY: the row of the panel has room for whole steps of `cols`.
+                unsafe { store_values::<S, L>(s, &values, count, to, k) };
             }
-        }
-    }
-}
-
-/// Writes `count` values, and zeros up to whole steps, as elements that `A` computes with.
-///
-/// # Safety
-/// `to` is valid for writing so many.
-#[inline(always)]
-pub(super) unsafe fn store_steps<S: Simd, A: Arithmetic>(s: S, values: &[f32; BLOCK], count: usize, to: *mut u8) {
-    for step in (0..count).step_by(A::STEP) {
-        // SAFETY: the array holds whole steps; the caller vouches for `to`.
-        unsafe {
-            let elements = A::load_w::<S, F32>(s, values.as_ptr().add(step).cast(), ());
-            A::store_x(s, to.add(step * A::X_BYTES), elements);
         }
     }
 }

@@ -4,9 +4,10 @@ use std::marker::PhantomData;
 
 use super::{PANEL_ROWS, Strip, X_ROWS};
 use crate::element::{Bf16, Element, F32};
+use crate::layout::{Layout, store_widened};
 use crate::matrix::StoredRows;
 use crate::simd::{Op, Simd};
-use crate::tile::{self, Arithmetic, Stretch, store_widened};
+use crate::tile::{self, Arithmetic, Stretch};
 
 /// Bytes of a row of x that a register tile takes before it moves on, at most, so that the rows of x stay near.
 const K_BLOCK: usize = 4 << 10;
@@ -21,24 +22,25 @@ pub(super) fn panel_stride<A: Arithmetic>(cols: usize) -> usize {
 }
 
 /// Widens the strip's weights into a panel.
-pub(super) struct Widen<'a, A: Arithmetic, W: Element> {
+pub(super) struct Widen<'a, L: Layout, W: Element> {
     pub(super) strip: &'a Strip<'a>,
     pub(super) element: W,
     pub(super) panel: &'a mut [f32],
     /// f32 elements from row to row of the panel.
     pub(super) stride: usize,
-    pub(super) arithmetic: PhantomData<A>,
+    pub(super) layout: PhantomData<L>,
 }
 
-impl<A: Arithmetic, W: Element> Op for Widen<'_, A, W> {
+impl<L: Layout, W: Element> Op for Widen<'_, L, W> {
     type Output = ();
-    const NARROW: bool = A::NARROW || W::NARROW;
+    const NARROW: bool = L::In::NARROW || W::NARROW;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let cols = self.strip.job.weight.cols();
-        for (o, to) in (self.strip.first..self.strip.last).zip(self.panel.chunks_exact_mut(self.stride)) {
-            store_widened::<S, A, W>(s, self.element, self.strip.stored_rows(o, 1, 1), cols, to);
+        let Widen { strip, element, panel, stride, .. } = self;
+        for (i, o) in (strip.first..strip.last).enumerate() {
+            let cols = strip.job.weight.cols();
+            store_widened::<S, L, W>(s, element, strip.stored_rows(o, 1, 1), cols, (&mut *panel, stride, i));
         }
     }
 }
@@ -176,19 +178,16 @@ unsafe fn panel_tile<S: Simd, A: Arithmetic, const R: usize, const C: usize>(
     w: *const u8,
     stride: usize,
     len: usize,
-    mut acc: [[S::V; C]; R],
+    acc: [[S::V; C]; R],
     ahead: *const u8,
 ) -> [[S::V; C]; R] {
-    // SAFETY: the caller's promise; elements are added in their order, first some and then the rest.
+    // SAFETY: the caller's promise.
     unsafe {
+        let (w, ahead) = (StoredRows::plain(w, stride), Stretch { next: ahead });
         if A::X_BYTES == size_of::<f32>() {
-            let done = s.add_products(x, x_stride, w, stride, len, ahead, &mut acc);
-            let (x, w) = (x.add(done * A::X_BYTES), StoredRows::plain(w.add(done * A::X_BYTES), stride));
-            let next = ahead.wrapping_add(done * A::X_BYTES / 2);
-            tile::accumulate::<S, A, F32, R, C>(s, F32, x, x_stride, w, len - done, acc, Stretch { next })
+            tile::accumulate::<S, A, F32, R, C>(s, F32, x, x_stride, w, len, acc, ahead)
         } else {
-            let w = StoredRows::plain(w, stride);
-            tile::accumulate::<S, A, Bf16, R, C>(s, Bf16, x, x_stride, w, len, acc, Stretch { next: ahead })
+            tile::accumulate::<S, A, Bf16, R, C>(s, Bf16, x, x_stride, w, len, acc, ahead)
         }
     }
 }

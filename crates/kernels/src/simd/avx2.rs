@@ -275,22 +275,19 @@ impl Simd for Avx2 {
         unsafe { (_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)) }
     }
     #[inline(always)]
-    unsafe fn add_products<const R: usize, const C: usize>(
+    unsafe fn add_interleaved<const R: usize, const C: usize>(
         self,
-        x: *const u8,
-        x_stride: usize,
-        w: *const u8,
-        w_stride: usize,
-        len: usize,
-        ahead: *const u8,
-        sums: &mut [[Pair; C]; R],
+        x: *const f32,
+        w: *const f32,
+        count: usize,
+        sums: &mut [[__m256; C]; R],
     ) -> usize {
-        let rounds = len / loops::ROUND;
-        if rounds == 0 || (R, C) != (3, 2) {
+        let rounds = count / loops::ROUND;
+        if rounds == 0 || (R, C) != (4, 3) {
             return 0;
         }
-        // Six sums, as was just made sure of.
-        unsafe { loops::add_rounds(x, x_stride, w, w_stride, rounds, ahead, &mut *sums.as_mut_ptr().cast()) };
+        // Twelve sums, as was just made sure of.
+        unsafe { loops::add_rounds(x, w, rounds, &mut *sums.as_mut_ptr().cast()) };
         rounds * loops::ROUND
     }
     #[inline(always)]
@@ -341,6 +338,10 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn fma_part(self, a: __m256, b: __m256, c: __m256) -> __m256 {
         unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn load_part(self, p: *const f32) -> __m256 {
+        unsafe { _mm256_loadu_ps(p) }
     }
     #[inline(always)]
     unsafe fn store_part<const P: usize>(self, p: *mut f32, v: __m256) {

@@ -381,6 +381,10 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         self.fma(a, b, c)
     }
     #[inline(always)]
+    unsafe fn load_part(self, p: *const f32) -> __m512 {
+        unsafe { self.load(p) }
+    }
+    #[inline(always)]
     unsafe fn store_part<const P: usize>(self, p: *mut f32, v: __m512) {
         unsafe { self.store(p, v) }
     }

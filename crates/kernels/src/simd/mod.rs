@@ -119,6 +119,15 @@ impl Isa {
         Isa::available().into_iter().find(|isa| isa.name() == name)
     }
 
+    /// Whether large products in f32 are fastest with rows that lie interleaved: [`Simd::add_interleaved`].
+    pub(crate) fn interleaves(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => true,
+            _ => false,
+        }
+    }
+
     /// The tiles of this instruction set, if it has any.
     pub(crate) fn tiles(self) -> Option<Tiles> {
         match self.0 {
@@ -437,24 +446,19 @@ pub(crate) trait Simd: Copy {
     /// `a * b + c`, rounded once.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
 
-    /// Adds, lane by lane, to each of `sums` the products of its row of x and its row of weights, element by element, for as many of
-    /// the `len` elements as this instruction set has a loop of its own for; returns how many, a multiple of 16. Meanwhile it asks for what
-    /// is at `ahead`, half of the bytes that it reads of a row. Strides are in bytes.
+    /// Adds to each of `sums` the products of its row of x and its row of weights, step by step, for as many of `count` steps as this
+    /// instruction set has a loop of its own for; returns how many. A step is a part of the lanes of each row, one row after the other.
     ///
     /// # Safety
-    /// For every `r < R` and `c < C`, `x + r * x_stride` and `w + c * w_stride` are valid for reading `len` f32; they need not be aligned.
+    /// `x` and `w` are valid for reading `count` such steps of `R` and of `C` rows.
     #[inline(always)]
     #[expect(unused_variables, reason = "most instruction sets have no such loop")]
-    #[expect(clippy::too_many_arguments, reason = "pointers and strides of two operands")]
-    unsafe fn add_products<const R: usize, const C: usize>(
+    unsafe fn add_interleaved<const R: usize, const C: usize>(
         self,
-        x: *const u8,
-        x_stride: usize,
-        w: *const u8,
-        w_stride: usize,
-        len: usize,
-        ahead: *const u8,
-        sums: &mut [[Self::V; C]; R],
+        x: *const f32,
+        w: *const f32,
+        count: usize,
+        sums: &mut [[Self::Part; C]; R],
     ) -> usize {
         0
     }
@@ -485,6 +489,11 @@ pub(crate) trait Simd: Copy {
     fn add_part(self, a: Self::Part, b: Self::Part) -> Self::Part;
     /// `a * b + c`, rounded once.
     fn fma_part(self, a: Self::Part, b: Self::Part, c: Self::Part) -> Self::Part;
+    /// Reads a part of the lanes.
+    ///
+    /// # Safety
+    /// `p` is valid for reading `16 / PARTS` f32; it need not be aligned.
+    unsafe fn load_part(self, p: *const f32) -> Self::Part;
     /// Writes part `P` of 16 f32.
     ///
     /// # Safety

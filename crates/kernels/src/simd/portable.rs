@@ -283,6 +283,11 @@ impl Simd for Portable {
         std::array::from_fn(|l| a[l].mul_add(b[l], c[l]))
     }
     #[inline(always)]
+    unsafe fn load_part(self, p: *const f32) -> Half {
+        // SAFETY: the caller vouches for the elements.
+        unsafe { p.cast::<Half>().read_unaligned() }
+    }
+    #[inline(always)]
     unsafe fn store_part<const P: usize>(self, p: *mut f32, v: Half) {
         // SAFETY: the caller vouches for 64 writable bytes.
         unsafe { p.add(P * HALF).cast::<Half>().write_unaligned(v) }

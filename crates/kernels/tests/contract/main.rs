@@ -425,9 +425,10 @@ fn linear_over_chosen_shapes() {
 
 #[test]
 fn linear_beyond_the_scratch_buffer() {
-    // One weight row is longer than a quarter of the panel's buffer.
-    let shape = Shape { n: 8, cols: 140_001, rows: 5 };
-    check_linear(&contexts(), shape, Format::Bf16, 5);
+    // One weight row is longer than a quarter of the panel's buffer; three rows fit it, but few rows of x at a time.
+    for (n, cols) in [(18, 140_001), (29, 70_001)] {
+        check_linear(&contexts(), Shape { n, cols, rows: 5 }, Format::F32, 5);
+    }
 }
 
 /// Subnormal numbers, as factors, sums and results, and values that round up to them or to infinity.

@@ -7,89 +7,74 @@ use std::mem::MaybeUninit;
 use super::Pair;
 use crate::matrix::StoredRows;
 
-/// Elements of a round of [`add_rounds`].
-pub(super) const ROUND: usize = 64;
+/// Steps of a round of [`add_rounds`].
+pub(super) const ROUND: usize = 4;
 
-/// Three rows of x against two of weights, as [`super::Simd::add_products`] has it.
-///
-/// Twelve registers of sums leave only four: lanes 0 to 7 come first in every step, then the others, so that two registers of weights and
-/// two of x are enough.
+/// Four rows of x against three of weights, as [`super::Simd::add_interleaved`] has it: of sixteen registers twelve are sums, three hold weights and one x.
 ///
 /// # Safety
-/// The CPU has AVX2 and FMA; each row is valid for reading `rounds` rounds, of which there is at least one.
+/// The CPU has AVX2 and FMA; there are `rounds` rounds to read, at least one.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) unsafe fn add_rounds(
-    x: *const u8,
-    x_stride: usize,
-    w: *const u8,
-    w_stride: usize,
-    rounds: usize,
-    ahead: *const u8,
-    sums: &mut [[Pair; 2]; 3],
-) {
-    /// Half of a step: eight elements of each row, `$at` bytes from where the round begins.
+pub(super) unsafe fn add_rounds(x: *const f32, w: *const f32, rounds: usize, sums: &mut [[__m256; 3]; 4]) {
+    /// A row of x, `$at` bytes from where the round begins.
     #[rustfmt::skip]
-    macro_rules! half {
-        ($at:literal, $a:literal, $b:literal, $c:literal, $d:literal, $e:literal, $f:literal) => {
+    macro_rules! row {
+        ($at:literal, $a:literal, $b:literal, $c:literal) => {
             concat!(
-                "vmovups {w0}, [{w} + ", $at, "]\n",
-                "vmovups {w1}, [{w} + {w_stride} + ", $at, "]\n",
-                "vmovups {x0}, [{x} + ", $at, "]\n",
-                "vmovups {x1}, [{x} + {x_stride} + ", $at, "]\n",
-                "vfmadd231ps {", $a, "}, {x0}, {w0}\n",
-                "vfmadd231ps {", $b, "}, {x0}, {w1}\n",
-                "vmovups {x0}, [{x} + 2 * {x_stride} + ", $at, "]\n",
-                "vfmadd231ps {", $c, "}, {x1}, {w0}\n",
-                "vfmadd231ps {", $d, "}, {x1}, {w1}\n",
-                "vfmadd231ps {", $e, "}, {x0}, {w0}\n",
-                "vfmadd231ps {", $f, "}, {x0}, {w1}\n",
+                "vmovups {xv}, [{x} + ", $at, "]\n",
+                "vfmadd231ps {", $a, "}, {xv}, {w0}\n",
+                "vfmadd231ps {", $b, "}, {xv}, {w1}\n",
+                "vfmadd231ps {", $c, "}, {xv}, {w2}\n",
             )
         };
     }
+    #[rustfmt::skip]
     macro_rules! step {
-        ($at:literal, $upper:literal) => {
-            concat!(half!($at, "a", "b", "c", "d", "e", "f"), half!($upper, "g", "h", "i", "j", "k", "l"))
+        ($w0:literal, $w1:literal, $w2:literal, $x0:literal, $x1:literal, $x2:literal, $x3:literal) => {
+            concat!(
+                "vmovups {w0}, [{w} + ", $w0, "]\n",
+                "vmovups {w1}, [{w} + ", $w1, "]\n",
+                "vmovups {w2}, [{w} + ", $w2, "]\n",
+                row!($x0, "a", "b", "c"),
+                row!($x1, "d", "e", "f"),
+                row!($x2, "g", "h", "i"),
+                row!($x3, "j", "k", "l"),
+            )
         };
     }
-    let [[a, b], [c, d], [e, f]] = sums;
-    // SAFETY: it reads rows as far as the caller vouches for, asks for memory, which never faults, and writes nothing.
+    let [[a, b, c], [d, e, f], [g, h, i], [j, k, l]] = sums;
+    // SAFETY: it reads steps as far as the caller vouches for, and writes nothing.
     unsafe {
         std::arch::asm!(
             "2:",
-            "prefetcht1 [{ahead}]",
-            "prefetcht1 [{ahead} + 64]",
-            step!("0", "32"),
-            step!("64", "96"),
-            step!("128", "160"),
-            step!("192", "224"),
-            "add {x}, 256",
-            "add {w}, 256",
-            "sub {ahead}, -128",
+            step!("0", "32", "64", "0", "32", "64", "96"),
+            step!("96", "128", "160", "128", "160", "192", "224"),
+            step!("192", "224", "256", "256", "288", "320", "352"),
+            step!("288", "320", "352", "384", "416", "448", "480"),
+            "add {x}, 512",
+            "add {w}, 384",
             "dec {rounds}",
             "jnz 2b",
             x = inout(reg) x => _,
             w = inout(reg) w => _,
-            ahead = inout(reg) ahead => _,
             rounds = inout(reg) rounds => _,
-            x_stride = in(reg) x_stride,
-            w_stride = in(reg) w_stride,
             w0 = out(ymm_reg) _,
             w1 = out(ymm_reg) _,
-            x0 = out(ymm_reg) _,
-            x1 = out(ymm_reg) _,
-            a = inout(ymm_reg) a.0,
-            b = inout(ymm_reg) b.0,
-            c = inout(ymm_reg) c.0,
-            d = inout(ymm_reg) d.0,
-            e = inout(ymm_reg) e.0,
-            f = inout(ymm_reg) f.0,
-            g = inout(ymm_reg) a.1,
-            h = inout(ymm_reg) b.1,
-            i = inout(ymm_reg) c.1,
-            j = inout(ymm_reg) d.1,
-            k = inout(ymm_reg) e.1,
-            l = inout(ymm_reg) f.1,
+            w2 = out(ymm_reg) _,
+            xv = out(ymm_reg) _,
+            a = inout(ymm_reg) *a,
+            b = inout(ymm_reg) *b,
+            c = inout(ymm_reg) *c,
+            d = inout(ymm_reg) *d,
+            e = inout(ymm_reg) *e,
+            f = inout(ymm_reg) *f,
+            g = inout(ymm_reg) *g,
+            h = inout(ymm_reg) *h,
+            i = inout(ymm_reg) *i,
+            j = inout(ymm_reg) *j,
+            k = inout(ymm_reg) *k,
+            l = inout(ymm_reg) *l,
             options(pure, readonly, nostack),
         );
     }
