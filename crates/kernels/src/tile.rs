@@ -4,7 +4,7 @@
 //! elements `l, l + 16, l + 32, …` in increasing order by fused multiply-add; in bf16, lane `l` adds the pairs
 //! `l, l + 16, …`, of each pair the second element first ([`Simd::add_pairs`]). A short tail counts as zeros, and
 //! [`Simd::sum`] adds the lanes. A tile of any size computes each of its dot products so, and therefore tiles
-//! may be cut in any way.
+//! may be cut in any way. (`linear/interleaved.rs` adds to the same lanes in the same order.)
 
 use crate::element::Element;
 use crate::matrix::StoredRows;

@@ -42,17 +42,17 @@ pub(super) fn most_rows(cols: usize) -> usize {
 /// Lays out `rows` of `x: [.., cols]`. They are found by their numbers in `x`.
 pub(super) fn lay_out(exec: &Exec, x: &[f32], cols: usize, rows: Range<usize>, to: &mut [f32]) -> SharedRows {
     let stride = row_elements(cols);
-    let start = to.as_ptr().cast::<u8>().wrapping_sub(rows.start * stride * size_of::<f32>());
-    let to = SharedMut::new(to);
+    let room = SharedMut::new(&mut *to);
     let isa = exec.isa();
     exec.pool().run(rows.len().div_ceil(X_ROWS), &|group, _| {
         let first = rows.start + group * X_ROWS;
         let from = &x[first * cols..(first + X_ROWS).min(rows.end) * cols];
         // SAFETY: the groups do not overlap.
-        let to = unsafe { to.slice(group * X_ROWS * stride..(group + 1) * X_ROWS * stride) };
+        let to = unsafe { room.slice(group * X_ROWS * stride..(group + 1) * X_ROWS * stride) };
         isa.run(LayOut { from, cols, to });
     });
-    SharedRows { start, stride: stride * size_of::<f32>() }
+    let bytes = stride * size_of::<f32>();
+    SharedRows { start: to.as_ptr().cast::<u8>().wrapping_sub(rows.start * bytes), stride: bytes }
 }
 
 /// Lays out at most [`X_ROWS`] rows, and zeros in the place of those that are missing.

@@ -205,8 +205,13 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
     let cut = |index: usize| {
         let job = &jobs[index];
         // Who is done first waits for the others, so the last items are small.
-        let cut_up = if index + 1 == jobs.len() && route(job) == Route::Direct { exec.threads() } else { 0 };
-        let unit = if matches!(mode, Rows::Tiles(_)) { n.next_multiple_of(TILE).min(tiles::X_ROWS) } else { 8 };
+        let may_be_cut = matches!(route(job), Route::Direct | Route::Interleaved);
+        let cut_up = if index + 1 == jobs.len() && may_be_cut { exec.threads() } else { 0 };
+        let unit = match mode {
+            Rows::Tiles(_) => n.next_multiple_of(TILE).min(tiles::X_ROWS),
+            _ if route(job) == Route::Interleaved => interleaved::W_ROWS,
+            _ => 8,
+        };
         Cut::new(job.weight.rows(), rows_per_item(job), cut_up, unit)
     };
     let strips: usize = (0..jobs.len()).map(|index| cut(index).count()).sum();
@@ -260,7 +265,7 @@ struct Cut {
 impl Cut {
     /// `rows` in items of `coarse`, of which the last `cut_up` are cut up again, into multiples of `unit`.
     fn new(rows: usize, coarse: usize, cut_up: usize, unit: usize) -> Cut {
-        let fine = if cut_up > 0 { (coarse / FINE).next_multiple_of(unit).min(coarse) } else { coarse };
+        let fine = if cut_up > 0 { coarse.div_ceil(FINE).next_multiple_of(unit).min(coarse) } else { coarse };
         Cut { rows, coarse, many: (rows / coarse).saturating_sub(cut_up), fine }
     }
 
