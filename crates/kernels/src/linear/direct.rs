@@ -122,7 +122,7 @@ impl Strip<'_> {
         let x = self.x_rows(r, R);
         // SAFETY: `w` and `x` are `C` and `R` whole rows, with the scales that `groups` tells of.
         let acc = unsafe { integers::accumulate::<S, W, R, C>(s, x, self.x.stride, w, groups, self.job.weight.cols()) };
-        self.put(s, r, o, step, &acc);
+        self.put(s, r, o, step, &acc, (R, C));
     }
 }
 
@@ -165,6 +165,6 @@ impl Strip<'_> {
         let acc = unsafe {
             tile::accumulate::<S, A, W, R, C>(s, element, x, self.x.stride, w, cols, [[s.zero(); C]; R], Nothing)
         };
-        self.put(s, r, o, step, &acc);
+        self.put(s, r, o, step, &acc, (R, C));
     }
 }

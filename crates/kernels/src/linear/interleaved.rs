@@ -125,7 +125,7 @@ impl Op for Multiply<'_> {
                             *acc = unsafe { s.load(sums.as_ptr()) };
                         }
                         let cols = W_ROWS.min(count - t * W_ROWS);
-                        strip.put_some(s, r, strip.first + t * W_ROWS, 1, &acc, (rows, cols));
+                        strip.put(s, r, strip.first + t * W_ROWS, 1, &acc, (rows, cols));
                     }
                 }
             }

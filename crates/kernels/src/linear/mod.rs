@@ -484,22 +484,9 @@ impl Strip<'_> {
         self.x.start.wrapping_add(r * self.x.stride)
     }
 
-    /// Writes the sums of the rows from `r` on and the columns `o`, `o + step`, ….
+    /// Writes the sums of the first `rows` from `r` on and of the first `cols` columns of `o`, `o + step`, ….
     #[inline(always)]
     fn put<S: Simd, const R: usize, const C: usize>(
-        &self,
-        s: S,
-        r: usize,
-        o: usize,
-        step: usize,
-        acc: &[[S::V; C]; R],
-    ) {
-        self.put_some(s, r, o, step, acc, (R, C));
-    }
-
-    /// As [`Strip::put`], of the first `rows` and `cols` alone.
-    #[inline(always)]
-    fn put_some<S: Simd, const R: usize, const C: usize>(
         &self,
         s: S,
         r: usize,

@@ -142,7 +142,7 @@ impl Strip<'_> {
                     panel_tile::<S, A, R, C>(s, x, self.x.stride, w, stride, len, acc, ahead)
                 };
                 if k + len == cols {
-                    self.put(s, r, self.first + t * C, 1, &acc);
+                    self.put(s, r, self.first + t * C, 1, &acc, (R, C));
                 } else {
                     for r in 0..R {
                         for c in 0..C {
@@ -159,7 +159,7 @@ impl Strip<'_> {
                 let acc = [[s.zero()]; R];
                 panel_tile::<S, A, R, 1>(s, x, self.x.stride, panel.add(i * stride), stride, cols, acc, x)
             };
-            self.put(s, r, self.first + i, 1, &acc);
+            self.put(s, r, self.first + i, 1, &acc, (R, 1));
         }
         R
     }
