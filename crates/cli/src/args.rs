@@ -89,7 +89,7 @@ pub(crate) struct RunArgs {
     pub(crate) threads: Option<NonZeroUsize>,
     /// Numbers in which matrix products are computed: f32; bf16, which is less exact and reads prompts
     /// faster on some CPUs; amx, as exact as bf16, which reads prompts several times as fast where the CPU has AMX, and
-    /// slowly elsewhere; or int8, for packed weights, which is less exact and writes faster
+    /// slowly elsewhere; or int8, for packed weights, which is less exact, and reads prompts and writes faster
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = compute)]
     pub(crate) compute: Compute,
     /// How the KV cache keeps keys and values: f32, or bf16 in half the memory

@@ -8,8 +8,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use rheostat_kernels::{
     Affine, AfterConv, Attention, Awq, Bits, Buffer, Carried, Columns, Conv, DeltaRule, Exec, Float, Format, Fp8, Gptq,
     GptqZeros, Isa, KV_BLOCK, KvBlock, KvFormat, KvSource, Linear, Matrix, Norm, NormKind, Normalise, Order, Packed,
-    Rounded, Router, Rows, SPAN_ROWS, Scales, Scores, Span, Tiled, Zeros, attention, causal_conv, delta_rule, linear,
-    norm, route,
+    Quantized, Rounded, Router, Rows, SPAN_ROWS, Scales, Scores, Span, Tiled, Zeros, attention, causal_conv,
+    delta_rule, linear, norm, route,
 };
 
 const HIDDEN: usize = 2048;
@@ -70,6 +70,8 @@ fn products(c: &mut Criterion) {
         (1, Format::Awq(Awq { group: 128, scales }), "f32"),
         (1, Format::Bf16, "bf16"),
         (1, packed(Bits::Four), "bf16"),
+        (1, packed(Bits::Eight), "int8"),
+        (1, packed(Bits::Four), "int8"),
         (1, Format::Bf16, "tiles"),
         (1, packed(Bits::Four), "tiles"),
         (4, Format::Bf16, "f32"),
@@ -81,6 +83,8 @@ fn products(c: &mut Criterion) {
         (512, gptq, "f32"),
         (512, Format::Bf16, "bf16"),
         (512, packed(Bits::Four), "bf16"),
+        (512, packed(Bits::Eight), "int8"),
+        (512, packed(Bits::Four), "int8"),
         (512, Format::Bf16, "tiles"),
         (512, packed(Bits::Four), "tiles"),
     ] {
@@ -92,8 +96,11 @@ fn products(c: &mut Criterion) {
         rounded.set(&exec, &x, n, HIDDEN);
         let mut tiled = Tiled::new(Tiled::elements(n, HIDDEN));
         tiled.set(&exec, &x, n, HIDDEN);
+        let mut quantized = Quantized::new(Quantized::elements(n, HIDDEN));
+        quantized.set(&exec, &x, n, HIDDEN, format.takes_integers().unwrap_or(Bits::Eight));
         let rows = match compute {
             "f32" => Rows::F32(&x),
+            "int8" => Rows::Int8(&quantized),
             "bf16" => Rows::Bf16(&rounded),
             _ => Rows::Tiles(&tiled),
         };

@@ -4,6 +4,7 @@
 //! any format gives the bits of its f32 twin.
 
 use crate::exec::SCRATCH;
+use crate::integers::BLOCK;
 
 /// Tensors that a matrix is made of, at most.
 pub const MOST_PARTS: usize = 4;
@@ -406,7 +407,8 @@ impl Format {
         let group = |group: usize| group > 0 && (group.is_multiple_of(32) || group >= cols);
         let sound = match self {
             Format::F32 | Format::Bf16 | Format::F16 | Format::Transposed(_) => true,
-            Format::Packed(packed) => group(packed.group),
+            // In integers, the scales of eight rows by blocks of 32, besides those of one as they are stored.
+            Format::Packed(packed) => group(packed.group) && cols.div_ceil(BLOCK).next_multiple_of(4) <= SCRATCH / 9,
             Format::Fp8(fp8) => fp8.block_rows > 0 && group(fp8.block_cols),
             Format::Mxfp4 => cols.is_multiple_of(32),
             Format::Affine(Affine { packed, order: Order::Sequential, .. }) => group(packed.group),

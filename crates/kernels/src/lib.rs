@@ -26,10 +26,8 @@
 //! count as zeros, a short tail too.
 //!
 //! The integer mode ([`Rows::Int8`]), for packed weights, rounds x to 8-bit integers in blocks of 32 with a scale each
-//! ([`Quantized`]). Weights are taken in units of 64 bytes (64 elements of 8 bits, 128 of 4). In a unit, lane `l` has
-//! the elements `4 l` to `4 l + 3` (of 8 bits) or `8 l` to `8 l + 7` (of 4 bits); their products are summed exactly, as
-//! integers, and the sum, times the product of both scales rounded to f32, is added to the lane by fused multiply-add, in
-//! increasing order of units. The tree is the same.
+//! ([`Quantized`]). The products of a block are summed exactly, as integers, and the sum, times the product of both scales rounded to
+//! f32, is added to that of the blocks before by fused multiply-add, in increasing order.
 //!
 //! So, within a mode, a result does not depend on how many rows are computed together, on the tile, on the number of
 //! threads, on the instruction set, or on the format in which the same values are stored.

@@ -191,10 +191,10 @@ struct MultiplyBytes {
 impl Chains for MultiplyBytes {
     #[inline(always)]
     fn chains<S: Simd, const N: usize>(self, s: S) -> f32 {
-        // SAFETY: 64 bytes each.
-        let (a, start) = unsafe { (s.load_bytes([1u8; 64].as_ptr()), s.load_ints([0u8; 64].as_ptr())) };
+        // SAFETY: 64 bytes.
+        let a = unsafe { s.load_bytes([1u8; 64].as_ptr()) };
         let factors = [[self.start & 1; 64]; N];
-        let mut acc = [start; N];
+        let mut acc = [s.no_small_sums(); N];
         for _ in 0..self.steps * (CHAINS / N) {
             // As above.
             for (v, b) in acc.iter_mut().zip(black_box(&factors)) {
@@ -202,6 +202,6 @@ impl Chains for MultiplyBytes {
                 *v = s.add_small_bytes(a, unsafe { s.load_bytes(b.as_ptr()) }, *v);
             }
         }
-        acc.into_iter().map(|v| s.sum(s.ints_to_f32(v))).sum()
+        acc.into_iter().map(|v| s.sum(s.ints_to_f32(s.finish_small_sums(v, 0)))).sum()
     }
 }

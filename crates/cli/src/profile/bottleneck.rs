@@ -227,6 +227,9 @@ impl Figures {
         let gain = |rate: fn(&Limits) -> f64| self.limits.map_or(1.0, |l| rate(&l) / l.f32_flops.max(1.0));
         let (bf16, amx) = (gain(|l| l.bf16_flops), gain(|l| l.amx_flops));
         let mut ways = Vec::new();
+        if self.packed && self.compute == Compute::F32 {
+            ways.push("--compute int8".to_owned());
+        }
         if self.threads < self.cores {
             ways.push(format!("more --threads (there are {} cores)", self.cores));
         }
@@ -314,7 +317,7 @@ mod tests {
         products.packed = true;
         check(&products, Phase::Decode, Cause::Memory, &["--compute int8"]);
         (products.bytes, products.operations) = (0.1 * 8.0 * 40e9, 0.72 * 8.0 * 200e9);
-        let bf16 = &["80 %", "72 % of what the CPU", "more --threads (there are 8 cores) or --compute bf16"];
+        let bf16 = &["72 % of what the CPU", "--compute int8 or more --threads (there are 8 cores) or --compute bf16"];
         check(&products, Phase::Prefill, Cause::Arithmetic, bf16);
         (products.threads, products.compute) = (8, Compute::Bf16);
         check(&products, Phase::Prefill, Cause::Arithmetic, &["only a faster CPU"]);

@@ -53,7 +53,7 @@ pub enum Compute {
     Amx,
     /// Products with packed int8 and int4 weights in integers, on activations rounded to 8-bit integers in blocks of
     /// 32 with a scale each, sums in f32; all other products as in [`Compute::F32`]. Decoding is as fast as memory
-    /// allows. For models with packed weights only.
+    /// allows, or nearly, and prompts are read faster. For models with packed weights only.
     Int8,
 }
 

@@ -4,7 +4,6 @@ use std::marker::PhantomData;
 
 use super::Strip;
 use crate::element::Element;
-use crate::integers::{self, Groups, Integers};
 use crate::simd::{Op, Simd};
 use crate::tile::{self, Arithmetic, Nothing};
 
@@ -47,82 +46,6 @@ impl<A: Arithmetic, W: Element> Op for Direct<'_, A, W> {
                 }
             };
         }
-    }
-}
-
-/// All rows of x, as integers, against the strip's weights.
-pub(super) struct DirectIntegers<'a, W: Integers> {
-    pub(super) strip: &'a Strip<'a>,
-    pub(super) groups: Groups,
-    pub(super) format: PhantomData<W>,
-}
-
-impl<W: Integers> Op for DirectIntegers<'_, W> {
-    type Output = ();
-    const NARROW: bool = true;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let DirectIntegers { strip, groups, .. } = self;
-        let mut r = strip.x_rows.start;
-        while r < strip.x_rows.end {
-            let left = strip.x_rows.end - r;
-            r += if S::WIDE_TILE {
-                match left {
-                    1 => strip.integer_rows::<S, W, 1, 8>(s, groups, r),
-                    2 => strip.integer_rows::<S, W, 2, 4>(s, groups, r),
-                    3 => strip.integer_rows::<S, W, 3, 4>(s, groups, r),
-                    _ => strip.integer_rows::<S, W, 4, 4>(s, groups, r),
-                }
-            } else if S::SMALL_TILE {
-                match left {
-                    1 => strip.integer_rows::<S, W, 1, 2>(s, groups, r),
-                    _ => strip.integer_rows::<S, W, 2, 2>(s, groups, r),
-                }
-            } else {
-                match left {
-                    1 => strip.integer_rows::<S, W, 1, 4>(s, groups, r),
-                    _ => strip.integer_rows::<S, W, 2, 2>(s, groups, r),
-                }
-            };
-        }
-    }
-}
-
-impl Strip<'_> {
-    /// As [`Strip::rows`], in integers.
-    #[inline(always)]
-    fn integer_rows<S: Simd, W: Integers, const R: usize, const C: usize>(
-        &self,
-        s: S,
-        groups: Groups,
-        r: usize,
-    ) -> usize {
-        let run = (self.last - self.first) / C;
-        for t in 0..run {
-            self.integer_tile::<S, W, R, C>(s, groups, r, self.first + t, run);
-        }
-        for o in self.first + C * run..self.last {
-            self.integer_tile::<S, W, R, 1>(s, groups, r, o, 1);
-        }
-        R
-    }
-
-    /// Weight rows `o`, `o + step`, ….
-    #[inline(always)]
-    fn integer_tile<S: Simd, W: Integers, const R: usize, const C: usize>(
-        &self,
-        s: S,
-        groups: Groups,
-        r: usize,
-        o: usize,
-        step: usize,
-    ) {
-        let w = self.stored_rows(o, step, C);
-        let x = self.x_rows(r, R);
-        // SAFETY: `w` and `x` are `C` and `R` whole rows, with the scales that `groups` tells of.
-        let acc = unsafe { integers::accumulate::<S, W, R, C>(s, x, self.x.stride, w, groups, self.job.weight.cols()) };
-        self.put(s, r, o, step, &acc, (R, C));
     }
 }
 

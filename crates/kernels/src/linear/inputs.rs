@@ -116,7 +116,6 @@ fn add_run<S: Simd>(s: S, x: &[f32; RUN], weights: &[[f32; LANES]], sums: &mut [
 /// Adds the lanes of sixteen outputs from `o` on as [`Simd::sum`] does, and writes them as those of row `r`.
 #[inline(always)]
 fn put_sums<S: Simd>(s: S, strip: &Strip<'_>, r: usize, o: usize, sums: &[[f32; LANES]; LANES]) {
-    let count = LANES.min(strip.last - o);
     let mut lanes = [s.zero(); LANES];
     for (lane, sums) in lanes.iter_mut().zip(sums) {
         // SAFETY: an array of 16.
@@ -127,16 +126,7 @@ fn put_sums<S: Simd>(s: S, strip: &Strip<'_>, r: usize, o: usize, sums: &[[f32; 
             lanes[l] = s.add(lanes[l], lanes[l + half]);
         }
     }
-    let mut sum = lanes[0];
-    if let Some(bias) = strip.job.bias {
-        let bias = &bias[o..o + count];
-        // SAFETY: `count` elements.
-        sum = s.add(sum, unsafe { s.load_first(bias.as_ptr(), count) });
-    }
-    assert!(r < strip.x_rows.end);
-    let out = &strip.job.out;
-    // SAFETY: `linear` checked that the destination has room for `[n, rows]`; these elements belong to this item alone.
-    unsafe { s.store_first(out.start.add(r * out.stride + o), sum, count) };
+    strip.put_lanes(s, r, o, lanes[0]);
 }
 
 /// Widens the strip's weights into a panel.

@@ -6,10 +6,11 @@
 //! (`interleaved.rs`). Weights that are stored input after input
 //! have ways of their own to a panel and past it (`inputs.rs`). All compute the same dot products in the same order (see
 //! [`crate::tile`]), so nobody can tell them apart by the bits. Products in integers have an order of their own (see
-//! [`crate::integers`]) and always take the first way: their weights are small and need no widening.
+//! [`crate::integers`]) and ways of their own (`integers.rs`).
 
 mod direct;
 mod inputs;
+mod integers;
 mod interleaved;
 mod ordered;
 mod panel;
@@ -20,7 +21,7 @@ mod tiles;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use direct::{Direct, DirectIntegers};
+use direct::Direct;
 use inputs::{COPY_ENDS, FewRows, WidenInputs, few_rows_elements};
 use ordered::WidenOrdered;
 use panel::{Panel, Widen, panel_stride};
@@ -32,7 +33,7 @@ use crate::element::{Affine4, Affine8, Bf16, E2m1, E4m3, Element, F16, F32, Int4
 use crate::exec::{Exec, SCRATCH};
 use crate::format::{Affine, Bits, Float, Format, Order, Scales};
 use crate::input_major::{Awqs, Floats, Gptqs, InputMajor};
-use crate::integers::{BLOCK, Bytes, Groups, HalfBytes, Integers, Quantized};
+use crate::integers::Quantized;
 use crate::layout::{Interleaved, RowByRow};
 use crate::matrix::{Matrix, StoredRows};
 use crate::rounded::Rounded;
@@ -82,6 +83,7 @@ fn route(isa: Isa, mode: Rows<'_>, n: usize, weight: &Matrix<'_>) -> Route {
         (Rows::Tiles(_), _) => 0,
         (Rows::Bf16(_), Format::Transposed(_) | Format::Gptq(_) | Format::Awq(_)) => 0,
         (Rows::F32(_), Format::Transposed(_) | Format::Gptq(_) | Format::Awq(_)) => INPUT_ROWS,
+        (Rows::Int8(_), Format::Packed(packed)) => integers::most_without_panel(packed, cols),
         (Rows::Int8(_) | Rows::Bf16(_), _) => X_ROWS,
         (Rows::F32(_), Format::Bf16 | Format::F16) => 32,
         // With few registers a tile widens its weights for two or three rows of x.
@@ -92,8 +94,6 @@ fn route(isa: Isa, mode: Rows<'_>, n: usize, weight: &Matrix<'_>) -> Route {
         (Rows::F32(_), Format::F32 | Format::Packed(_) | Format::Affine(_) | Format::Fp8(_) | Format::Mxfp4) => 16,
     };
     match n <= direct_rows {
-        // Products in integers know no panel.
-        _ if matches!(mode, Rows::Int8(_)) => Route::Direct,
         true if format.is_input_major() => Route::Inputs,
         true => Route::Direct,
         false if matches!(mode, Rows::F32(_)) && isa.interleaves() && interleaved::fits(n, format, cols) => {
@@ -205,10 +205,12 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
     let cut = |index: usize| {
         let job = &jobs[index];
         // Who is done first waits for the others, so the last items are small.
-        let may_be_cut = matches!(route(job), Route::Direct | Route::Interleaved);
+        let in_integers = matches!(mode, Rows::Int8(_));
+        let may_be_cut = in_integers || matches!(route(job), Route::Direct | Route::Interleaved);
         let cut_up = if index + 1 == jobs.len() && may_be_cut { exec.threads() } else { 0 };
         let unit = match mode {
             Rows::Tiles(_) => n.next_multiple_of(TILE).min(tiles::X_ROWS),
+            Rows::Int8(_) if route(job) == Route::Panel => integers::SIDE_BY_SIDE,
             _ if route(job) == Route::Interleaved => interleaved::W_ROWS,
             _ => 8,
         };
@@ -230,7 +232,7 @@ pub fn linear(exec: &Exec, x: Rows<'_>, n: usize, jobs: &mut [Linear<'_>]) {
                     Rows::F32(_) if route == Route::Interleaved => run_interleaved(isa, &strip, scratch),
                     Rows::F32(_) => run_format::<InF32>(isa, strip, scratch),
                     Rows::Bf16(_) | Rows::Tiles(_) => run_format::<InBf16>(isa, strip, scratch),
-                    Rows::Int8(_) => run_integers(isa, strip, scratch),
+                    Rows::Int8(_) => integers::run(isa, strip, route == Route::Panel, scratch),
                 }
                 return;
             }
@@ -285,6 +287,10 @@ impl Cut {
 /// Weight rows that one item takes, of a job of which a thread's half share is `share` bytes.
 fn rows_per_item(exec: &Exec, mode: Rows<'_>, n: usize, route: Route, weight: &Matrix<'_>, share: usize) -> usize {
     let (format, rows, cols) = (weight.format(), weight.rows(), weight.cols());
+    if let (Rows::Int8(_), Format::Packed(packed), Route::Panel) = (mode, format, route) {
+        let most = integers::panel_rows(packed, cols, exec.panel_bytes());
+        return rows.div_ceil(exec.threads() * 4).next_multiple_of(integers::SIDE_BY_SIDE).min(most);
+    }
     let count = match route {
         Route::Direct => {
             let unit = if matches!(mode, Rows::Tiles(_)) { tiles::X_ROWS } else { 8 };
@@ -306,7 +312,7 @@ fn rows_per_item(exec: &Exec, mode: Rows<'_>, n: usize, route: Route, weight: &M
             let row = match mode {
                 Rows::F32(_) => panel_stride::<InF32>(cols),
                 Rows::Bf16(_) | Rows::Tiles(_) => panel_stride::<InBf16>(cols),
-                Rows::Int8(_) => unreachable!("products in integers know no panel"),
+                Rows::Int8(_) => unreachable!("these have panels of their own"),
             };
             let tiled = matches!(mode, Rows::Tiles(_));
             let (unit, most) = if tiled { (tiles::X_ROWS, TILES_ROWS) } else { (4, PANEL_ROWS) };
@@ -323,9 +329,11 @@ fn rows_per_item(exec: &Exec, mode: Rows<'_>, n: usize, route: Route, weight: &M
             }
         }
     };
-    // Their scales, widened and for each block of x, take no more than the scratch buffer.
-    let blocks = if format.takes_integers().is_some() { cols.div_ceil(BLOCK).next_multiple_of(4) } else { 0 };
-    count.min((SCRATCH / (format.scratch_of_row(cols) + blocks).max(1)).max(1))
+    // Their scales take no more than the scratch buffer.
+    count.min(match (mode, format) {
+        (Rows::Int8(_), Format::Packed(packed)) => integers::direct_rows(packed, cols),
+        _ => (SCRATCH / format.scratch_of_row(cols).max(1)).max(1),
+    })
 }
 
 /// All rows of x.
@@ -419,37 +427,6 @@ fn run_inputs<A: Arithmetic, I: InputMajor>(isa: Isa, strip: &Strip<'_>, inputs:
     }
 }
 
-fn run_integers(isa: Isa, strip: Strip<'_>, scratch: &mut [f32]) {
-    let Format::Packed(packed) = strip.job.weight.format() else { unreachable!("`linear` checked the formats") };
-    match packed.bits {
-        Bits::Four => run_integers_of::<HalfBytes>(isa, strip, packed.group, scratch),
-        Bits::Eight => run_integers_of::<Bytes>(isa, strip, packed.group, scratch),
-    }
-}
-
-fn run_integers_of<W: Integers>(isa: Isa, strip: Strip<'_>, group: usize, scratch: &mut [f32]) {
-    let cols = strip.job.weight.cols();
-    let rows = strip.last - strip.first;
-    let groups = Groups::of::<W>(group, cols);
-    let (scales, rest) = widen_row_scales(isa, &strip, scratch);
-    let scales = match groups {
-        Groups::Units(_) => scales,
-        Groups::Blocks => {
-            let row = groups.row::<W>(cols);
-            let expanded = &mut rest[..rows * row];
-            let stored = scales.len() / rows;
-            for (to, from) in expanded.chunks_exact_mut(row).zip(scales.chunks_exact(stored)) {
-                for (b, to) in to.iter_mut().enumerate() {
-                    *to = from[(b * BLOCK / group).min(stored - 1)];
-                }
-            }
-            expanded
-        }
-    };
-    let strip = &Strip { scales, ..strip };
-    isa.run(DirectIntegers { strip, groups, format: PhantomData::<W> });
-}
-
 /// Weight rows `first..last` of one product against some rows of x: one item of the job.
 struct Strip<'a> {
     x: SharedRows,
@@ -518,6 +495,35 @@ impl Strip<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Writes `sums`, those of row `r` and of columns `o`, `o + step`, ….
+    #[inline(always)]
+    fn write(&self, r: usize, o: usize, step: usize, sums: &[f32]) {
+        assert!(r < self.x_rows.end && o + (sums.len() - 1) * step < self.last);
+        for (c, sum) in sums.iter().enumerate() {
+            let o = o + c * step;
+            let sum = self.job.bias.map_or(*sum, |bias| sum + bias[o]);
+            // SAFETY: `linear` checked that the destination has room for `[n, rows]`; these elements belong to this item alone.
+            unsafe { self.job.out.start.add(r * self.job.out.stride + o).write(sum) };
+        }
+    }
+
+    /// Writes as many of `sums` as there are columns, those of row `r` and of columns from `o` on.
+    #[inline(always)]
+    fn put_lanes<S: Simd>(&self, s: S, r: usize, o: usize, mut sums: S::V) {
+        assert!(r < self.x_rows.end && o < self.last);
+        let count = LANES.min(self.last - o);
+        if let Some(bias) = self.job.bias {
+            let bias = &bias[o..o + count];
+            // SAFETY: `count` elements.
+            sums = s.add(sums, unsafe { s.load_first(bias.as_ptr(), count) });
+        }
+        // SAFETY: as in `write`.
+        unsafe {
+            let out = self.job.out.start.add(r * self.job.out.stride + o);
+            if count == LANES { s.store(out, sums) } else { s.store_first(out, sums, count) }
         }
     }
 }

@@ -1,10 +1,16 @@
 //! The sixteen lanes in two ymm registers: lanes 0 to 7 and lanes 8 to 15.
 
 mod loops;
+mod pairs;
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
-use super::{AWQ_SHIFTS, E2M1, Op, PackedLoop, RAISE, RAISED_NORMAL, Simd};
+pub(super) use pairs::pack_bf16;
+use pairs::{add_pairs, first, flush, fma_flushed, second};
+
+use super::{AWQ_SHIFTS, E2M1, Op, PackedLoop, Simd, blocks};
+use crate::integers::{Integers, XBlocks};
 use crate::matrix::StoredRows;
 
 /// Proof that the CPU has AVX2, FMA and F16C. Made only by [`run`].
@@ -35,6 +41,10 @@ impl Simd for Avx2 {
     type E2m1 = __m256;
     type B = IntPair;
     type I = IntPair;
+    /// Sizes, and the numbers themselves for their signs.
+    type Factors = (IntPair, IntPair);
+    /// Of 16 bits, two for each lane.
+    type SmallSums = IntPair;
     type Part = __m256;
     const WIDE_TILE: bool = false;
     const PARTS: usize = 2;
@@ -199,26 +209,84 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn add_bytes(self, a: IntPair, b: IntPair, c: IntPair) -> IntPair {
-        unsafe { (add_bytes(a.0, b.0, c.0), add_bytes(a.1, b.1, c.1)) }
+    unsafe fn store_bytes(self, p: *mut u8, b: IntPair) {
+        unsafe {
+            _mm256_storeu_si256(p.cast(), b.0);
+            _mm256_storeu_si256(p.add(32).cast(), b.1);
+        }
+    }
+    #[inline(always)]
+    unsafe fn splat_word(self, p: *const u8) -> IntPair {
+        unsafe {
+            let word = _mm256_set1_epi32(p.cast::<i32>().read_unaligned());
+            (word, word)
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_factors(self, p: *const u8) -> (IntPair, IntPair) {
+        unsafe {
+            let (lo, hi) = (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast()));
+            let middle = _mm256_set1_epi8(-128);
+            let (lo, hi) = (_mm256_xor_si256(lo, middle), _mm256_xor_si256(hi, middle));
+            ((_mm256_abs_epi8(lo), _mm256_abs_epi8(hi)), (lo, hi))
+        }
+    }
+    #[inline(always)]
+    fn start_sums(self, _: i32) -> IntPair {
+        unsafe { (_mm256_setzero_si256(), _mm256_setzero_si256()) }
+    }
+    #[inline(always)]
+    fn add_factors(self, (size, sign): (IntPair, IntPair), b: IntPair, c: IntPair) -> IntPair {
+        // A product of two bytes is that of the one's size and the other with its sign.
+        unsafe {
+            let ones = _mm256_set1_epi16(1);
+            let lo = _mm256_maddubs_epi16(size.0, _mm256_sign_epi8(b.0, sign.0));
+            let hi = _mm256_maddubs_epi16(size.1, _mm256_sign_epi8(b.1, sign.1));
+            (_mm256_add_epi32(c.0, _mm256_madd_epi16(lo, ones)), _mm256_add_epi32(c.1, _mm256_madd_epi16(hi, ones)))
+        }
+    }
+    #[inline(always)]
+    fn no_small_sums(self) -> IntPair {
+        unsafe { (_mm256_setzero_si256(), _mm256_setzero_si256()) }
     }
     #[inline(always)]
     fn add_small_bytes(self, a: IntPair, b: IntPair, c: IntPair) -> IntPair {
-        unsafe { (add_small_bytes(a.0, b.0, c.0), add_small_bytes(a.1, b.1, c.1)) }
+        // Sixteen products at most, which fit 16 bits.
+        unsafe {
+            (
+                _mm256_add_epi16(c.0, _mm256_maddubs_epi16(a.0, b.0)),
+                _mm256_add_epi16(c.1, _mm256_maddubs_epi16(a.1, b.1)),
+            )
+        }
+    }
+    #[inline(always)]
+    fn finish_small_sums(self, sums: IntPair, offset: i32) -> IntPair {
+        unsafe {
+            let (ones, offset) = (_mm256_set1_epi16(1), _mm256_set1_epi32(offset));
+            let (lo, hi) = (_mm256_madd_epi16(sums.0, ones), _mm256_madd_epi16(sums.1, ones));
+            (_mm256_add_epi32(lo, offset), _mm256_add_epi32(hi, offset))
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_blocks<W: Integers>(
+        self,
+        x: XBlocks,
+        w: *const u8,
+        stride: usize,
+        scales: *const f32,
+        shift: u32,
+        units: Range<usize>,
+        sums: &mut [f32; 8],
+    ) {
+        unsafe { blocks::add::<W, blocks::Pairs>(x, w, stride, scales, shift, units, sums) }
+    }
+    #[inline(always)]
+    unsafe fn transpose_eight(self, from: *const u8, from_stride: usize, to: *mut u8, to_stride: usize) {
+        unsafe { blocks::transpose(from, from_stride, to, to_stride) }
     }
     #[inline(always)]
     fn ints_to_f32(self, v: IntPair) -> Pair {
         unsafe { (_mm256_cvtepi32_ps(v.0), _mm256_cvtepi32_ps(v.1)) }
-    }
-    #[inline(always)]
-    unsafe fn spread<const N: usize>(self, p: *const f32) -> Pair {
-        unsafe {
-            let splat = |i: usize| _mm_set1_ps(p.add(i).read_unaligned());
-            match N {
-                2 => (_mm256_set_m128(splat(0), splat(0)), _mm256_set_m128(splat(1), splat(1))),
-                _ => (_mm256_set_m128(splat(1), splat(0)), _mm256_set_m128(splat(3), splat(2))),
-            }
-        }
     }
     #[inline(always)]
     unsafe fn store_pairs(self, p: *mut u8, v: IntPair) {
@@ -302,8 +370,6 @@ impl Simd for Avx2 {
     ) -> usize {
         let round = match which {
             PackedLoop::Nibbles | PackedLoop::Bytes => 32,
-            PackedLoop::ByteUnits => 64,
-            PackedLoop::NibbleUnits => 128,
         };
         // Whole groups or, if a single one is longer, the whole rounds of it.
         let (groups, rounds) = if group <= len { (len / group, group / round) } else { (1, len / round) };
@@ -316,8 +382,6 @@ impl Simd for Avx2 {
                 match which {
                     PackedLoop::Nibbles => loops::add_nibbles(x, w, groups, rounds, sums),
                     PackedLoop::Bytes => loops::add_bytes(x, w, groups, rounds, sums),
-                    PackedLoop::NibbleUnits => loops::add_nibble_units(x, w, groups, rounds, sums),
-                    PackedLoop::ByteUnits => loops::add_byte_units(x, w, groups, rounds, sums),
                 }
             }
         }
@@ -418,114 +482,6 @@ pub(super) unsafe fn halves_of_e4m3(p: *const u8) -> __m256i {
         let ones = _mm256_set1_epi16(0x3f80);
         let none = _mm256_cmpeq_epi16(_mm256_and_si256(half, ones), ones);
         _mm256_or_si256(half, _mm256_and_si256(none, _mm256_set1_epi16(0x7c00)))
-    }
-}
-
-/// Adds the products of four bytes each, unsigned of `a` and signed of `b`, to the eight lanes of `c`.
-///
-/// # Safety
-/// The CPU has AVX2.
-#[inline(always)]
-pub(super) unsafe fn add_bytes(a: __m256i, b: __m256i, c: __m256i) -> __m256i {
-    // SAFETY: the caller vouches for AVX2.
-    unsafe {
-        // Sums of two products of whole bytes would not fit 16 bits; those of seven bits fit, and those of the eighth.
-        let eighth = _mm256_set1_epi8(-128);
-        add_small_bytes(_mm256_and_si256(a, eighth), b, add_small_bytes(_mm256_andnot_si256(eighth, a), b, c))
-    }
-}
-
-/// As [`add_bytes`], where the sum of two neighbouring products fits 16 bits.
-///
-/// # Safety
-/// The CPU has AVX2.
-#[inline(always)]
-unsafe fn add_small_bytes(a: __m256i, b: __m256i, c: __m256i) -> __m256i {
-    // SAFETY: the caller vouches for AVX2.
-    unsafe { _mm256_add_epi32(c, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1))) }
-}
-
-/// A subnormal number becomes a zero of its sign.
-///
-/// # Safety
-/// The CPU has AVX.
-#[inline(always)]
-unsafe fn flush(v: __m256) -> __m256 {
-    // SAFETY: the caller vouches for AVX.
-    unsafe {
-        let sign = _mm256_set1_ps(-0.0);
-        let small = _mm256_cmp_ps::<_CMP_LT_OQ>(_mm256_andnot_ps(sign, v), _mm256_set1_ps(f32::MIN_POSITIVE));
-        _mm256_andnot_ps(_mm256_andnot_ps(sign, small), v)
-    }
-}
-
-/// Eight lanes of [`Simd::add_pairs`].
-///
-/// # Safety
-/// The CPU has AVX2 and FMA.
-#[inline(always)]
-unsafe fn add_pairs(a: __m256i, b: __m256i, c: __m256) -> __m256 {
-    // SAFETY: the caller vouches for the features.
-    unsafe {
-        let sum = fma_flushed(second(a), second(b), flush(c));
-        fma_flushed(first(a), first(b), sum)
-    }
-}
-
-/// The first elements of pairs, without subnormal ones.
-///
-/// # Safety
-/// The CPU has AVX2.
-#[inline(always)]
-unsafe fn first(v: __m256i) -> __m256 {
-    // SAFETY: the caller vouches for the features.
-    unsafe { flush(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(v))) }
-}
-
-/// As [`first`], the second ones.
-///
-/// # Safety
-/// The CPU has AVX2.
-#[inline(always)]
-unsafe fn second(v: __m256i) -> __m256 {
-    // SAFETY: the caller vouches for the features.
-    unsafe { flush(_mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32(0xffff_0000_u32 as i32)))) }
-}
-
-/// Eight lanes of [`Simd::fma_flushed`].
-///
-/// # Safety
-/// The CPU has AVX2 and FMA.
-#[inline(always)]
-unsafe fn fma_flushed(a: __m256, b: __m256, c: __m256) -> __m256 {
-    // SAFETY: the caller vouches for the features.
-    unsafe {
-        let (sign, raise) = (_mm256_set1_ps(-0.0), _mm256_set1_ps(RAISE));
-        // What is small, its size tells where nothing is subnormal.
-        let raised = _mm256_fmadd_ps(_mm256_mul_ps(a, raise), b, _mm256_mul_ps(c, raise));
-        let small = _mm256_cmp_ps::<_CMP_LT_OQ>(_mm256_andnot_ps(sign, raised), _mm256_set1_ps(RAISED_NORMAL));
-        _mm256_andnot_ps(_mm256_andnot_ps(sign, small), _mm256_fmadd_ps(a, b, c))
-    }
-}
-
-/// Rounds sixteen f32 to bf16, to nearest, ties to even; subnormal numbers become zeros, no number stays none.
-///
-/// # Safety
-/// The CPU has AVX2.
-#[inline(always)]
-pub(super) unsafe fn pack_bf16(v: Pair) -> __m256i {
-    // SAFETY: the caller vouches for AVX2.
-    unsafe {
-        let round = |v: __m256| {
-            let bits = _mm256_castps_si256(flush(v));
-            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-            let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
-            let none = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
-            _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, none))
-        };
-        // The packing goes by halves of 128 bits: put the quarters back in order.
-        _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(round(v.0), round(v.1)))
     }
 }
 

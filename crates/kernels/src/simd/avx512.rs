@@ -1,8 +1,10 @@
 //! The sixteen lanes in one zmm register.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
-use super::{AWQ_SHIFTS, E2M1, LANES, Op, RAISE, RAISED_NORMAL, Simd};
+use super::{AWQ_SHIFTS, E2M1, LANES, Op, RAISE, RAISED_NORMAL, Simd, blocks};
+use crate::integers::{Integers, XBlocks};
 
 /// Proof that the CPU has AVX-512 F, BW, DQ and VL and, with `BF16`, also BF16, VBMI and VNNI. Made only by [`run`] and
 /// [`run_bf16`].
@@ -77,6 +79,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     type E2m1 = __m512;
     type B = __m512i;
     type I = __m512i;
+    type Factors = __m512i;
+    type SmallSums = __m512i;
     type Part = __m512;
     const WIDE_TILE: bool = true;
     const PARTS: usize = 1;
@@ -243,41 +247,75 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         }
     }
     #[inline(always)]
-    fn add_bytes(self, a: __m512i, b: __m512i, c: __m512i) -> __m512i {
+    unsafe fn store_bytes(self, p: *mut u8, b: __m512i) {
+        unsafe { _mm512_storeu_si512(p.cast(), b) }
+    }
+    #[inline(always)]
+    unsafe fn splat_word(self, p: *const u8) -> __m512i {
+        unsafe { _mm512_set1_epi32(p.cast::<i32>().read_unaligned()) }
+    }
+    #[inline(always)]
+    unsafe fn load_factors(self, p: *const u8) -> __m512i {
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    fn start_sums(self, offset: i32) -> __m512i {
+        unsafe { _mm512_set1_epi32(offset) }
+    }
+    #[inline(always)]
+    fn add_factors(self, a: __m512i, b: __m512i, c: __m512i) -> __m512i {
         unsafe {
             if BF16 {
                 _mm512_dpbusd_epi32(c, a, b)
             } else {
-                let lo = super::avx2::add_bytes(
-                    _mm512_castsi512_si256(a),
-                    _mm512_castsi512_si256(b),
-                    _mm512_castsi512_si256(c),
-                );
-                let hi = super::avx2::add_bytes(
-                    _mm512_extracti64x4_epi64::<1>(a),
-                    _mm512_extracti64x4_epi64::<1>(b),
-                    _mm512_extracti64x4_epi64::<1>(c),
-                );
-                _mm512_inserti64x4::<1>(_mm512_castsi256_si512(lo), hi)
+                // Sums of two products of whole bytes would not fit 16 bits; those of seven bits fit, and those of the eighth.
+                let eighth = _mm512_set1_epi8(-128);
+                let seven = self.add_small_bytes(_mm512_andnot_si512(eighth, a), b, c);
+                self.add_small_bytes(_mm512_and_si512(a, eighth), b, seven)
+            }
+        }
+    }
+    #[inline(always)]
+    fn no_small_sums(self) -> __m512i {
+        unsafe { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    fn add_small_bytes(self, a: __m512i, b: __m512i, c: __m512i) -> __m512i {
+        unsafe {
+            if BF16 {
+                _mm512_dpbusd_epi32(c, a, b)
+            } else {
+                let pairs = _mm512_maddubs_epi16(a, b);
+                _mm512_add_epi32(c, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+            }
+        }
+    }
+    #[inline(always)]
+    fn finish_small_sums(self, sums: __m512i, offset: i32) -> __m512i {
+        unsafe { _mm512_add_epi32(sums, _mm512_set1_epi32(offset)) }
+    }
+    #[inline(always)]
+    unsafe fn add_blocks<W: Integers>(
+        self,
+        x: XBlocks,
+        w: *const u8,
+        stride: usize,
+        scales: *const f32,
+        shift: u32,
+        units: Range<usize>,
+        sums: &mut [f32; 8],
+    ) {
+        unsafe {
+            if BF16 {
+                blocks::add::<W, blocks::Vnni>(x, w, stride, scales, shift, units, sums);
+            } else {
+                blocks::add::<W, blocks::Pairs>(x, w, stride, scales, shift, units, sums);
             }
         }
     }
     #[inline(always)]
     fn ints_to_f32(self, v: __m512i) -> __m512 {
         unsafe { _mm512_cvtepi32_ps(v) }
-    }
-    #[inline(always)]
-    unsafe fn spread<const N: usize>(self, p: *const f32) -> __m512 {
-        unsafe {
-            let (values, lanes) = match N {
-                2 => (
-                    _mm_castsi128_ps(_mm_loadl_epi64(p.cast())),
-                    _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1),
-                ),
-                _ => (_mm_loadu_ps(p), _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3)),
-            };
-            _mm512_permutexvar_ps(lanes, _mm512_castps128_ps512(values))
-        }
     }
     #[inline(always)]
     unsafe fn store_pairs(self, p: *mut u8, v: __m512i) {
@@ -327,6 +365,10 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     fn add_flushed(self, a: __m512, b: __m512) -> __m512 {
         unsafe { flush(_mm512_add_ps(a, b)) }
+    }
+    #[inline(always)]
+    unsafe fn transpose_eight(self, from: *const u8, from_stride: usize, to: *mut u8, to_stride: usize) {
+        unsafe { blocks::transpose(from, from_stride, to, to_stride) }
     }
     #[inline(always)]
     unsafe fn transpose(self, from: *const u8, from_stride: usize, to: *mut u8, to_stride: usize) {

@@ -14,11 +14,17 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod blocks;
+mod isa;
 mod portable;
 
-pub(crate) use amx::{AHEAD, Shape, Sums, Tiles};
-use portable::Portable;
+use std::ops::Range;
 
+pub(crate) use amx::{AHEAD, Shape, Sums, Tiles};
+pub use isa::Isa;
+
+use crate::integers::{Integers, XBlocks};
 use crate::matrix::StoredRows;
 
 /// The magnitudes of an e2m1 number, by its three lower bits.
@@ -37,125 +43,6 @@ pub(crate) const TILE: usize = 16;
 const RAISE: f32 = f32::from_bits((127 + 64) << 23);
 /// The smallest normal number, raised.
 const RAISED_NORMAL: f32 = f32::from_bits((127 - 62) << 23);
-
-/// An instruction set that this CPU has.
-///
-/// A value of this type is proof: there is no way to make one for instructions the CPU lacks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Isa(Kind);
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
-    Portable,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx512Bf16,
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    Amx(Tiles),
-}
-
-impl Isa {
-    /// What every CPU can run.
-    pub(crate) const PORTABLE: Isa = Isa(Kind::Portable);
-
-    /// The widest instruction set of this CPU.
-    #[must_use]
-    pub fn detect() -> Isa {
-        *Isa::available().last().unwrap_or(&Isa(Kind::Portable))
-    }
-
-    /// Every instruction set that this CPU can run, the portable one first, the widest last.
-    #[must_use]
-    pub fn available() -> Vec<Isa> {
-        let mut all = vec![Isa(Kind::Portable)];
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 =
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-            if avx2 {
-                all.push(Isa(Kind::Avx2));
-            }
-            let avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl");
-            if avx2 && avx512 {
-                all.push(Isa(Kind::Avx512));
-                if is_x86_feature_detected!("avx512bf16")
-                    && is_x86_feature_detected!("avx512vbmi")
-                    && is_x86_feature_detected!("avx512vnni")
-                {
-                    all.push(Isa(Kind::Avx512Bf16));
-                    #[cfg(target_os = "linux")]
-                    all.extend(Tiles::new().map(|tiles| Isa(Kind::Amx(tiles))));
-                }
-            }
-        }
-        all
-    }
-
-    /// The name by which [`Isa::by_name`] finds this instruction set.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self.0 {
-            Kind::Portable => "portable",
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => "avx512",
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx512Bf16 => "avx512bf16",
-            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Kind::Amx(_) => "amx",
-        }
-    }
-
-    /// The instruction set called `name`, if this CPU has it.
-    #[must_use]
-    pub fn by_name(name: &str) -> Option<Isa> {
-        Isa::available().into_iter().find(|isa| isa.name() == name)
-    }
-
-    /// Whether large products in f32 are fastest with rows that lie interleaved: [`Simd::add_interleaved`].
-    pub(crate) fn interleaves(self) -> bool {
-        match self.0 {
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => true,
-            _ => false,
-        }
-    }
-
-    /// The tiles of this instruction set, if it has any.
-    pub(crate) fn tiles(self) -> Option<Tiles> {
-        match self.0 {
-            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Kind::Amx(tiles) => Some(tiles),
-            _ => None,
-        }
-    }
-
-    /// Runs `op` with this instruction set.
-    pub(crate) fn run<O: Op>(self, op: O) -> O::Output {
-        match self.0 {
-            Kind::Portable => op.run(Portable),
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: an `Isa` of this kind exists only where `available` found its features.
-            Kind::Avx2 => unsafe { avx2::run(op) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: an `Isa` of this kind exists only where `available` found its features.
-            Kind::Avx512 => unsafe { avx512::run(op) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: an `Isa` of this kind exists only where `available` found its features.
-            Kind::Avx512Bf16 => unsafe { avx512::run_widest(op) },
-            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            // SAFETY: as above; tiles come with the features of the kind before.
-            Kind::Amx(_) => unsafe { avx512::run_widest(op) },
-        }
-    }
-}
 
 /// Says that the memory at `p`, which may be any address, is soon read.
 #[inline(always)]
@@ -186,10 +73,6 @@ pub(crate) enum PackedLoop {
     Nibbles,
     /// x in f32 and bytes whose scales have at most 11 bits.
     Bytes,
-    /// Whole units of [`crate::integers`], of nibbles.
-    NibbleUnits,
-    /// The same of bytes.
-    ByteUnits,
 }
 
 /// The operations on sixteen f32 lanes. Values of implementing types are proofs that the CPU has the
@@ -209,6 +92,10 @@ pub(crate) trait Simd: Copy {
     type B: Copy;
     /// Sixteen lanes of i32.
     type I: Copy;
+    /// 64 bytes, less 128 each, as factors of products that are summed.
+    type Factors: Copy;
+    /// Sums of products of small bytes, in sixteen lanes.
+    type SmallSums: Copy;
     /// What of sixteen lanes of f32 is computed with at a time where registers are few.
     type Part: Copy;
 
@@ -373,21 +260,24 @@ pub(crate) trait Simd: Copy {
     /// `a + b`; a subnormal result, which is always exact, becomes a zero of its sign.
     fn add_flushed(self, a: Self::V, b: Self::V) -> Self::V;
 
+    /// Writes 8 rows of 8 words of 4 bytes, transposed; strides are in bytes.
+    ///
+    /// # Safety
+    /// `from` is valid for reading the rows, and `to` for writing as many; they do not overlap.
+    unsafe fn transpose_eight(self, from: *const u8, from_stride: usize, to: *mut u8, to_stride: usize);
+
     /// Writes 16 rows of 16 words of 4 bytes, transposed; strides are in bytes.
     ///
     /// # Safety
     /// `from` is valid for reading the rows, and `to` for writing as many; they do not overlap.
     #[inline(always)]
     unsafe fn transpose(self, from: *const u8, from_stride: usize, to: *mut u8, to_stride: usize) {
-        let mut rows = [[[0u8; 4]; LANES]; LANES];
-        for (i, row) in rows.iter_mut().enumerate() {
+        for (i, j) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
             // SAFETY: the caller's promise.
-            *row = unsafe { from.add(i * from_stride).cast::<[[u8; 4]; LANES]>().read() };
-        }
-        for j in 0..LANES {
-            let column: [[u8; 4]; LANES] = std::array::from_fn(|i| rows[i][j]);
-            // SAFETY: the caller's promise.
-            unsafe { to.add(j * to_stride).cast::<[[u8; 4]; LANES]>().write(column) };
+            unsafe {
+                let (from, to) = (from.add(i * from_stride + 4 * j), to.add(j * to_stride + 4 * i));
+                self.transpose_eight(from, from_stride, to, to_stride);
+            }
         }
     }
 
@@ -415,23 +305,59 @@ pub(crate) trait Simd: Copy {
     /// Lane by lane: the bits of `mask` (below 2^24) from bit `shift` (below 32) on, as a number.
     fn field(self, words: Self::I, shift: u32, mask: u32) -> Self::V;
 
-    /// Lane by lane: adds the products of four bytes each, unsigned of `a` and signed of `b`.
-    fn add_bytes(self, a: Self::B, b: Self::B, c: Self::I) -> Self::I;
+    /// Writes 64 bytes.
+    ///
+    /// # Safety
+    /// `p` is valid for writing 64 bytes; it need not be aligned.
+    unsafe fn store_bytes(self, p: *mut u8, b: Self::B);
 
-    /// [`Simd::add_bytes`] for bytes of `a` below 128.
-    #[inline(always)]
-    fn add_small_bytes(self, a: Self::B, b: Self::B, c: Self::I) -> Self::I {
-        self.add_bytes(a, b, c)
-    }
+    /// Reads four bytes, for every lane.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 4 bytes; it need not be aligned.
+    unsafe fn splat_word(self, p: *const u8) -> Self::B;
+
+    /// Reads 64 bytes, of which [`Simd::add_factors`] takes 128.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 64 bytes; it need not be aligned.
+    unsafe fn load_factors(self, p: *const u8) -> Self::Factors;
+
+    /// What sums of products with [`Simd::Factors`] begin with, where `offset` is -128 times the sum of all that these are multiplied with.
+    fn start_sums(self, offset: i32) -> Self::I;
+
+    /// Lane by lane: adds the products of four factors with four signed bytes, of which none is -128.
+    fn add_factors(self, a: Self::Factors, b: Self::B, c: Self::I) -> Self::I;
+
+    /// Nothing, to add products of small bytes to.
+    fn no_small_sums(self) -> Self::SmallSums;
+
+    /// Lane by lane: adds the products of four bytes below 16 of `a` with four signed bytes of `b`, of which none is -128. Eight times, at most, to
+    /// the same sums.
+    fn add_small_bytes(self, a: Self::B, b: Self::B, c: Self::SmallSums) -> Self::SmallSums;
+
+    /// The sums, each plus `offset`.
+    fn finish_small_sums(self, sums: Self::SmallSums, offset: i32) -> Self::I;
+
+    /// Adds to each of `sums` the products of one row of x and its row of weights, some units of them, `stride` bytes from row to row: of a block the
+    /// sum of the products, times that of both scales, by fused multiply-add. `scales` are those of the eight rows for each `1 << shift` blocks.
+    ///
+    /// # Safety
+    /// Units of x and of the rows of `w` are valid for reading, and so are the scales of their blocks.
+    #[allow(clippy::too_many_arguments, reason = "pointers and strides of two operands")]
+    unsafe fn add_blocks<W: Integers>(
+        self,
+        x: XBlocks,
+        w: *const u8,
+        stride: usize,
+        scales: *const f32,
+        shift: u32,
+        units: Range<usize>,
+        sums: &mut [f32; 8],
+    );
 
     /// The same numbers as f32, if they are below 2^24.
     fn ints_to_f32(self, v: Self::I) -> Self::V;
-
-    /// Reads `N` f32, 2 or 4, each for as many neighbouring lanes.
-    ///
-    /// # Safety
-    /// `p` is valid for reading `N` f32; it need not be aligned.
-    unsafe fn spread<const N: usize>(self, p: *const f32) -> Self::V;
 
     /// Writes 16 f32.
     ///

@@ -1,6 +1,9 @@
 //! The sixteen lanes as an array: the meaning that every other instruction set must reproduce.
 
+use std::ops::Range;
+
 use super::{AWQ_SHIFTS, E2M1, LANES, RAISE, RAISED_NORMAL, Simd};
+use crate::integers::{BLOCK, Integers, UNIT_BYTES, XBlocks};
 
 /// The portable path. It needs nothing of the CPU, so its token can be made anywhere.
 #[derive(Clone, Copy)]
@@ -93,6 +96,8 @@ impl Simd for Portable {
     type E2m1 = f32;
     type B = Bytes;
     type I = Ints;
+    type Factors = Bytes;
+    type SmallSums = Ints;
     type Part = Half;
     const WIDE_TILE: bool = false;
     const PARTS: usize = 2;
@@ -199,18 +204,91 @@ impl Simd for Portable {
         Lanes(words.0.map(|word| (word.cast_unsigned() >> shift & mask) as f32))
     }
     #[inline(always)]
-    fn add_bytes(self, a: Bytes, b: Bytes, c: Ints) -> Ints {
+    unsafe fn store_bytes(self, p: *mut u8, b: Bytes) {
+        // SAFETY: the caller vouches for 64 writable bytes.
+        unsafe { p.cast::<[u8; 4 * LANES]>().write_unaligned(b.0) }
+    }
+    #[inline(always)]
+    unsafe fn splat_word(self, p: *const u8) -> Bytes {
+        // SAFETY: the caller vouches for 4 readable bytes.
+        let word = unsafe { p.cast::<[u8; 4]>().read_unaligned() };
+        Bytes(std::array::from_fn(|i| word[i % 4]))
+    }
+    #[inline(always)]
+    unsafe fn load_factors(self, p: *const u8) -> Bytes {
+        // SAFETY: the caller's promise.
+        unsafe { self.load_bytes(p) }
+    }
+    #[inline(always)]
+    fn start_sums(self, offset: i32) -> Ints {
+        Ints([offset; LANES])
+    }
+    #[inline(always)]
+    fn add_factors(self, a: Bytes, b: Bytes, c: Ints) -> Ints {
+        self.add_small_bytes(a, b, c)
+    }
+    #[inline(always)]
+    fn no_small_sums(self) -> Ints {
+        Ints([0; LANES])
+    }
+    #[inline(always)]
+    fn add_small_bytes(self, a: Bytes, b: Bytes, c: Ints) -> Ints {
         let product = |i: usize| i32::from(a.0[i]) * i32::from(b.0[i].cast_signed());
         Ints(std::array::from_fn(|l| c.0[l] + (4 * l..4 * l + 4).map(product).sum::<i32>()))
     }
     #[inline(always)]
-    fn ints_to_f32(self, v: Ints) -> Lanes {
-        Lanes(v.0.map(|i| i as f32))
+    fn finish_small_sums(self, sums: Ints, offset: i32) -> Ints {
+        Ints(sums.0.map(|sum| sum + offset))
     }
     #[inline(always)]
-    unsafe fn spread<const N: usize>(self, p: *const f32) -> Lanes {
-        // SAFETY: the caller vouches for `N` f32.
-        Lanes(std::array::from_fn(|l| unsafe { p.add(l * N / LANES).read_unaligned() }))
+    unsafe fn add_blocks<W: Integers>(
+        self,
+        x: XBlocks,
+        w: *const u8,
+        stride: usize,
+        scales: *const f32,
+        shift: u32,
+        units: Range<usize>,
+        sums: &mut [f32; 8],
+    ) {
+        let bytes = UNIT_BYTES / W::BLOCKS;
+        for b in units.start * W::BLOCKS..units.end * W::BLOCKS {
+            // SAFETY: the caller's promise.
+            let (integers, offset, x_scale) = unsafe {
+                (x.integers.add(b * BLOCK).cast::<[i8; BLOCK]>().read(), *x.offsets.add(b), *x.scales.add(b))
+            };
+            for (i, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let (row, scale) = unsafe { (w.add(i * stride + b * bytes), *scales.add((b >> shift) * 8 + i)) };
+                let mut products = offset;
+                for k in 0..bytes {
+                    // SAFETY: as above.
+                    let byte = i32::from(unsafe { *row.add(k) });
+                    products += if W::NIBBLES {
+                        (byte & 15) * i32::from(integers[k]) + (byte >> 4) * i32::from(integers[BLOCK / 2 + k])
+                    } else {
+                        byte * i32::from(integers[k])
+                    };
+                }
+                *sum = (products as f32).mul_add(x_scale * scale, *sum);
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose_eight(self, from: *const u8, from_stride: usize, to: *mut u8, to_stride: usize) {
+        for i in 0..8 {
+            for j in 0..8 {
+                // SAFETY: the caller vouches for both words.
+                unsafe {
+                    let word = from.add(i * from_stride + 4 * j).cast::<[u8; 4]>().read();
+                    to.add(j * to_stride + 4 * i).cast::<[u8; 4]>().write(word);
+                }
+            }
+        }
+    }
+    #[inline(always)]
+    fn ints_to_f32(self, v: Ints) -> Lanes {
+        Lanes(v.0.map(|i| i as f32))
     }
     #[inline(always)]
     unsafe fn store_pairs(self, p: *mut u8, v: Pairs) {

@@ -119,28 +119,17 @@ fn fma_or_zero(a: f32, b: f32, c: f32) -> f32 {
 }
 
 /// The integer mode's dot product, word for word: `q` are a weight row's integers, `scale` the scale of each.
-fn dot_int8(x: &[f32], q: &[i32], scale: &[f32], bits: Bits) -> f32 {
-    let in_lane = match bits {
-        Bits::Eight => 4,
-        Bits::Four => 8,
-    };
-    let mut rounded = Vec::new();
-    for block in x.chunks(32) {
-        let largest = block.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-        let finite = block.iter().all(|x| x.is_finite());
+fn dot_int8(x: &[f32], q: &[i32], scale: &[f32]) -> f32 {
+    let mut sum = 0.0f32;
+    for ((x, q), scale) in x.chunks(32).zip(q.chunks(32)).zip(scale.chunks(32)) {
+        let largest = x.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        let finite = x.iter().all(|x| x.is_finite());
         let (factor, d) = if largest < 2.0f32.powi(-118) { (0.0, 0.0) } else { (127.0 / largest, largest / 127.0) };
         let d = if finite { d } else { f32::NAN };
-        rounded.extend(block.iter().map(|x| ((x * factor).round_ties_even() as i32, d)));
+        let products: i32 = x.iter().zip(q).map(|(x, q)| (x * factor).round_ties_even() as i32 * q).sum();
+        sum = (products as f32).mul_add(d * scale[0], sum);
     }
-    let mut lanes = [0.0f32; 16];
-    for (unit, x) in rounded.chunks(16 * in_lane).enumerate() {
-        for (l, x) in x.chunks(in_lane).enumerate() {
-            let first = (unit * 16 + l) * in_lane;
-            let sum: i32 = x.iter().zip(&q[first..]).map(|((x, _), q)| x * q).sum();
-            lanes[l] = (sum as f32).mul_add(x[0].1 * scale[first], lanes[l]);
-        }
-    }
-    tree(lanes)
+    sum
 }
 
 /// A stored matrix, and what it widens to.
@@ -335,7 +324,7 @@ fn check_integers(execs: &[Exec], shape: Shape, format: Format, seed: u64, spoil
     for x in x.chunks(cols) {
         for (o, bias) in bias.iter().enumerate() {
             let range = o * cols..(o + 1) * cols;
-            want.push(dot_int8(x, &weight.integers[range.clone()], &weight.scale_of[range], bits) + bias);
+            want.push(dot_int8(x, &weight.integers[range.clone()], &weight.scale_of[range]) + bias);
         }
     }
     for exec in execs {
@@ -365,6 +354,10 @@ fn linear_in_integers() {
             (13, 1024, 130),
             (40, 2100, 21),
             (700, 3000, 3),
+            // More scales in a strip than there is room for.
+            (1, 70_000, 50),
+            (5, 70_000, 50),
+            (6, 300_000, 9),
         ] {
             check_integers(&execs, Shape { n, cols, rows }, format, (n * cols + rows) as u64, |_| ());
         }

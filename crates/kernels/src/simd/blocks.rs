@@ -1,0 +1,248 @@
+//! Products of a row of x, rounded to 8-bit integers, with eight rows of weights, in registers of 32 bytes: for AVX2, and for AVX-512, whose longer registers
+//! would only wait for memory.
+//!
+//! Lanes of a product belong to one row. Pairs of rows are added crosswise until there is a lane for each of the eight.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use crate::integers::{Integers, UNIT_BYTES, XBlocks};
+
+/// Bytes of a register.
+const REGISTER: usize = 32;
+
+/// How products of bytes are summed. Helpers are functions, since a closure may be compiled on its own, without the instructions.
+pub(super) trait Products {
+    /// Whether sums of bytes are of weights as they are stored, to which the offset of x is then to be added.
+    const STORED: bool;
+
+    /// In lanes of 32 bits sums of the products of four bytes of a row, as stored, with x.
+    ///
+    /// # Safety
+    /// The CPU has the instructions.
+    unsafe fn bytes(row: __m256i, x: __m256i) -> __m256i;
+
+    /// In each half of a register the sums of its products of four rows of nibbles, with x at even and at odd places.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn nibbles(rows: [__m256i; 4], even: __m256i, odd: __m256i) -> __m256i;
+}
+
+/// With sums of pairs in 16 bits.
+pub(super) struct Pairs;
+
+/// With VNNI.
+pub(super) struct Vnni;
+
+// SAFETY (of the blocks below): the caller vouches for the instructions.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one argument, stated above, covers them all")]
+mod products {
+    use super::*;
+
+    impl Products for Pairs {
+        const STORED: bool = false;
+
+        #[inline(always)]
+        unsafe fn bytes(row: __m256i, x: __m256i) -> __m256i {
+            unsafe {
+                // A product of two bytes is that of the one's size and the other with its sign.
+                let w = _mm256_xor_si256(row, _mm256_set1_epi8(-128));
+                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+                _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+            }
+        }
+        #[inline(always)]
+        unsafe fn nibbles([a, b, c, d]: [__m256i; 4], even: __m256i, odd: __m256i) -> __m256i {
+            unsafe {
+                // Sums of sixteen products fit 16 bits.
+                let rows = [pairs(a, even, odd), pairs(b, even, odd), pairs(c, even, odd), pairs(d, even, odd)];
+                _mm256_madd_epi16(four_in_16(rows), _mm256_set1_epi16(1))
+            }
+        }
+    }
+
+    impl Products for Vnni {
+        const STORED: bool = true;
+
+        #[inline(always)]
+        unsafe fn bytes(row: __m256i, x: __m256i) -> __m256i {
+            unsafe { _mm256_dpbusd_epi32(_mm256_setzero_si256(), row, x) }
+        }
+        #[inline(always)]
+        unsafe fn nibbles([a, b, c, d]: [__m256i; 4], even: __m256i, odd: __m256i) -> __m256i {
+            unsafe { four([fours(a, even, odd), fours(b, even, odd), fours(c, even, odd), fours(d, even, odd)]) }
+        }
+    }
+
+    /// In each half of a register the sums of its lanes of 32 bits, of four rows.
+    #[inline(always)]
+    pub(super) unsafe fn four([a, b, c, d]: [__m256i; 4]) -> __m256i {
+        unsafe {
+            let ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+            _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd))
+        }
+    }
+
+    /// The same, with two numbers of 16 bits in each lane.
+    #[inline(always)]
+    unsafe fn four_in_16([a, b, c, d]: [__m256i; 4]) -> __m256i {
+        unsafe {
+            let ab = _mm256_add_epi16(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let cd = _mm256_add_epi16(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+            _mm256_add_epi16(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd))
+        }
+    }
+
+    /// Sums of two products of lower halves of bytes and of two of upper ones, in 16 bits.
+    #[inline(always)]
+    unsafe fn pairs(row: __m256i, even: __m256i, odd: __m256i) -> __m256i {
+        unsafe { _mm256_add_epi16(_mm256_maddubs_epi16(low(row), even), _mm256_maddubs_epi16(high(row), odd)) }
+    }
+
+    /// The same of fours, in 32 bits.
+    #[inline(always)]
+    unsafe fn fours(row: __m256i, even: __m256i, odd: __m256i) -> __m256i {
+        unsafe { _mm256_dpbusd_epi32(_mm256_dpbusd_epi32(_mm256_setzero_si256(), low(row), even), high(row), odd) }
+    }
+
+    #[inline(always)]
+    unsafe fn low(bytes: __m256i) -> __m256i {
+        unsafe { _mm256_and_si256(bytes, _mm256_set1_epi8(15)) }
+    }
+
+    #[inline(always)]
+    unsafe fn high(bytes: __m256i) -> __m256i {
+        unsafe { low(_mm256_srli_epi16::<4>(bytes)) }
+    }
+}
+
+/// The sums of eight rows, and what is needed to add to them.
+struct Sums {
+    acc: __m256,
+    x: XBlocks,
+    scales: *const f32,
+    shift: u32,
+}
+
+impl Sums {
+    /// Adds the products of block `b`.
+    ///
+    /// # Safety
+    /// The CPU has AVX2 and FMA, and the block is one of x and of the scales.
+    #[inline(always)]
+    unsafe fn add<const OFFSET: bool>(&mut self, b: usize, mut products: __m256i) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if OFFSET {
+                products = _mm256_add_epi32(products, _mm256_set1_epi32(*self.x.offsets.add(b)));
+            }
+            let scale = _mm256_loadu_ps(self.scales.add((b >> self.shift) * 8));
+            let scale = _mm256_mul_ps(_mm256_broadcast_ss(&*self.x.scales.add(b)), scale);
+            self.acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), scale, self.acc);
+        }
+    }
+}
+
+/// Four rows of a unit's part.
+///
+/// # Safety
+/// They are valid for reading 32 bytes each.
+#[inline(always)]
+unsafe fn load(first: *const u8, stride: usize) -> [__m256i; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        [
+            _mm256_loadu_si256(first.cast()),
+            _mm256_loadu_si256(first.add(stride).cast()),
+            _mm256_loadu_si256(first.add(2 * stride).cast()),
+            _mm256_loadu_si256(first.add(3 * stride).cast()),
+        ]
+    }
+}
+
+/// As [`super::Simd::add_blocks`].
+///
+/// # Safety
+/// As there, and the CPU has AVX2, FMA and what `P` takes.
+#[inline(always)]
+pub(super) unsafe fn add<W: Integers, P: Products>(
+    x: XBlocks,
+    w: *const u8,
+    stride: usize,
+    scales: *const f32,
+    shift: u32,
+    units: Range<usize>,
+    sums: &mut [f32; 8],
+) {
+    // SAFETY: the caller's promise: each register is a part of a unit of a row.
+    unsafe {
+        let mut acc = Sums { acc: _mm256_loadu_ps(sums.as_ptr()), x, scales, shift };
+        const PER_UNIT: usize = UNIT_BYTES / REGISTER;
+        for i in units.start * PER_UNIT..units.end * PER_UNIT {
+            let first = w.add(i * REGISTER);
+            let (four, other) = (load(first, stride), load(first.add(4 * stride), stride));
+            if W::NIBBLES {
+                let x = x.integers.add(2 * i * REGISTER).cast();
+                let (a, b) = (_mm256_loadu_si256(x), _mm256_loadu_si256(x.add(1)));
+                let (even, odd) = (_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b));
+                let (four, other) = (P::nibbles(four, even, odd), P::nibbles(other, even, odd));
+                acc.add::<true>(2 * i, _mm256_permute2x128_si256::<0x20>(four, other));
+                acc.add::<true>(2 * i + 1, _mm256_permute2x128_si256::<0x31>(four, other));
+            } else {
+                let x = _mm256_loadu_si256(x.integers.add(i * REGISTER).cast());
+                let [a, b, c, d] = four;
+                let four = products::four([P::bytes(a, x), P::bytes(b, x), P::bytes(c, x), P::bytes(d, x)]);
+                let [a, b, c, d] = other;
+                let other = products::four([P::bytes(a, x), P::bytes(b, x), P::bytes(c, x), P::bytes(d, x)]);
+                let lower = _mm256_permute2x128_si256::<0x20>(four, other);
+                let upper = _mm256_permute2x128_si256::<0x31>(four, other);
+                let products = _mm256_add_epi32(lower, upper);
+                if P::STORED {
+                    acc.add::<true>(i, products);
+                } else {
+                    acc.add::<false>(i, products);
+                }
+            }
+        }
+        _mm256_storeu_ps(sums.as_mut_ptr(), acc.acc);
+    }
+}
+
+/// Writes 8 rows of 8 words of 4 bytes, transposed; strides are in bytes.
+///
+/// # Safety
+/// The CPU has AVX2; `from` is valid for reading the rows, and `to` for writing as many.
+#[inline(always)]
+pub(super) unsafe fn transpose(from: *const u8, from_stride: usize, to: *mut u8, to_stride: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let first = four_transposed(load(from, from_stride));
+        let second = four_transposed(load(from.add(4 * from_stride), from_stride));
+        for (j, (a, b)) in first.into_iter().zip(second).enumerate() {
+            _mm256_storeu_si256(to.add(j * to_stride).cast(), _mm256_permute2x128_si256::<0x20>(a, b));
+            _mm256_storeu_si256(to.add((j + 4) * to_stride).cast(), _mm256_permute2x128_si256::<0x31>(a, b));
+        }
+    }
+}
+
+/// In each half of a register: word 0 of four rows, then word 1, and so on.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn four_transposed([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Pairs of rows by words, then fours of rows by pairs of words.
+        let (ab, ab_upper) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+        let (cd, cd_upper) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+        [
+            _mm256_unpacklo_epi64(ab, cd),
+            _mm256_unpackhi_epi64(ab, cd),
+            _mm256_unpacklo_epi64(ab_upper, cd_upper),
+            _mm256_unpackhi_epi64(ab_upper, cd_upper),
+        ]
+    }
+}
