@@ -1,5 +1,5 @@
-//! Products of a row of x, rounded to 8-bit integers, with eight rows of weights, in registers of 32 bytes: for AVX2, and for AVX-512, whose longer registers
-//! would only wait for memory.
+//! Products of a row of x, rounded to 8-bit integers, with eight rows of weights, in registers of 32 bytes: for AVX2, and for AVX-512,
+//! where registers of 64 bytes were not tried.
 //!
 //! Lanes of a product belong to one row. Pairs of rows are added crosswise until there is a lane for each of the eight.
 
