@@ -130,6 +130,19 @@ impl XBlocks {
     }
 }
 
+/// A row of x and the eight rows of weights that it meets, in whole units.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EightRows {
+    pub(crate) x: XBlocks,
+    /// The first row of weights.
+    pub(crate) elements: *const u8,
+    /// Bytes from row to row.
+    pub(crate) stride: usize,
+    /// The scales of the eight rows for each `1 << shift` blocks.
+    pub(crate) scales: *const f32,
+    pub(crate) shift: u32,
+}
+
 /// Blocks of a row of `cols` elements, padded to whole units.
 pub(crate) const fn blocks<W: Integers>(cols: usize) -> usize {
     cols.div_ceil(W::UNIT) * W::BLOCKS

@@ -10,7 +10,7 @@ use super::{PANEL_ROWS, Strip, widen_row_scales};
 use crate::buffer::as_bytes_mut;
 use crate::exec::SCRATCH;
 use crate::format::{Bits, Format, Packed};
-use crate::integers::{BLOCK, Bytes, HalfBytes, Integers, UNIT_BYTES, XBlocks, blocks};
+use crate::integers::{BLOCK, Bytes, EightRows, HalfBytes, Integers, UNIT_BYTES, XBlocks, blocks};
 use crate::simd::{Isa, LANES, Op, Simd, prefetch};
 
 /// Rows of weights that one row of x meets together.
@@ -206,11 +206,13 @@ impl<W: Integers> Op for Direct<'_, W> {
                 // SAFETY: whole units of the rows, and a copy of the others, with the scales of all their blocks.
                 unsafe {
                     let w = strip.job.weight.stored_rows(o, step, count);
-                    s.add_blocks::<W>(x, w.elements, w.stride, scales, shift, 0..whole, &mut sums);
+                    let rows = EightRows { x, elements: w.elements, stride: w.stride, scales, shift };
+                    s.add_blocks::<W>(rows, 0..whole, &mut sums);
                     for unit in whole..units {
                         let copy = strip.copy_unit::<W, ROWS>(o, step, unit);
-                        let w = copy.as_ptr().cast::<u8>().wrapping_sub(unit * UNIT_BYTES);
-                        s.add_blocks::<W>(x, w, UNIT_BYTES, scales, shift, unit..unit + 1, &mut sums);
+                        let elements = copy.as_ptr().cast::<u8>().wrapping_sub(unit * UNIT_BYTES);
+                        let rows = EightRows { elements, stride: UNIT_BYTES, ..rows };
+                        s.add_blocks::<W>(rows, unit..unit + 1, &mut sums);
                     }
                 }
                 strip.write(r, o, step, &sums[..count]);

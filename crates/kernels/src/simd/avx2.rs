@@ -10,7 +10,7 @@ pub(super) use pairs::pack_bf16;
 use pairs::{add_pairs, first, flush, fma_flushed, second};
 
 use super::{AWQ_SHIFTS, E2M1, Op, PackedLoop, Simd, blocks};
-use crate::integers::{Integers, XBlocks};
+use crate::integers::{EightRows, Integers};
 use crate::matrix::StoredRows;
 
 /// Proof that the CPU has AVX2, FMA and F16C. Made only by [`run`].
@@ -268,17 +268,8 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn add_blocks<W: Integers>(
-        self,
-        x: XBlocks,
-        w: *const u8,
-        stride: usize,
-        scales: *const f32,
-        shift: u32,
-        units: Range<usize>,
-        sums: &mut [f32; 8],
-    ) {
-        unsafe { blocks::add::<W, blocks::Pairs>(x, w, stride, scales, shift, units, sums) }
+    unsafe fn add_blocks<W: Integers>(self, rows: EightRows, units: Range<usize>, sums: &mut [f32; 8]) {
+        unsafe { blocks::add::<W, blocks::Pairs>(rows, units, sums) }
     }
     #[inline(always)]
     unsafe fn transpose_eight(self, from: *const u8, from_stride: usize, to: *mut u8, to_stride: usize) {
@@ -368,11 +359,10 @@ impl Simd for Avx2 {
         len: usize,
         sums: &mut [Pair; C],
     ) -> usize {
-        let round = match which {
-            PackedLoop::Nibbles | PackedLoop::Bytes => 32,
-        };
+        /// Elements of a round of either loop.
+        const ROUND: usize = 32;
         // Whole groups or, if a single one is longer, the whole rounds of it.
-        let (groups, rounds) = if group <= len { (len / group, group / round) } else { (1, len / round) };
+        let (groups, rounds) = if group <= len { (len / group, group / ROUND) } else { (1, len / ROUND) };
         if groups * rounds == 0 || !C.is_multiple_of(2) {
             return 0;
         }
@@ -385,7 +375,7 @@ impl Simd for Avx2 {
                 }
             }
         }
-        groups * rounds * round
+        groups * rounds * ROUND
     }
     #[inline(always)]
     fn part<const P: usize>(self, v: Pair) -> __m256 {

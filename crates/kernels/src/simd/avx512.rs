@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::{AWQ_SHIFTS, E2M1, LANES, Op, RAISE, RAISED_NORMAL, Simd, blocks};
-use crate::integers::{Integers, XBlocks};
+use crate::integers::{EightRows, Integers};
 
 /// Proof that the CPU has AVX-512 F, BW, DQ and VL and, with `BF16`, also BF16, VBMI and VNNI. Made only by [`run`] and
 /// [`run_bf16`].
@@ -295,21 +295,12 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { _mm512_add_epi32(sums, _mm512_set1_epi32(offset)) }
     }
     #[inline(always)]
-    unsafe fn add_blocks<W: Integers>(
-        self,
-        x: XBlocks,
-        w: *const u8,
-        stride: usize,
-        scales: *const f32,
-        shift: u32,
-        units: Range<usize>,
-        sums: &mut [f32; 8],
-    ) {
+    unsafe fn add_blocks<W: Integers>(self, rows: EightRows, units: Range<usize>, sums: &mut [f32; 8]) {
         unsafe {
             if BF16 {
-                blocks::add::<W, blocks::Vnni>(x, w, stride, scales, shift, units, sums);
+                blocks::add::<W, blocks::Vnni>(rows, units, sums);
             } else {
-                blocks::add::<W, blocks::Pairs>(x, w, stride, scales, shift, units, sums);
+                blocks::add::<W, blocks::Pairs>(rows, units, sums);
             }
         }
     }

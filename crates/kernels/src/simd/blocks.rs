@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use crate::integers::{Integers, UNIT_BYTES, XBlocks};
+use crate::integers::{EightRows, Integers, UNIT_BYTES};
 
 /// Bytes of a register.
 const REGISTER: usize = 32;
@@ -118,12 +118,10 @@ mod products {
     }
 }
 
-/// The sums of eight rows, and what is needed to add to them.
+/// The sums of eight rows.
 struct Sums {
+    rows: EightRows,
     acc: __m256,
-    x: XBlocks,
-    scales: *const f32,
-    shift: u32,
 }
 
 impl Sums {
@@ -136,10 +134,10 @@ impl Sums {
         // SAFETY: the caller's promise.
         unsafe {
             if OFFSET {
-                products = _mm256_add_epi32(products, _mm256_set1_epi32(*self.x.offsets.add(b)));
+                products = _mm256_add_epi32(products, _mm256_set1_epi32(*self.rows.x.offsets.add(b)));
             }
-            let scale = _mm256_loadu_ps(self.scales.add((b >> self.shift) * 8));
-            let scale = _mm256_mul_ps(_mm256_broadcast_ss(&*self.x.scales.add(b)), scale);
+            let scale = _mm256_loadu_ps(self.rows.scales.add((b >> self.rows.shift) * 8));
+            let scale = _mm256_mul_ps(_mm256_broadcast_ss(&*self.rows.x.scales.add(b)), scale);
             self.acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), scale, self.acc);
         }
     }
@@ -167,21 +165,14 @@ unsafe fn load(first: *const u8, stride: usize) -> [__m256i; 4] {
 /// # Safety
 /// As there, and the CPU has AVX2, FMA and what `P` takes.
 #[inline(always)]
-pub(super) unsafe fn add<W: Integers, P: Products>(
-    x: XBlocks,
-    w: *const u8,
-    stride: usize,
-    scales: *const f32,
-    shift: u32,
-    units: Range<usize>,
-    sums: &mut [f32; 8],
-) {
+pub(super) unsafe fn add<W: Integers, P: Products>(rows: EightRows, units: Range<usize>, sums: &mut [f32; 8]) {
     // SAFETY: the caller's promise: each register is a part of a unit of a row.
     unsafe {
-        let mut acc = Sums { acc: _mm256_loadu_ps(sums.as_ptr()), x, scales, shift };
+        let EightRows { x, elements, stride, .. } = rows;
+        let mut acc = Sums { rows, acc: _mm256_loadu_ps(sums.as_ptr()) };
         const PER_UNIT: usize = UNIT_BYTES / REGISTER;
         for i in units.start * PER_UNIT..units.end * PER_UNIT {
-            let first = w.add(i * REGISTER);
+            let first = elements.add(i * REGISTER);
             let (four, other) = (load(first, stride), load(first.add(4 * stride), stride));
             if W::NIBBLES {
                 let x = x.integers.add(2 * i * REGISTER).cast();

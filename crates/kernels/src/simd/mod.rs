@@ -24,7 +24,7 @@ use std::ops::Range;
 pub(crate) use amx::{AHEAD, Shape, Sums, Tiles};
 pub use isa::Isa;
 
-use crate::integers::{Integers, XBlocks};
+use crate::integers::{EightRows, Integers};
 use crate::matrix::StoredRows;
 
 /// The magnitudes of an e2m1 number, by its three lower bits.
@@ -339,22 +339,12 @@ pub(crate) trait Simd: Copy {
     /// The sums, each plus `offset`.
     fn finish_small_sums(self, sums: Self::SmallSums, offset: i32) -> Self::I;
 
-    /// Adds to each of `sums` the products of one row of x and its row of weights, some units of them, `stride` bytes from row to row: of a block the
-    /// sum of the products, times that of both scales, by fused multiply-add. `scales` are those of the eight rows for each `1 << shift` blocks.
+    /// Adds to each of `sums` the products of the row of x and its row of weights, some units of them: of a block the sum of the products, times that of
+    /// both scales, by fused multiply-add.
     ///
     /// # Safety
-    /// Units of x and of the rows of `w` are valid for reading, and so are the scales of their blocks.
-    #[allow(clippy::too_many_arguments, reason = "pointers and strides of two operands")]
-    unsafe fn add_blocks<W: Integers>(
-        self,
-        x: XBlocks,
-        w: *const u8,
-        stride: usize,
-        scales: *const f32,
-        shift: u32,
-        units: Range<usize>,
-        sums: &mut [f32; 8],
-    );
+    /// These units of the row of x and of the eight rows are valid for reading, and so are the scales of their blocks.
+    unsafe fn add_blocks<W: Integers>(self, rows: EightRows, units: Range<usize>, sums: &mut [f32; 8]);
 
     /// The same numbers as f32, if they are below 2^24.
     fn ints_to_f32(self, v: Self::I) -> Self::V;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{AWQ_SHIFTS, E2M1, LANES, RAISE, RAISED_NORMAL, Simd};
-use crate::integers::{BLOCK, Integers, UNIT_BYTES, XBlocks};
+use crate::integers::{BLOCK, EightRows, Integers, UNIT_BYTES};
 
 /// The portable path. It needs nothing of the CPU, so its token can be made anywhere.
 #[derive(Clone, Copy)]
@@ -241,16 +241,8 @@ impl Simd for Portable {
         Ints(sums.0.map(|sum| sum + offset))
     }
     #[inline(always)]
-    unsafe fn add_blocks<W: Integers>(
-        self,
-        x: XBlocks,
-        w: *const u8,
-        stride: usize,
-        scales: *const f32,
-        shift: u32,
-        units: Range<usize>,
-        sums: &mut [f32; 8],
-    ) {
+    unsafe fn add_blocks<W: Integers>(self, rows: EightRows, units: Range<usize>, sums: &mut [f32; 8]) {
+        let EightRows { x, elements, stride, scales, shift } = rows;
         let bytes = UNIT_BYTES / W::BLOCKS;
         for b in units.start * W::BLOCKS..units.end * W::BLOCKS {
             // SAFETY: the caller's promise.
@@ -259,7 +251,7 @@ impl Simd for Portable {
             };
             for (i, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: as above.
-                let (row, scale) = unsafe { (w.add(i * stride + b * bytes), *scales.add((b >> shift) * 8 + i)) };
+                let (row, scale) = unsafe { (elements.add(i * stride + b * bytes), *scales.add((b >> shift) * 8 + i)) };
                 let mut products = offset;
                 for k in 0..bytes {
                     // SAFETY: as above.
