@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::exec::Exec;
 use crate::linear::{TILES_FLOP, multiply_tiles};
-use crate::simd::{LANES, Op, Simd};
+use crate::simd::{LANES, Op, Simd, prefetch_stream};
 
 /// Registers of sums of an arithmetic probe: enough to hide the latency of a multiply-add on two pipes, and few enough for any CPU.
 const CHAINS: usize = 10;
@@ -110,6 +110,9 @@ impl Op for Read<'_> {
         let mut acc = [s.zero(); 8];
         for i in 0..lines {
             for (c, a) in acc.iter_mut().enumerate() {
+                if S::ASKS_AHEAD {
+                    prefetch_stream(self.0.as_ptr().wrapping_add((c * lines + i) * 64));
+                }
                 // SAFETY: line `c * lines + i` of `8 * lines` lines of 64 bytes within the slice.
                 *a = s.max(*a, unsafe { s.load(self.0.as_ptr().add((c * lines + i) * 64).cast()) });
             }

@@ -8,7 +8,7 @@
 
 use crate::element::Element;
 use crate::matrix::StoredRows;
-use crate::simd::{LANES, Simd, prefetch};
+use crate::simd::{LANES, Simd, prefetch, prefetch_stream};
 
 /// In which numbers products are computed.
 pub(crate) trait Arithmetic: Copy {
@@ -213,6 +213,25 @@ impl Ahead for Stretch {
         prefetch(self.next);
         prefetch(self.next.wrapping_add(64));
         self.next = self.next.wrapping_add(Stretch::STEP);
+    }
+}
+
+/// What comes next in `C` streams of weights, of which four steps take `bytes` each.
+pub(crate) struct Streams<const C: usize> {
+    pub(crate) next: *const u8,
+    pub(crate) stride: usize,
+    pub(crate) bytes: usize,
+}
+
+impl<const C: usize> Ahead for Streams<C> {
+    #[inline(always)]
+    fn ask(&mut self) {
+        for c in 0..C {
+            for line in (0..self.bytes).step_by(64) {
+                prefetch_stream(self.next.wrapping_add(c * self.stride + line));
+            }
+        }
+        self.next = self.next.wrapping_add(self.bytes);
     }
 }
 

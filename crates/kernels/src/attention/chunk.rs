@@ -6,7 +6,7 @@ use super::Attention;
 use crate::kv::{KV_BLOCK, KvBlock, padded};
 use crate::math;
 use crate::matrix::{Bf16, Element, F32};
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, prefetch_stream};
 
 /// Terms of a score that are added one to the next. A longer score is the sum of such sums, which keeps more of its bits.
 const TERMS: usize = 8;
@@ -460,6 +460,12 @@ unsafe fn add_products<S: Simd, W: Kept, const R: usize, const C: usize, const P
         let mut v = [s.splat_part(0.0); C];
         for c in 0..C {
             v[c] = s.part::<P>(W::load_mixed(s, vectors.add(c * apart)));
+        }
+        // Few queries wait for memory; of lines that two vectors share, the first is asked for.
+        if S::ASKS_AHEAD && R < 4 && vectors.addr() % 64 < W::bytes(LANES) {
+            for c in 0..C {
+                prefetch_stream(vectors.wrapping_add(c * apart));
+            }
         }
         for r in 0..R {
             let factor = s.splat_part(*factors.add(r * stride));

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use super::Strip;
 use crate::element::Element;
 use crate::simd::{Op, Simd};
-use crate::tile::{self, Arithmetic, Nothing};
+use crate::tile::{self, Arithmetic, Nothing, Streams};
 
 /// All rows of x against the strip's weights.
 pub(super) struct Direct<'a, A: Arithmetic, W: Element> {
@@ -86,7 +86,15 @@ impl Strip<'_> {
         let cols = self.job.weight.cols();
         // SAFETY: `w` and `x` are `C` and `R` whole rows.
         let acc = unsafe {
-            tile::accumulate::<S, A, W, R, C>(s, element, x, self.x.stride, w, cols, [[s.zero(); C]; R], Nothing)
+            let none = [[s.zero(); C]; R];
+            let bytes = W::bytes(4 * A::STEP);
+            // Half bytes take longer than memory does, and asking takes its part of that.
+            if S::ASKS_AHEAD && bytes >= 64 {
+                let ahead = Streams::<C> { next: w.elements, stride: w.stride, bytes };
+                tile::accumulate::<S, A, W, R, C>(s, element, x, self.x.stride, w, cols, none, ahead)
+            } else {
+                tile::accumulate::<S, A, W, R, C>(s, element, x, self.x.stride, w, cols, none, Nothing)
+            }
         };
         self.put(s, r, o, step, &acc, (R, C));
     }

@@ -269,7 +269,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn add_blocks<W: Integers>(self, rows: EightRows, units: Range<usize>, sums: &mut [f32; 8]) {
-        unsafe { blocks::add::<W, blocks::Pairs>(rows, units, sums) }
+        unsafe { blocks::add::<W>(rows, units, sums) }
     }
     #[inline(always)]
     unsafe fn transpose_eight(self, from: *const u8, from_stride: usize, to: *mut u8, to_stride: usize) {

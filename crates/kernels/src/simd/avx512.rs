@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{AWQ_SHIFTS, E2M1, LANES, Op, RAISE, RAISED_NORMAL, Simd, blocks};
+use super::{AWQ_SHIFTS, E2M1, LANES, Op, RAISE, RAISED_NORMAL, Simd, blocks, wide_blocks};
 use crate::integers::{EightRows, Integers};
 
 /// Proof that the CPU has AVX-512 F, BW, DQ and VL and, with `BF16`, also BF16, VBMI and VNNI. Made only by [`run`] and
@@ -83,6 +83,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     type SmallSums = __m512i;
     type Part = __m512;
     const WIDE_TILE: bool = true;
+    const ASKS_AHEAD: bool = true;
     const PARTS: usize = 1;
 
     #[inline(always)]
@@ -298,9 +299,9 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     unsafe fn add_blocks<W: Integers>(self, rows: EightRows, units: Range<usize>, sums: &mut [f32; 8]) {
         unsafe {
             if BF16 {
-                blocks::add::<W, blocks::Vnni>(rows, units, sums);
+                wide_blocks::add::<W>(rows, units, sums);
             } else {
-                blocks::add::<W, blocks::Pairs>(rows, units, sums);
+                blocks::add::<W>(rows, units, sums);
             }
         }
     }

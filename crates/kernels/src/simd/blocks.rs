@@ -1,5 +1,5 @@
-//! Products of a row of x, rounded to 8-bit integers, with eight rows of weights, in registers of 32 bytes: for AVX2, and for AVX-512,
-//! where registers of 64 bytes were not tried.
+//! Products of a row of x, rounded to 8-bit integers, with eight rows of weights, in registers of 32 bytes and without VNNI: with it there is
+//! [`super::wide_blocks`].
 //!
 //! Lanes of a product belong to one row. Pairs of rows are added crosswise until there is a lane for each of the eight.
 
@@ -11,110 +11,76 @@ use crate::integers::{EightRows, Integers, UNIT_BYTES};
 /// Bytes of a register.
 const REGISTER: usize = 32;
 
-/// How products of bytes are summed. Helpers are functions, since a closure may be compiled on its own, without the instructions.
-pub(super) trait Products {
-    /// Whether sums of bytes are of weights as they are stored, to which the offset of x is then to be added.
-    const STORED: bool;
+// Helpers are functions, since a closure may be compiled on its own, without the instructions.
 
-    /// In lanes of 32 bits sums of the products of four bytes of a row, as stored, with x.
-    ///
-    /// # Safety
-    /// The CPU has the instructions.
-    unsafe fn bytes(row: __m256i, x: __m256i) -> __m256i;
-
-    /// In each half of a register the sums of its products of four rows of nibbles, with x at even and at odd places.
-    ///
-    /// # Safety
-    /// As above.
-    unsafe fn nibbles(rows: [__m256i; 4], even: __m256i, odd: __m256i) -> __m256i;
+/// In lanes of 32 bits sums of the products of four bytes of a row, less 128 each, with x.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn bytes(row: __m256i, x: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // A product of two bytes is that of the one's size and the other with its sign.
+        let w = _mm256_xor_si256(row, _mm256_set1_epi8(-128));
+        let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+        _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+    }
 }
 
-/// With sums of pairs in 16 bits.
-pub(super) struct Pairs;
-
-/// With VNNI.
-pub(super) struct Vnni;
-
-// SAFETY (of the blocks below): the caller vouches for the instructions.
-#[allow(clippy::undocumented_unsafe_blocks, reason = "one argument, stated above, covers them all")]
-mod products {
-    use super::*;
-
-    impl Products for Pairs {
-        const STORED: bool = false;
-
-        #[inline(always)]
-        unsafe fn bytes(row: __m256i, x: __m256i) -> __m256i {
-            unsafe {
-                // A product of two bytes is that of the one's size and the other with its sign.
-                let w = _mm256_xor_si256(row, _mm256_set1_epi8(-128));
-                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-                _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
-            }
-        }
-        #[inline(always)]
-        unsafe fn nibbles([a, b, c, d]: [__m256i; 4], even: __m256i, odd: __m256i) -> __m256i {
-            unsafe {
-                // Sums of sixteen products fit 16 bits.
-                let rows = [pairs(a, even, odd), pairs(b, even, odd), pairs(c, even, odd), pairs(d, even, odd)];
-                _mm256_madd_epi16(four_in_16(rows), _mm256_set1_epi16(1))
-            }
-        }
+/// In each half of a register the sums of its products of four rows of nibbles, with x at even and at odd places.
+///
+/// # Safety
+/// As above.
+#[inline(always)]
+unsafe fn nibbles([a, b, c, d]: [__m256i; 4], even: __m256i, odd: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Sums of sixteen products fit 16 bits.
+        let rows = [pairs(a, even, odd), pairs(b, even, odd), pairs(c, even, odd), pairs(d, even, odd)];
+        _mm256_madd_epi16(sum_four_in_16(rows), _mm256_set1_epi16(1))
     }
+}
 
-    impl Products for Vnni {
-        const STORED: bool = true;
-
-        #[inline(always)]
-        unsafe fn bytes(row: __m256i, x: __m256i) -> __m256i {
-            unsafe { _mm256_dpbusd_epi32(_mm256_setzero_si256(), row, x) }
-        }
-        #[inline(always)]
-        unsafe fn nibbles([a, b, c, d]: [__m256i; 4], even: __m256i, odd: __m256i) -> __m256i {
-            unsafe { four([fours(a, even, odd), fours(b, even, odd), fours(c, even, odd), fours(d, even, odd)]) }
-        }
+/// In each half of a register the sums of its lanes of 32 bits, of four rows.
+///
+/// # Safety
+/// As above.
+#[inline(always)]
+unsafe fn sum_four([a, b, c, d]: [__m256i; 4]) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+        let cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+        _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd))
     }
+}
 
-    /// In each half of a register the sums of its lanes of 32 bits, of four rows.
-    #[inline(always)]
-    pub(super) unsafe fn four([a, b, c, d]: [__m256i; 4]) -> __m256i {
-        unsafe {
-            let ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-            let cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-            _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd))
-        }
+/// The same, with two numbers of 16 bits in each lane.
+///
+/// # Safety
+/// As above.
+#[inline(always)]
+unsafe fn sum_four_in_16([a, b, c, d]: [__m256i; 4]) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let ab = _mm256_add_epi16(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+        let cd = _mm256_add_epi16(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+        _mm256_add_epi16(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd))
     }
+}
 
-    /// The same, with two numbers of 16 bits in each lane.
-    #[inline(always)]
-    unsafe fn four_in_16([a, b, c, d]: [__m256i; 4]) -> __m256i {
-        unsafe {
-            let ab = _mm256_add_epi16(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-            let cd = _mm256_add_epi16(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-            _mm256_add_epi16(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd))
-        }
-    }
-
-    /// Sums of two products of lower halves of bytes and of two of upper ones, in 16 bits.
-    #[inline(always)]
-    unsafe fn pairs(row: __m256i, even: __m256i, odd: __m256i) -> __m256i {
-        unsafe { _mm256_add_epi16(_mm256_maddubs_epi16(low(row), even), _mm256_maddubs_epi16(high(row), odd)) }
-    }
-
-    /// The same of fours, in 32 bits.
-    #[inline(always)]
-    unsafe fn fours(row: __m256i, even: __m256i, odd: __m256i) -> __m256i {
-        unsafe { _mm256_dpbusd_epi32(_mm256_dpbusd_epi32(_mm256_setzero_si256(), low(row), even), high(row), odd) }
-    }
-
-    #[inline(always)]
-    unsafe fn low(bytes: __m256i) -> __m256i {
-        unsafe { _mm256_and_si256(bytes, _mm256_set1_epi8(15)) }
-    }
-
-    #[inline(always)]
-    unsafe fn high(bytes: __m256i) -> __m256i {
-        unsafe { low(_mm256_srli_epi16::<4>(bytes)) }
+/// Sums of two products of lower halves of bytes and of two of upper ones, in 16 bits.
+///
+/// # Safety
+/// As above.
+#[inline(always)]
+unsafe fn pairs(row: __m256i, even: __m256i, odd: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mask = _mm256_set1_epi8(15);
+        let (low, high) = (_mm256_and_si256(row, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(row), mask));
+        _mm256_add_epi16(_mm256_maddubs_epi16(low, even), _mm256_maddubs_epi16(high, odd))
     }
 }
 
@@ -125,7 +91,7 @@ struct Sums {
 }
 
 impl Sums {
-    /// Adds the products of block `b`.
+    /// Adds the products of block `b`; with `OFFSET`, they are of weights as stored, to which the offset of x is to be added.
     ///
     /// # Safety
     /// The CPU has AVX2 and FMA, and the block is one of x and of the scales.
@@ -163,9 +129,9 @@ unsafe fn load(first: *const u8, stride: usize) -> [__m256i; 4] {
 /// As [`super::Simd::add_blocks`].
 ///
 /// # Safety
-/// As there, and the CPU has AVX2, FMA and what `P` takes.
+/// As there, and the CPU has AVX2 and FMA.
 #[inline(always)]
-pub(super) unsafe fn add<W: Integers, P: Products>(rows: EightRows, units: Range<usize>, sums: &mut [f32; 8]) {
+pub(super) unsafe fn add<W: Integers>(rows: EightRows, units: Range<usize>, sums: &mut [f32; 8]) {
     // SAFETY: the caller's promise: each register is a part of a unit of a row.
     unsafe {
         let EightRows { x, elements, stride, .. } = rows;
@@ -178,23 +144,18 @@ pub(super) unsafe fn add<W: Integers, P: Products>(rows: EightRows, units: Range
                 let x = x.integers.add(2 * i * REGISTER).cast();
                 let (a, b) = (_mm256_loadu_si256(x), _mm256_loadu_si256(x.add(1)));
                 let (even, odd) = (_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b));
-                let (four, other) = (P::nibbles(four, even, odd), P::nibbles(other, even, odd));
+                let (four, other) = (nibbles(four, even, odd), nibbles(other, even, odd));
                 acc.add::<true>(2 * i, _mm256_permute2x128_si256::<0x20>(four, other));
                 acc.add::<true>(2 * i + 1, _mm256_permute2x128_si256::<0x31>(four, other));
             } else {
                 let x = _mm256_loadu_si256(x.integers.add(i * REGISTER).cast());
                 let [a, b, c, d] = four;
-                let four = products::four([P::bytes(a, x), P::bytes(b, x), P::bytes(c, x), P::bytes(d, x)]);
+                let lower_four = sum_four([bytes(a, x), bytes(b, x), bytes(c, x), bytes(d, x)]);
                 let [a, b, c, d] = other;
-                let other = products::four([P::bytes(a, x), P::bytes(b, x), P::bytes(c, x), P::bytes(d, x)]);
-                let lower = _mm256_permute2x128_si256::<0x20>(four, other);
-                let upper = _mm256_permute2x128_si256::<0x31>(four, other);
-                let products = _mm256_add_epi32(lower, upper);
-                if P::STORED {
-                    acc.add::<true>(i, products);
-                } else {
-                    acc.add::<false>(i, products);
-                }
+                let upper_four = sum_four([bytes(a, x), bytes(b, x), bytes(c, x), bytes(d, x)]);
+                let lower = _mm256_permute2x128_si256::<0x20>(lower_four, upper_four);
+                let upper = _mm256_permute2x128_si256::<0x31>(lower_four, upper_four);
+                acc.add::<false>(i, _mm256_add_epi32(lower, upper));
             }
         }
         _mm256_storeu_ps(sums.as_mut_ptr(), acc.acc);

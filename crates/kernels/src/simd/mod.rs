@@ -18,6 +18,8 @@ mod avx512;
 mod blocks;
 mod isa;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod wide_blocks;
 
 use std::ops::Range;
 
@@ -55,6 +57,18 @@ pub(crate) fn prefetch(p: *const u8) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = p;
+}
+
+/// Says that a stream of weights, of which the line at `p` is being read, is read on. It is asked for twice: early, and from near.
+#[inline(always)]
+pub(crate) fn prefetch_stream(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(512).cast());
+    }
+    prefetch(p.wrapping_add(1536));
 }
 
 /// An algorithm over any [`Simd`]. Implementations mark `run` `#[inline(always)]`, so that it is
@@ -101,6 +115,8 @@ pub(crate) trait Simd: Copy {
 
     /// Whether this instruction set has registers for large tiles.
     const WIDE_TILE: bool;
+    /// Whether streams of weights come faster where a program asks for what is next.
+    const ASKS_AHEAD: bool = false;
     /// Whether nobody chooses this instruction set for its speed, so that small tiles will do.
     const SMALL_TILE: bool = false;
 
