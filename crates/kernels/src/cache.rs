@@ -1,5 +1,24 @@
 //! What the kernels want to know of the CPU's caches.
 
+use std::sync::LazyLock;
+
+/// Whether streams of weights come faster where a program asks for what comes next: on Intel's CPUs they do.
+pub(crate) fn asks_ahead() -> bool {
+    static ASKS_AHEAD: LazyLock<bool> = LazyLock::new(is_from_intel);
+    *ASKS_AHEAD
+}
+
+#[cfg(target_arch = "x86_64")]
+fn is_from_intel() -> bool {
+    let vendor = std::arch::x86_64::__cpuid(0);
+    [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn is_from_intel() -> bool {
+    false
+}
+
 /// Bytes of a core's own second cache, which panels are cut for: what the CPU says, or what is usual.
 pub(crate) fn l2_bytes() -> usize {
     stated().filter(|bytes| (128 << 10..=64 << 20).contains(bytes)).unwrap_or(1 << 20)

@@ -110,7 +110,7 @@ impl Op for Read<'_> {
         let mut acc = [s.zero(); 8];
         for i in 0..lines {
             for (c, a) in acc.iter_mut().enumerate() {
-                if S::ASKS_AHEAD {
+                if s.asks_ahead() {
                     prefetch_stream(self.0.as_ptr().wrapping_add((c * lines + i) * 64));
                 }
                 // SAFETY: line `c * lines + i` of `8 * lines` lines of 64 bytes within the slice.

@@ -89,7 +89,7 @@ impl Strip<'_> {
             let none = [[s.zero(); C]; R];
             let bytes = W::bytes(4 * A::STEP);
             // Half bytes take longer than memory does, and asking takes its part of that.
-            if S::ASKS_AHEAD && bytes >= 64 {
+            if s.asks_ahead() && bytes >= 64 {
                 let ahead = Streams::<C> { next: w.elements, stride: w.stride, bytes };
                 tile::accumulate::<S, A, W, R, C>(s, element, x, self.x.stride, w, cols, none, ahead)
             } else {

@@ -10,12 +10,15 @@ pub(super) use pairs::pack_bf16;
 use pairs::{add_pairs, first, flush, fma_flushed, second};
 
 use super::{AWQ_SHIFTS, E2M1, Op, PackedLoop, Simd, blocks};
+use crate::cache::asks_ahead;
 use crate::integers::{EightRows, Integers};
 use crate::matrix::StoredRows;
 
 /// Proof that the CPU has AVX2, FMA and F16C. Made only by [`run`].
 #[derive(Clone, Copy)]
-pub(super) struct Avx2(());
+pub(super) struct Avx2 {
+    asks_ahead: bool,
+}
 
 /// Runs `op` compiled for AVX2.
 ///
@@ -23,7 +26,7 @@ pub(super) struct Avx2(());
 /// The CPU has AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn run<O: Op>(op: O) -> O::Output {
-    op.run(Avx2(()))
+    op.run(Avx2 { asks_ahead: asks_ahead() })
 }
 
 type Pair = (__m256, __m256);
@@ -49,6 +52,10 @@ impl Simd for Avx2 {
     const WIDE_TILE: bool = false;
     const PARTS: usize = 2;
 
+    #[inline(always)]
+    fn asks_ahead(self) -> bool {
+        self.asks_ahead
+    }
     #[inline(always)]
     fn zero(self) -> Pair {
         unsafe { (_mm256_setzero_ps(), _mm256_setzero_ps()) }
@@ -269,7 +276,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn add_blocks<W: Integers>(self, rows: EightRows, units: Range<usize>, sums: &mut [f32; 8]) {
-        unsafe { blocks::add::<W>(rows, units, sums) }
+        unsafe { blocks::add::<W>(rows, units, self.asks_ahead, sums) }
     }
     #[inline(always)]
     unsafe fn transpose_eight(self, from: *const u8, from_stride: usize, to: *mut u8, to_stride: usize) {

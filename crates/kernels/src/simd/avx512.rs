@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::{AWQ_SHIFTS, E2M1, LANES, Op, RAISE, RAISED_NORMAL, Simd, blocks, wide_blocks};
+use crate::cache::asks_ahead;
 use crate::integers::{EightRows, Integers};
 
 /// Proof that the CPU has AVX-512 F, BW, DQ and VL and, with `BF16`, also BF16, VBMI and VNNI. Made only by [`run`] and
@@ -14,6 +15,7 @@ pub(super) struct Avx512<const BF16: bool> {
     raise: __m512i,
     /// What [`pair`] takes for halves of 8, 4, 2 and 1 lanes.
     pairs: [__m512i; 4],
+    asks_ahead: bool,
 }
 
 impl<const BF16: bool> Avx512<BF16> {
@@ -32,7 +34,7 @@ impl<const BF16: bool> Avx512<BF16> {
             unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
         });
         // A compiler that sees these numbers takes two instructions in place of the one shuffle that they are for.
-        std::hint::black_box(Avx512 { raise, pairs })
+        std::hint::black_box(Avx512 { raise, pairs, asks_ahead: asks_ahead() })
     }
 }
 
@@ -83,9 +85,12 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     type SmallSums = __m512i;
     type Part = __m512;
     const WIDE_TILE: bool = true;
-    const ASKS_AHEAD: bool = true;
     const PARTS: usize = 1;
 
+    #[inline(always)]
+    fn asks_ahead(self) -> bool {
+        self.asks_ahead
+    }
     #[inline(always)]
     fn zero(self) -> __m512 {
         unsafe { _mm512_setzero_ps() }
@@ -299,9 +304,9 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     unsafe fn add_blocks<W: Integers>(self, rows: EightRows, units: Range<usize>, sums: &mut [f32; 8]) {
         unsafe {
             if BF16 {
-                wide_blocks::add::<W>(rows, units, sums);
+                wide_blocks::add::<W>(rows, units, self.asks_ahead, sums);
             } else {
-                blocks::add::<W>(rows, units, sums);
+                blocks::add::<W>(rows, units, self.asks_ahead, sums);
             }
         }
     }

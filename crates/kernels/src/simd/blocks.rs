@@ -6,6 +6,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::prefetch_stream;
 use crate::integers::{EightRows, Integers, UNIT_BYTES};
 
 /// Bytes of a register.
@@ -126,12 +127,12 @@ unsafe fn load(first: *const u8, stride: usize) -> [__m256i; 4] {
     }
 }
 
-/// As [`super::Simd::add_blocks`].
+/// As [`super::Simd::add_blocks`]; with `asks_ahead`, meanwhile what comes next is asked for.
 ///
 /// # Safety
 /// As there, and the CPU has AVX2 and FMA.
 #[inline(always)]
-pub(super) unsafe fn add<W: Integers>(rows: EightRows, units: Range<usize>, sums: &mut [f32; 8]) {
+pub(super) unsafe fn add<W: Integers>(rows: EightRows, units: Range<usize>, asks_ahead: bool, sums: &mut [f32; 8]) {
     // SAFETY: the caller's promise: each register is a part of a unit of a row.
     unsafe {
         let EightRows { x, elements, stride, .. } = rows;
@@ -139,6 +140,11 @@ pub(super) unsafe fn add<W: Integers>(rows: EightRows, units: Range<usize>, sums
         const PER_UNIT: usize = UNIT_BYTES / REGISTER;
         for i in units.start * PER_UNIT..units.end * PER_UNIT {
             let first = elements.add(i * REGISTER);
+            if asks_ahead && i % PER_UNIT == 0 {
+                for row in 0..8 {
+                    prefetch_stream(first.wrapping_add(row * stride));
+                }
+            }
             let (four, other) = (load(first, stride), load(first.add(4 * stride), stride));
             if W::NIBBLES {
                 let x = x.integers.add(2 * i * REGISTER).cast();

@@ -115,13 +115,17 @@ pub(crate) trait Simd: Copy {
 
     /// Whether this instruction set has registers for large tiles.
     const WIDE_TILE: bool;
-    /// Whether streams of weights come faster where a program asks for what is next.
-    const ASKS_AHEAD: bool = false;
     /// Whether nobody chooses this instruction set for its speed, so that small tiles will do.
     const SMALL_TILE: bool = false;
 
     /// Parts of sixteen lanes, 1 or 2.
     const PARTS: usize;
+
+    /// See [`crate::cache::asks_ahead`].
+    #[inline(always)]
+    fn asks_ahead(self) -> bool {
+        false
+    }
 
     fn zero(self) -> Self::V;
     fn splat(self, x: f32) -> Self::V;

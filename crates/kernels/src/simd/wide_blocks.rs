@@ -15,20 +15,22 @@ struct XUnit {
     start: __m512i,
 }
 
-/// As [`super::Simd::add_blocks`].
+/// As [`super::Simd::add_blocks`]; with `asks_ahead`, meanwhile what comes next is asked for.
 ///
 /// # Safety
 /// As there, and the CPU has AVX-512 F, BW and VNNI, AVX2 and FMA.
 #[inline(always)]
-pub(super) unsafe fn add<W: Integers>(rows: EightRows, units: Range<usize>, sums: &mut [f32; 8]) {
+pub(super) unsafe fn add<W: Integers>(rows: EightRows, units: Range<usize>, asks_ahead: bool, sums: &mut [f32; 8]) {
     // SAFETY: the caller's promise: each register is a unit of a row, or of x.
     unsafe {
         let EightRows { x, elements, stride, .. } = rows;
         let mut acc = Sums { rows, acc: _mm256_loadu_ps(sums.as_ptr()) };
         for unit in units {
             let first = elements.add(unit * UNIT_BYTES);
-            for row in 0..8 {
-                prefetch_stream(first.wrapping_add(row * stride));
+            if asks_ahead {
+                for row in 0..8 {
+                    prefetch_stream(first.wrapping_add(row * stride));
+                }
             }
             let b = unit * W::BLOCKS;
             let (p, offsets) = (x.integers.add(unit * W::UNIT).cast::<__m512i>(), x.offsets.add(b));
