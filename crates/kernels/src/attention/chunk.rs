@@ -462,7 +462,7 @@ unsafe fn add_products<S: Simd, W: Kept, const R: usize, const C: usize, const P
             v[c] = s.part::<P>(W::load_mixed(s, vectors.add(c * apart)));
         }
         // Few queries wait for memory; of lines that two vectors share, the first is asked for.
-        if s.asks_ahead() && R < 4 && vectors.addr() % 64 < W::bytes(LANES) {
+        if s.asks_ahead() && P == 0 && R < 4 && vectors.addr() % 64 < W::bytes(LANES) {
             for c in 0..C {
                 prefetch_stream(vectors.wrapping_add(c * apart));
             }

@@ -18,7 +18,7 @@ struct XUnit {
 /// As [`super::Simd::add_blocks`]; with `asks_ahead`, meanwhile what comes next is asked for.
 ///
 /// # Safety
-/// As there, and the CPU has AVX-512 F, BW and VNNI, AVX2 and FMA.
+/// As there, and the CPU has AVX-512 F, BW, DQ and VNNI, AVX2 and FMA.
 #[inline(always)]
 pub(super) unsafe fn add<W: Integers>(rows: EightRows, units: Range<usize>, asks_ahead: bool, sums: &mut [f32; 8]) {
     // SAFETY: the caller's promise: each register is a unit of a row, or of x.
