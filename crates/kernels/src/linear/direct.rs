@@ -88,8 +88,8 @@ impl Strip<'_> {
         let acc = unsafe {
             let none = [[s.zero(); C]; R];
             let bytes = W::bytes(4 * A::STEP);
-            // Half bytes take longer than memory does, and asking takes its part of that.
-            if s.asks_ahead() && bytes >= 64 {
+            // Half bytes take longer than memory does, and asking takes its part of that; the largest tiles have no registers for it beside scales.
+            if s.asks_ahead() && bytes >= 64 && (R < 6 || size_of::<W::Group<S>>() == 0) {
                 let ahead = Streams::<C> { next: w.elements, stride: w.stride, bytes };
                 tile::accumulate::<S, A, W, R, C>(s, element, x, self.x.stride, w, cols, none, ahead)
             } else {

@@ -59,7 +59,8 @@ pub(crate) fn prefetch(p: *const u8) {
     let _ = p;
 }
 
-/// Says that a stream of weights, of which the line at `p` is being read, is read on. It is asked for twice: early, and from near.
+/// Says that a stream of weights, of which the line at `p` is being read, is read on. It is asked for twice: early, and from near,
+/// as far ahead as was fastest.
 #[inline(always)]
 pub(crate) fn prefetch_stream(p: *const u8) {
     #[cfg(target_arch = "x86_64")]
